@@ -1,1 +1,106 @@
-//! ops
+//! Knows, per operator, the gradient of each input.
+//!
+//! One [`Op`] record an operator, one file a family. A rule writes the gradient of one input from the gradient of the
+//! output; it never asks whether its result is needed, and work that two rules of a node share is written once, because
+//! the [`Builder`](crate::graph::Builder) never writes the same node twice.
+//!
+//! Nodes are in the spelling of the step graph's opset (18 or later): `onnx::lift` has rewritten older spellings before.
+
+mod elementwise;
+mod emit;
+
+pub use emit::{Emit, broadcast, resolve_axis};
+
+use crate::graph::{Node, Value};
+use thiserror::Error;
+
+/// Writes the gradient of one input: `dy` is the gradient of the first output, the result has the input's shape.
+pub type Rule = fn(&mut Emit<'_>, dy: &Value) -> Result<Value, OpError>;
+
+/// What an operator says about the gradient of one input. There is no third answer: an operator without a record, or an
+/// input without a flow, is an error that names the node.
+#[derive(Clone, Copy, Debug)]
+pub enum Flow {
+    /// The gradient of this input.
+    Vjp(Rule),
+    /// Not differentiable by nature: an index, a shape, a mask, a bound.
+    Constant,
+}
+
+/// The record of one operator.
+#[derive(Clone, Copy, Debug)]
+pub struct Op {
+    /// Operator name in `ai.onnx`.
+    pub name: &'static str,
+    /// Attributes the rules understand; any other attribute on a differentiated node is an error.
+    pub attrs: &'static [&'static str],
+    /// Flow of each input. The last one stands for all further inputs of a variadic operator.
+    pub inputs: &'static [Flow],
+    /// True when the last flow repeats.
+    pub variadic: bool,
+}
+
+impl Op {
+    /// Record of an operator with a fixed number of inputs.
+    pub const fn new(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
+        Self { name, attrs, inputs, variadic: false }
+    }
+
+    /// Record of an operator with any number of inputs, all treated alike.
+    pub const fn variadic(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
+        Self { name, attrs, inputs, variadic: true }
+    }
+
+    /// Flow of input `i`, `None` when the operator has no such input.
+    pub fn flow(&self, i: usize) -> Option<Flow> {
+        let last = self.variadic.then(|| self.inputs.last()).flatten();
+        self.inputs.get(i).or(last).copied()
+    }
+}
+
+/// Why a node cannot be differentiated. The node is named by whoever knows it.
+#[derive(Debug, Error)]
+pub enum OpError {
+    /// The operator has no record.
+    #[error("no gradient rule for this operator")]
+    NoRule,
+    /// The record says nothing about this input.
+    #[error("no gradient rule for input {0}")]
+    NoFlow(usize),
+    /// The rules do not know this attribute.
+    #[error("attribute {name} is not understood (value {value})")]
+    UnknownAttribute {
+        /// Name of the attribute.
+        name: String,
+        /// Its value, printed.
+        value: String,
+    },
+    /// An attribute has a value outside the operator's definition or outside what the rule covers.
+    #[error("attribute {name}: expected {expected}, got {got}")]
+    Attribute {
+        /// Name of the attribute.
+        name: String,
+        /// What the rule can work with.
+        expected: String,
+        /// What stands there.
+        got: String,
+    },
+    /// An input that has to be known when the graph is written is computed from data.
+    #[error("input {0} is computed from data; it has to be a constant here")]
+    NotConstant(usize),
+    /// Anything else the rule does not cover, in words.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Every operator record, by family.
+pub fn records() -> impl Iterator<Item = &'static Op> {
+    FAMILIES.iter().flat_map(|family| family.iter())
+}
+
+const FAMILIES: &[&[Op]] = &[elementwise::OPS];
+
+/// The record of a node's operator; operators of other domains have none.
+pub fn find(node: &Node) -> Option<&'static Op> {
+    node.domain.is_empty().then(|| records().find(|op| op.name == node.op)).flatten()
+}

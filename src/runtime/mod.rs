@@ -1,1 +1,19 @@
-//! runtime
+//! Finds ONNX Runtime and runs graphs on a device. No other module names `ort`.
+
+mod session;
+
+pub use session::{Device, Engine, RuntimeError, Session, State, Stepper, Surveyed};
+
+/// A file with one 3x3 convolution of `x` [1, 1, 4, 4], for trying a device.
+fn probe_graph() -> Vec<u8> {
+    use crate::{
+        graph::{Builder, Value},
+        tensor::{DType, Tensor},
+    };
+    let mut b = Builder::new(18);
+    let x: Value = b.input("x", DType::F32, &[1, 1, 4, 4]);
+    let w = b.constant(Tensor::f32([1, 1, 3, 3], vec![1.0; 9]));
+    let y = b.op("Conv", &[&x, &w], &[], &[1, 1, 2, 2]);
+    b.output(&y);
+    crate::onnx::export(&b.finish())
+}

@@ -1,1 +1,5 @@
-//! train
+//! Builds step graphs and moves weights.
+
+mod trace;
+
+pub use trace::{Traced, trace};

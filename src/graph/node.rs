@@ -1,0 +1,132 @@
+//! One operator call and its attributes.
+
+use crate::tensor::Tensor;
+use std::{collections::BTreeMap, fmt};
+
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attr {
+    /// One integer.
+    Int(i64),
+    /// One float.
+    Float(f32),
+    /// One string.
+    Str(String),
+    /// A list of integers.
+    Ints(Vec<i64>),
+    /// A list of floats.
+    Floats(Vec<f32>),
+    /// A list of strings.
+    Strs(Vec<String>),
+    /// A constant array.
+    Tensor(Tensor),
+    /// A kind the tool does not compute with (a subgraph, a type): only its kind is kept.
+    Other(&'static str),
+}
+
+impl From<i64> for Attr {
+    fn from(v: i64) -> Self {
+        Self::Int(v)
+    }
+}
+impl From<f32> for Attr {
+    fn from(v: f32) -> Self {
+        Self::Float(v)
+    }
+}
+impl From<&str> for Attr {
+    fn from(v: &str) -> Self {
+        Self::Str(v.into())
+    }
+}
+impl From<Vec<i64>> for Attr {
+    fn from(v: Vec<i64>) -> Self {
+        Self::Ints(v)
+    }
+}
+impl From<&[i64]> for Attr {
+    fn from(v: &[i64]) -> Self {
+        Self::Ints(v.to_vec())
+    }
+}
+impl<const N: usize> From<[i64; N]> for Attr {
+    fn from(v: [i64; N]) -> Self {
+        Self::Ints(v.to_vec())
+    }
+}
+impl From<Tensor> for Attr {
+    fn from(v: Tensor) -> Self {
+        Self::Tensor(v)
+    }
+}
+
+impl fmt::Display for Attr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(v) => write!(f, "{v}"),
+            Self::Float(v) => write!(f, "{v:?}"),
+            Self::Str(v) => write!(f, "{v:?}"),
+            Self::Ints(v) => write!(f, "{v:?}"),
+            Self::Floats(v) => write!(f, "{v:?}"),
+            Self::Strs(v) => write!(f, "{v:?}"),
+            Self::Tensor(t) => write!(f, "{}{:?}", t.dtype(), t.shape()),
+            Self::Other(kind) => write!(f, "<{kind}>"),
+        }
+    }
+}
+
+/// Attributes by name.
+pub type Attrs = BTreeMap<String, Attr>;
+
+/// One operator call. An absent optional input or output is the empty name, as in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Name for messages; never empty (nameless nodes are named after their first output).
+    pub name: String,
+    /// Operator, such as `Conv`.
+    pub op: String,
+    /// Operator domain; empty for `ai.onnx`.
+    pub domain: String,
+    /// Names of the values read.
+    pub inputs: Vec<String>,
+    /// Names of the values written.
+    pub outputs: Vec<String>,
+    /// Attributes.
+    pub attrs: Attrs,
+}
+
+impl Node {
+    /// Name of input `i`, `None` where it is left out.
+    pub fn input(&self, i: usize) -> Option<&str> {
+        self.inputs.get(i).map(String::as_str).filter(|s| !s.is_empty())
+    }
+
+    /// Name of output `i`, `None` where it is left out.
+    pub fn output(&self, i: usize) -> Option<&str> {
+        self.outputs.get(i).map(String::as_str).filter(|s| !s.is_empty())
+    }
+
+    /// How messages name the node: `"conv1" (Conv)`.
+    pub fn label(&self) -> String {
+        if self.domain.is_empty() {
+            format!("{:?} ({})", self.name, self.op)
+        } else {
+            format!("{:?} ({}.{})", self.name, self.domain, self.op)
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = ", self.outputs.join(", "))?;
+        if !self.domain.is_empty() {
+            write!(f, "{}.", self.domain)?;
+        }
+        write!(f, "{}({})", self.op, self.inputs.join(", "))?;
+        if !self.attrs.is_empty() {
+            let attrs: Vec<String> = self.attrs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            write!(f, " {{{}}}", attrs.join(", "))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Rewrites old operator spellings into those of opset 18, so that every gradient rule knows one spelling.
+//!
+//! Only the copy of the graph that training works on is rewritten; the file keeps its opset and its nodes. A model at
+//! opset 18 or later is left alone: what changed after 18 does not change the meaning of the operators used here.
+
+use crate::{
+    graph::{Attr, Attrs, Graph, Node},
+    tensor::Tensor,
+};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+use thiserror::Error;
+
+/// The opset that step graphs are spelled in at least.
+pub const STEP_OPSET: i64 = 18;
+
+/// The oldest opset the tool reads.
+pub const OLDEST_OPSET: i64 = 7;
+
+/// An old spelling with no counterpart in opset 18.
+#[derive(Debug, Error)]
+#[error("in node {node}: {reason}")]
+pub struct LiftError {
+    /// The node as messages name it.
+    pub node: String,
+    /// Why it cannot be rewritten.
+    pub reason: String,
+}
+
+/// The same graph in the spelling of opset 18 (or of its own opset, if that is later).
+pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
+    let opset = graph.opset;
+    let used = graph.nodes.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs)).cloned();
+    let taken = used.chain(graph.constants.keys().cloned()).chain(graph.inputs.iter().map(|p| p.name.clone())).collect();
+    let read = graph.nodes.iter().flat_map(|n| n.inputs.iter().cloned());
+    let read = read.chain(graph.outputs.iter().map(|p| p.name.clone())).collect();
+    let mut lifter = Lifter { opset, taken, read, out: Graph { nodes: Vec::new(), ..graph.clone() } };
+    let mut errors = Vec::new();
+    for node in graph.nodes {
+        let label = node.label();
+        if let Err(reason) = lifter.node(node) {
+            errors.push(LiftError { node: label, reason });
+        }
+    }
+    lifter.out.opset = opset.max(STEP_OPSET);
+    if errors.is_empty() { Ok(lifter.out) } else { Err(errors) }
+}
+
+struct Lifter {
+    opset: i64,
+    taken: HashSet<String>,
+    /// Every value that some node or output reads.
+    read: BTreeSet<String>,
+    out: Graph,
+}
+
+impl Lifter {
+    fn node(&mut self, mut node: Node) -> Result<(), String> {
+        if !node.domain.is_empty() {
+            self.out.nodes.push(node);
+            return Ok(());
+        }
+        let before = |version| self.opset < version;
+        match node.op.as_str() {
+            "Dropout" => self.dropout(&mut node)?,
+            "BatchNormalization" => self.batch_norm(&mut node)?,
+            "Softmax" | "LogSoftmax" | "Hardmax" if before(13) => return self.flattened_softmax(node),
+            "ReduceSum" | "Squeeze" | "Unsqueeze" if before(13) => self.ints_to_input(&mut node, "axes", 1),
+            "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2" | "ReduceLogSum"
+            | "ReduceLogSumExp" | "ReduceSumSquare"
+                if before(18) =>
+            {
+                self.ints_to_input(&mut node, "axes", 1);
+            }
+            "Split" if before(18) => {
+                if before(13) {
+                    self.ints_to_input(&mut node, "split", 1);
+                }
+                if node.input(1).is_none() {
+                    node.inputs.truncate(1);
+                    node.attrs.insert("num_outputs".into(), Attr::Int(node.outputs.len() as i64));
+                }
+            }
+            "Slice" if before(10) => {
+                for (i, name) in ["starts", "ends", "axes"].into_iter().enumerate() {
+                    self.ints_to_input(&mut node, name, i + 1);
+                }
+            }
+            "Clip" if before(11) => {
+                self.float_to_input(&mut node, "min", 1);
+                self.float_to_input(&mut node, "max", 2);
+            }
+            "Pad" if before(11) => {
+                self.ints_to_input(&mut node, "pads", 1);
+                self.float_to_input(&mut node, "value", 2);
+            }
+            "TopK" if before(10) => {
+                if let Some(Attr::Int(k)) = node.attrs.remove("k") {
+                    self.put_input(&mut node, 1, "k", Tensor::ints(&[k]));
+                }
+            }
+            "Scatter" if before(11) => node.op = "ScatterElements".into(),
+            "Upsample" => return Err("Upsample is not supported; re-export the model with Resize (opset 11 or later)".into()),
+            _ => {}
+        }
+        self.out.nodes.push(node);
+        Ok(())
+    }
+
+    /// Outside training Dropout is the identity.
+    fn dropout(&self, node: &mut Node) -> Result<(), String> {
+        let training = match node.input(2) {
+            None => false,
+            Some(name) => match self.out.constants.get(name).map(|t| t.data().clone()) {
+                Some(crate::tensor::Data::Bool(v)) => v.first().copied().unwrap_or(false),
+                _ => return Err("training_mode is computed by the graph; export the model in inference mode".into()),
+            },
+        };
+        if training {
+            return Err("training_mode is true; export the model in inference mode".into());
+        }
+        if node.output(1).is_some_and(|mask| self.read.contains(mask)) {
+            return Err("the mask output is used, which has no meaning outside training".into());
+        }
+        node.op = "Identity".into();
+        node.attrs.clear();
+        node.inputs.truncate(1);
+        node.outputs.truncate(1);
+        Ok(())
+    }
+
+    /// Drops the outputs that only old training exports have, and `spatial`.
+    fn batch_norm(&self, node: &mut Node) -> Result<(), String> {
+        if node.attrs.remove("spatial").is_some_and(|s| s != Attr::Int(1)) {
+            return Err("spatial=0 (statistics per activation) is not supported".into());
+        }
+        if self.opset < 14 {
+            if node.outputs.iter().skip(1).any(|o| self.read.contains(o)) {
+                return Err("the statistics outputs of the training form are used; export in inference mode".into());
+            }
+            node.outputs.truncate(1);
+        }
+        Ok(())
+    }
+
+    /// Before opset 13 these flatten to two axes at `axis` and work on the second.
+    fn flattened_softmax(&mut self, mut node: Node) -> Result<(), String> {
+        let axis = match node.attrs.remove("axis") {
+            None => 1,
+            Some(Attr::Int(axis)) => axis,
+            Some(other) => return Err(format!("attribute axis: expected an integer, got {other}")),
+        };
+        let (Some(x), Some(y)) = (node.input(0).map(str::to_owned), node.output(0).map(str::to_owned)) else {
+            return Err("input or output is missing".into());
+        };
+        let name = node.name.clone();
+        let [flat, soft, shape] = ["flat", "soft", "shape"].map(|part| self.fresh(&y, part));
+        let make = |op: &str, part: &str, inputs: Vec<String>, output: &str, attrs: Attrs| Node {
+            name: format!("{name}/{part}"),
+            op: op.into(),
+            domain: String::new(),
+            inputs,
+            outputs: vec![output.into()],
+            attrs,
+        };
+        let axis_of = |axis| Attrs::from([("axis".to_owned(), Attr::Int(axis))]);
+        self.out.nodes.push(make("Flatten", "flat", vec![x.clone()], &flat, axis_of(axis)));
+        self.out.nodes.push(make(&node.op, "soft", vec![flat], &soft, axis_of(1)));
+        self.out.nodes.push(make("Shape", "shape", vec![x], &shape, Attrs::new()));
+        self.out.nodes.push(make("Reshape", "back", vec![soft, shape], &y, Attrs::new()));
+        Ok(())
+    }
+
+    fn ints_to_input(&mut self, node: &mut Node, attr: &str, at: usize) {
+        match node.attrs.remove(attr) {
+            Some(Attr::Ints(values)) => self.put_input(node, at, attr, Tensor::ints(&values)),
+            Some(other) => _ = node.attrs.insert(attr.into(), other),
+            None => {}
+        }
+    }
+
+    fn float_to_input(&mut self, node: &mut Node, attr: &str, at: usize) {
+        match node.attrs.remove(attr) {
+            Some(Attr::Float(value)) => self.put_input(node, at, attr, Tensor::scalar(value)),
+            Some(other) => _ = node.attrs.insert(attr.into(), other),
+            None => {}
+        }
+    }
+
+    fn put_input(&mut self, node: &mut Node, at: usize, part: &str, tensor: Tensor) {
+        let name = self.fresh(node.output(0).unwrap_or(&node.name), part);
+        self.out.constants.insert(name.clone(), Arc::new(tensor));
+        node.inputs.resize(node.inputs.len().max(at + 1), String::new());
+        node.inputs[at] = name;
+    }
+
+    fn fresh(&mut self, base: &str, part: &str) -> String {
+        let mut name = format!("{base}/{part}");
+        while !self.taken.insert(name.clone()) {
+            name.push('_');
+        }
+        name
+    }
+}

@@ -1,0 +1,487 @@
+//! The only file that speaks to `ort`: opens the library, runs graphs, and steps graphs whose state stays on the device.
+
+use crate::tensor::{DType, Data, Tensor};
+use ort::{
+    ep::{self, ArenaExtendStrategy},
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
+    session::{IoBinding, SessionInputValue, builder::GraphOptimizationLevel},
+    value::{DynTensorValueType, DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
+};
+use std::{
+    borrow::Cow,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use thiserror::Error;
+
+/// What went wrong in the runtime, with the step it was in.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// The library could not be opened although the probe accepted it.
+    #[error("ONNX Runtime at {path} could not be opened: {reason}")]
+    Open {
+        /// The library.
+        path: PathBuf,
+        /// What the loader said.
+        reason: String,
+    },
+    /// A process can only hold one ONNX Runtime.
+    #[error("ONNX Runtime was already opened from {open}; it cannot be opened again from {wanted} in the same process")]
+    OtherLibrary {
+        /// The one in use.
+        open: PathBuf,
+        /// The one asked for.
+        wanted: PathBuf,
+    },
+    /// The CUDA execution provider was asked for and cannot be used.
+    #[error("--device {device}: the CUDA execution provider cannot be used: {reason}")]
+    Cuda {
+        /// The device asked for.
+        device: Device,
+        /// What ONNX Runtime said.
+        reason: String,
+    },
+    /// ONNX Runtime refused something.
+    #[error("{context}: ONNX Runtime: {reason}")]
+    Runtime {
+        /// What was being done.
+        context: String,
+        /// What ONNX Runtime said.
+        reason: String,
+    },
+    /// An element type that cannot be handed over.
+    #[error("value {name:?} has element type {dtype}, which cannot be passed to the runtime")]
+    Type {
+        /// Name of the value.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+}
+
+/// Where training steps and measurements run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU execution provider.
+    Cpu,
+    /// The CUDA execution provider on the GPU of this number.
+    Cuda(i32),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(id) => write!(f, "cuda:{id}"),
+        }
+    }
+}
+
+/// An opened ONNX Runtime on one device.
+#[derive(Clone)]
+pub struct Engine {
+    environment: ort::environment::Environment,
+    device: Device,
+    threads: usize,
+}
+
+/// ONNX Runtime is global to a process: the first library opened is the only one.
+static OPENED: Mutex<Option<(PathBuf, ort::environment::Environment)>> = Mutex::new(None);
+
+impl Engine {
+    /// Opens the library at `path` (which has been probed) for `device`, with `threads` threads per operator.
+    pub fn open(path: &Path, device: Device, threads: usize) -> Result<Self, RuntimeError> {
+        let mut opened = OPENED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let environment = match &*opened {
+            Some((open, environment)) if open == path => environment.clone(),
+            Some((open, _)) => {
+                return Err(RuntimeError::OtherLibrary { open: open.clone(), wanted: path.to_owned() });
+            }
+            None => {
+                let fail = |reason: String| RuntimeError::Open { path: path.to_owned(), reason };
+                let environment = ort::init_from(path)
+                    .map_err(|e| fail(e.to_string()))?
+                    .with_name("onnx-unlearn")
+                    .with_telemetry(false)
+                    .build()
+                    .map_err(|e| fail(e.to_string()))?;
+                *opened = Some((path.to_owned(), environment.clone()));
+                environment
+            }
+        };
+        environment.set_log_level(ort::logging::LogLevel::Error);
+        let engine = Self { environment, device, threads };
+        if let Device::Cuda(_) = device {
+            engine.try_cuda()?;
+        }
+        Ok(engine)
+    }
+
+    /// The device sessions run on.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Threads per operator.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The same engine on the CPU.
+    #[must_use]
+    pub fn on_cpu(&self) -> Self {
+        Self { device: Device::Cpu, ..self.clone() }
+    }
+
+    /// Opens a session on a model in memory; `what` names it in errors.
+    pub fn session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
+        let mut builder = self.builder(GraphOptimizationLevel::All).map_err(|e| self.failed(what, &e))?;
+        let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
+        Ok(Session { inner, device: self.device, what: what.to_owned() })
+    }
+
+    /// Opens a session on a model file, with its external data beside it.
+    pub fn session_from_file(&self, path: &Path) -> Result<Session, RuntimeError> {
+        let what = path.display().to_string();
+        let mut builder = self.builder(GraphOptimizationLevel::All).map_err(|e| self.failed(&what, &e))?;
+        let inner = builder.commit_from_file(path).map_err(|e| self.failed(&what, &e))?;
+        Ok(Session { inner, device: self.device, what })
+    }
+
+    /// Opens a session without graph optimisations: what runs is what the graph says, every value stays.
+    pub fn plain_session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
+        let mut builder = self.builder(GraphOptimizationLevel::Disable).map_err(|e| self.failed(what, &e))?;
+        let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
+        Ok(Session { inner, device: self.device, what: what.to_owned() })
+    }
+
+    fn builder(&self, level: GraphOptimizationLevel) -> Result<ort::session::builder::SessionBuilder, ort::Error> {
+        let builder = ort::session::Session::builder(&self.environment)?
+            .with_optimization_level(level)?
+            .with_intra_threads(self.threads)?
+            .with_inter_threads(1)?
+            .with_parallel_execution(false)?;
+        let Device::Cuda(id) = self.device else { return Ok(builder) };
+        let cuda = ep::CUDA::default()
+            .with_device_id(id)
+            // TF32 rounds products to 10 bits; the gradients here are compared at 1e-4.
+            .with_tf32(false)
+            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+        Ok(builder.with_execution_providers([cuda.build().error_on_failure()])?)
+    }
+
+    /// Runs one convolution: the provider loads cuDNN only then.
+    fn try_cuda(&self) -> Result<(), RuntimeError> {
+        let mut graph = crate::runtime::probe_graph();
+        let run = |bytes: &[u8]| -> Result<(), RuntimeError> {
+            let mut session = self.session("a trial convolution", bytes)?;
+            session.run(&[("x", &Tensor::zeros([1, 1, 4, 4]))])?;
+            Ok(())
+        };
+        run(&std::mem::take(&mut graph)).map_err(|e| RuntimeError::Cuda { device: self.device, reason: e.to_string() })
+    }
+
+    fn failed(&self, what: &str, e: &impl fmt::Display) -> RuntimeError {
+        RuntimeError::Runtime { context: format!("opening {what} on {}", self.device), reason: e.to_string() }
+    }
+}
+
+/// A graph ready to run.
+pub struct Session {
+    inner: ort::session::Session,
+    device: Device,
+    what: String,
+}
+
+impl Session {
+    /// Names of the inputs that have to be fed.
+    pub fn inputs(&self) -> Vec<String> {
+        self.inner.inputs().iter().map(|i| i.name().to_owned()).collect()
+    }
+
+    /// Names of the outputs, in the order [`Session::run`] returns them.
+    pub fn outputs(&self) -> Vec<String> {
+        self.inner.outputs().iter().map(|o| o.name().to_owned()).collect()
+    }
+
+    /// Runs the graph once and copies every output back, in the order of [`Session::outputs`].
+    pub fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
+        let what = self.what.clone();
+        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
+        for (name, tensor) in feeds {
+            inputs.push(((*name).into(), borrowed(name, tensor)?));
+        }
+        let outputs = self.inner.run(inputs).map_err(|e| failed(&what, &e))?;
+        outputs.iter().map(|(name, value)| copied(name, &value, &what)).collect()
+    }
+
+    /// Runs the graph once and reports the type and shape of every output, with its contents where `wanted` says so.
+    ///
+    /// What is not wanted is never copied, which matters when every intermediate value of a batch is an output.
+    pub fn survey(
+        &mut self,
+        feeds: &[(&str, &Tensor)],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Surveyed>, RuntimeError> {
+        let what = self.what.clone();
+        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
+        for (name, tensor) in feeds {
+            inputs.push(((*name).into(), borrowed(name, tensor)?));
+        }
+        let outputs = self.inner.run(inputs).map_err(|e| failed(&what, &e))?;
+        let mut found = Vec::new();
+        for (name, value) in outputs.iter() {
+            let contents = if wanted(name) { Some(copied(name, &value, &what)?) } else { None };
+            let value: &DynValue = &value;
+            let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+                return Err(RuntimeError::Type { name: name.into(), dtype: value.dtype().to_string() });
+            };
+            let dtype = dtype_of(*ty).ok_or_else(|| RuntimeError::Type { name: name.into(), dtype: ty.to_string() })?;
+            let shape = shape.iter().map(|&d| d as usize).collect();
+            found.push(Surveyed { name: name.to_owned(), dtype, shape, contents });
+        }
+        Ok(found)
+    }
+
+    /// Takes over the session for stepping. `state` names pairs of input and output with their first value; the output
+    /// of one step is the input of the next and never leaves the device. `batch` are inputs written before a step,
+    /// `read` outputs of one float read after it.
+    pub fn stepper(
+        self,
+        state: Vec<State>,
+        batch: &[(&str, Vec<usize>)],
+        read: &[&str],
+    ) -> Result<Stepper, RuntimeError> {
+        Stepper::new(self, state, batch, read)
+    }
+}
+
+/// What [`Session::survey`] found out about one output.
+#[derive(Clone, Debug)]
+pub struct Surveyed {
+    /// Name of the output.
+    pub name: String,
+    /// Its element type.
+    pub dtype: DType,
+    /// Length of every axis.
+    pub shape: Vec<usize>,
+    /// The elements, where they were wanted.
+    pub contents: Option<Tensor>,
+}
+
+/// One array that a step graph reads under one name and writes anew under another.
+pub struct State {
+    /// Name of the graph input.
+    pub input: String,
+    /// Name of the graph output.
+    pub output: String,
+    /// Length of every axis.
+    pub shape: Vec<usize>,
+    /// Value before the first step; zeros when `None`.
+    pub initial: Option<Arc<Tensor>>,
+}
+
+struct Slot {
+    output: String,
+    shape: Vec<usize>,
+    /// Two buffers: every step reads one and writes the other.
+    buffers: [OrtTensor<f32>; 2],
+}
+
+/// A step graph with its state on the device.
+pub struct Stepper {
+    session: Session,
+    bindings: [IoBinding; 2],
+    slots: Vec<Slot>,
+    feeds: Vec<(String, OrtTensor<f32>)>,
+    read: Vec<String>,
+    /// Which of the two buffers holds the current state.
+    current: usize,
+}
+
+impl Stepper {
+    fn new(
+        session: Session,
+        state: Vec<State>,
+        batch: &[(&str, Vec<usize>)],
+        read: &[&str],
+    ) -> Result<Self, RuntimeError> {
+        let what = session.what.clone();
+        let fail = |e: ort::Error| failed(&what, &e);
+        let allocator = match session.device {
+            Device::Cpu => Allocator::default(),
+            Device::Cuda(id) => {
+                let info = MemoryInfo::new(AllocationDevice::CUDA, id, AllocatorType::Device, MemoryType::Default);
+                Allocator::new(&session.inner, info.map_err(fail)?).map_err(fail)?
+            }
+        };
+        let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(fail)?;
+        let mut bindings =
+            [session.inner.create_binding().map_err(fail)?, session.inner.create_binding().map_err(fail)?];
+        let mut slots = Vec::new();
+        for s in state {
+            let mut buffers = [
+                OrtTensor::<f32>::new(&allocator, s.shape.clone()).map_err(fail)?,
+                OrtTensor::<f32>::new(&allocator, s.shape.clone()).map_err(fail)?,
+            ];
+            fill(&mut buffers[0], &s, session.device).map_err(fail)?;
+            for (i, binding) in bindings.iter_mut().enumerate() {
+                binding.bind_input(&s.input, &buffers[i]).map_err(fail)?;
+                binding.bind_output(&s.output, &mut buffers[1 - i]).map_err(fail)?;
+            }
+            slots.push(Slot { output: s.output, shape: s.shape, buffers });
+        }
+        let mut feeds = Vec::new();
+        for (name, shape) in batch {
+            let tensor = OrtTensor::<f32>::new(&Allocator::default(), shape.clone()).map_err(fail)?;
+            feeds.push(((*name).to_owned(), tensor));
+        }
+        for name in read {
+            for binding in &mut bindings {
+                binding.bind_output_to_device(*name, &host).map_err(fail)?;
+            }
+        }
+        let read = read.iter().map(|s| (*s).to_owned()).collect();
+        Ok(Self { session, bindings, slots, feeds, read, current: 0 })
+    }
+
+    /// The buffer of a batch input, to be written before [`Stepper::step`].
+    ///
+    /// # Panics
+    /// When the stepper was made without this input.
+    pub fn feed(&mut self, name: &str) -> &mut [f32] {
+        let (_, tensor) = self.feeds.iter_mut().find(|(n, _)| n == name).expect("a batch input of this stepper");
+        tensor.extract_tensor_mut().1
+    }
+
+    /// Runs one step and gives back the values to read, in the order they were named.
+    pub fn step(&mut self) -> Result<Vec<f32>, RuntimeError> {
+        let what = &self.session.what;
+        let fail = |e: ort::Error| failed(what, &e);
+        let binding = &mut self.bindings[self.current];
+        for (name, tensor) in &self.feeds {
+            // Binding copies to the device where the device is not the CPU, so it has to follow every write.
+            binding.bind_input(name.as_str(), tensor).map_err(fail)?;
+        }
+        let outputs = self.session.inner.run_binding(binding).map_err(fail)?;
+        let mut values = Vec::new();
+        for name in &self.read {
+            let value = outputs.get(name).ok_or_else(|| failed(what, &format!("output {name:?} is missing")))?;
+            values.push(value.try_extract_tensor::<f32>().map_err(fail)?.1[0]);
+        }
+        drop(outputs);
+        self.current = 1 - self.current;
+        Ok(values)
+    }
+
+    /// Copies one state array back, by the name of its output.
+    pub fn state(&self, output: &str) -> Result<Tensor, RuntimeError> {
+        let what = &self.session.what;
+        let slot = self.slots.iter().find(|s| s.output == output);
+        let slot = slot.ok_or_else(|| failed(what, &format!("no state {output:?}")))?;
+        let buffer = &slot.buffers[self.current];
+        let data = match self.session.device {
+            Device::Cpu => buffer.extract_tensor().1.to_vec(),
+            Device::Cuda(_) => {
+                let host = buffer.to(AllocationDevice::CPU, 0).map_err(|e| failed(what, &e))?;
+                host.extract_tensor().1.to_vec()
+            }
+        };
+        Ok(Tensor::f32(slot.shape.clone(), data))
+    }
+
+    /// Sets one state array, by the name of its output (zeros when `value` is `None`).
+    pub fn set_state(&mut self, output: &str, value: Option<&Arc<Tensor>>) -> Result<(), RuntimeError> {
+        let what = self.session.what.clone();
+        let current = self.current;
+        let device = self.session.device;
+        let slot = self.slots.iter_mut().find(|s| s.output == output);
+        let slot = slot.ok_or_else(|| failed(&what, &format!("no state {output:?}")))?;
+        let state =
+            State { input: String::new(), output: String::new(), shape: slot.shape.clone(), initial: value.cloned() };
+        fill(&mut slot.buffers[current], &state, device).map_err(|e| failed(&what, &e))
+    }
+}
+
+fn fill(buffer: &mut OrtTensor<f32>, state: &State, device: Device) -> Result<(), ort::Error> {
+    let zeros;
+    let values: &[f32] = match state.initial.as_ref().and_then(|t| t.as_f32()) {
+        Some(values) => values,
+        None => {
+            zeros = vec![0.0; state.shape.iter().product()];
+            &zeros
+        }
+    };
+    match device {
+        Device::Cpu => buffer.extract_tensor_mut().1.copy_from_slice(values),
+        Device::Cuda(_) => {
+            let host = OrtTensor::from_array((state.shape.clone(), values.to_vec()))?;
+            host.copy_into(buffer)?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(what: &str, e: &impl fmt::Display) -> RuntimeError {
+    RuntimeError::Runtime { context: format!("running {what}"), reason: e.to_string() }
+}
+
+fn borrowed<'t>(name: &str, tensor: &'t Tensor) -> Result<SessionInputValue<'t>, RuntimeError> {
+    let shape = tensor.shape().to_vec();
+    let value = match tensor.data() {
+        Data::F32(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
+        Data::F64(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
+        Data::I32(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
+        Data::I64(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
+        Data::U8(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
+        Data::Bool(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
+        Data::Raw(dtype, _) => return Err(RuntimeError::Type { name: name.into(), dtype: dtype.to_string() }),
+    };
+    value.map_err(|e| failed(name, &e))
+}
+
+fn copied(name: &str, value: &ValueRef<'_, ort::value::DynValueTypeMarker>, what: &str) -> Result<Tensor, RuntimeError> {
+    let fail = |e: ort::Error| failed(what, &e);
+    let value: &DynValue = value;
+    let unknown = |dtype: String| RuntimeError::Type { name: name.into(), dtype };
+    let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(unknown(value.dtype().to_string()));
+    };
+    let tensor = value;
+    let shape: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
+    let data = match ty {
+        TensorElementType::Float32 => Data::F32(tensor.try_extract_tensor::<f32>().map_err(fail)?.1.to_vec()),
+        TensorElementType::Float64 => Data::F64(tensor.try_extract_tensor::<f64>().map_err(fail)?.1.to_vec()),
+        TensorElementType::Int32 => Data::I32(tensor.try_extract_tensor::<i32>().map_err(fail)?.1.to_vec()),
+        TensorElementType::Int64 => Data::I64(tensor.try_extract_tensor::<i64>().map_err(fail)?.1.to_vec()),
+        TensorElementType::Uint8 => Data::U8(tensor.try_extract_tensor::<u8>().map_err(fail)?.1.to_vec()),
+        TensorElementType::Bool => Data::Bool(tensor.try_extract_tensor::<bool>().map_err(fail)?.1.to_vec()),
+        TensorElementType::Int8 => {
+            let v = tensor.try_extract_tensor::<i8>().map_err(fail)?.1;
+            Data::Raw(DType::I8, v.iter().map(|x| x.to_le_bytes()[0]).collect())
+        }
+        other => return Err(unknown(other.to_string())),
+    };
+    Ok(Tensor::new(shape, data))
+}
+
+fn dtype_of(ty: TensorElementType) -> Option<DType> {
+    Some(match ty {
+        TensorElementType::Float32 => DType::F32,
+        TensorElementType::Float64 => DType::F64,
+        TensorElementType::Float16 => DType::F16,
+        TensorElementType::Bfloat16 => DType::BF16,
+        TensorElementType::Int8 => DType::I8,
+        TensorElementType::Int16 => DType::I16,
+        TensorElementType::Int32 => DType::I32,
+        TensorElementType::Int64 => DType::I64,
+        TensorElementType::Uint8 => DType::U8,
+        TensorElementType::Uint16 => DType::U16,
+        TensorElementType::Uint32 => DType::U32,
+        TensorElementType::Uint64 => DType::U64,
+        TensorElementType::Bool => DType::Bool,
+        _ => return None,
+    })
+}

@@ -1,0 +1,107 @@
+//! Shapes come from running the model once, not from shape rules: ONNX Runtime is asked for every value of one batch.
+
+use crate::{
+    graph::{Builder, Graph, Node, Port},
+    onnx,
+    runtime::{Engine, RuntimeError},
+    tensor::{DType, Tensor},
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// Operators whose result depends on the shape of their input only.
+const SHAPE_ONLY: &[&str] = &["Shape", "Size"];
+
+/// A graph at a fixed batch: what varies, with its shapes, and what turned out to be constant.
+#[derive(Debug)]
+pub struct Traced {
+    /// Nodes whose results vary with the live values, in topological order.
+    pub nodes: Vec<Node>,
+    /// Element type and shape of every value.
+    pub values: HashMap<String, (DType, Vec<usize>)>,
+    /// Values that are the same for every batch of this size: constants of the file and folded shape arithmetic.
+    pub known: HashMap<String, Arc<Tensor>>,
+}
+
+/// Runs `graph` on `feeds` and tells apart what varies with the `live` values (data and trained weights) from what does
+/// not: everything computed from shapes alone is folded into the constants it gave.
+pub fn trace(
+    engine: &Engine,
+    graph: &Graph,
+    feeds: &[(&str, &Tensor)],
+    live: &BTreeSet<String>,
+) -> Result<Traced, RuntimeError> {
+    let mut varies = live.clone();
+    let mut nodes = Vec::new();
+    let mut folded = BTreeSet::new();
+    for node in &graph.nodes {
+        let outputs = node.outputs.iter().filter(|o| !o.is_empty()).cloned();
+        let touched = node.inputs.iter().any(|i| varies.contains(i));
+        if touched && !SHAPE_ONLY.contains(&node.op.as_str()) {
+            varies.extend(outputs);
+            nodes.push(node.clone());
+        } else {
+            folded.extend(outputs);
+        }
+    }
+    // Only what a varying node reads has to be copied back.
+    let read: BTreeSet<&String> = nodes.iter().flat_map(|n| n.inputs.iter()).collect();
+    let wanted = |name: &str| folded.contains(name) && read.contains(&name.to_owned());
+
+    let mut probe = graph.clone();
+    let all = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
+    probe.outputs = all.map(Port::open).collect();
+    for input in &mut probe.inputs {
+        if let Some((_, t)) = feeds.iter().find(|(name, _)| *name == input.name) {
+            *input = Port::fixed(input.name.clone(), t.dtype(), t.shape());
+        }
+    }
+    let mut values: HashMap<String, (DType, Vec<usize>)> = HashMap::new();
+    let mut known: HashMap<String, Arc<Tensor>> = HashMap::new();
+    for (name, t) in &graph.constants {
+        values.insert(name.clone(), (t.dtype(), t.shape().to_vec()));
+        if !live.contains(name) {
+            known.insert(name.clone(), Arc::clone(t));
+        }
+    }
+    for (name, t) in feeds {
+        values.insert((*name).to_owned(), (t.dtype(), t.shape().to_vec()));
+    }
+    if !graph.nodes.is_empty() {
+        // On the CPU: this is bookkeeping, and a plain run shows every value as the file defines it.
+        let mut session = engine.on_cpu().plain_session("the model, to learn its shapes", &onnx::export(&probe))?;
+        for found in session.survey(feeds, wanted)? {
+            if let Some(contents) = found.contents {
+                known.insert(found.name.clone(), Arc::new(contents));
+            }
+            values.insert(found.name, (found.dtype, found.shape));
+        }
+    }
+    Ok(Traced { nodes, values, known })
+}
+
+impl Traced {
+    /// Shape of a value.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.values.get(name).map(|(_, shape)| shape.as_slice())
+    }
+
+    /// Writes the constants and nodes into a step graph. Values in `given` (inputs of the step graph, weights) have to
+    /// be declared there before.
+    pub fn replay(&self, graph: &mut Builder) {
+        for node in &self.nodes {
+            for input in node.inputs.iter().filter(|i| !i.is_empty()) {
+                if graph.value(input).is_none()
+                    && let Some(tensor) = self.known.get(input)
+                {
+                    graph.named_constant(input, Arc::clone(tensor));
+                }
+            }
+            let shapes: Vec<Vec<usize>> =
+                node.outputs.iter().map(|o| self.shape(o).unwrap_or_default().to_vec()).collect();
+            graph.forward(node.clone(), &shapes);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Compares every gradient rule with central differences of the operator as ONNX Runtime computes it.
+
+use onnx_unlearn::{
+    autodiff,
+    graph::{Attr, Builder, Graph, Node, Port},
+    onnx,
+    runtime::{Device, Engine},
+    tensor::{Data, Tensor},
+    train,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// Largest difference allowed between a rule and central differences, relative to the largest gradient element of the
+/// input (or to 1 where all are smaller). float32 forward values and h = 0.04 leave about 5e-5.
+const TOLERANCE: f64 = 3e-4;
+/// Step of the five-point stencil, whose error is of order h^4. Kinked operators get inputs farther than 2h from a kink.
+const H: f32 = 0.04;
+
+/// One input of a case.
+#[derive(Clone)]
+pub enum In {
+    /// Left out.
+    None,
+    /// A float input whose gradient is checked.
+    Grad(Tensor),
+    /// A float input computed from data whose gradient is not asked for.
+    Data(Tensor),
+    /// A constant of the model (a shape, axes, bounds, indices).
+    Const(Tensor),
+}
+
+/// One node to check.
+pub struct Case {
+    op: &'static str,
+    opset: i64,
+    attrs: Vec<(&'static str, Attr)>,
+    inputs: Vec<In>,
+    outputs: usize,
+}
+
+/// A case of operator `op` at opset 18.
+pub fn case(op: &'static str) -> Case {
+    Case { op, opset: 18, attrs: Vec::new(), inputs: Vec::new(), outputs: 1 }
+}
+
+impl Case {
+    pub fn opset(mut self, opset: i64) -> Self {
+        self.opset = opset;
+        self
+    }
+    pub fn attr(mut self, name: &'static str, value: impl Into<Attr>) -> Self {
+        self.attrs.push((name, value.into()));
+        self
+    }
+    pub fn outputs(mut self, n: usize) -> Self {
+        self.outputs = n;
+        self
+    }
+    /// An input whose gradient is checked.
+    pub fn grad(mut self, t: Tensor) -> Self {
+        self.inputs.push(In::Grad(t));
+        self
+    }
+    /// A data input without gradient (an index that varies, a condition).
+    pub fn data(mut self, t: Tensor) -> Self {
+        self.inputs.push(In::Data(t));
+        self
+    }
+    /// A constant of the model.
+    pub fn constant(mut self, t: Tensor) -> Self {
+        self.inputs.push(In::Const(t));
+        self
+    }
+    /// A constant int64 list.
+    pub fn ints(self, v: &[i64]) -> Self {
+        self.constant(Tensor::ints(v))
+    }
+    /// An input left out.
+    pub fn none(mut self) -> Self {
+        self.inputs.push(In::None);
+        self
+    }
+
+    fn label(&self) -> String {
+        let shapes: Vec<String> = self.inputs.iter().map(|i| tensor(i).map_or("-".into(), |t| format!("{:?}", t.shape()))).collect();
+        format!("{} opset {} {:?} on {}", self.op, self.opset, self.attrs, shapes.join(" "))
+    }
+
+    fn graph(&self) -> Graph {
+        let mut graph = Graph { opset: self.opset, ..Graph::default() };
+        let mut inputs = Vec::new();
+        for (i, input) in self.inputs.iter().enumerate() {
+            let name = format!("x{i}");
+            match input {
+                In::None => {
+                    inputs.push(String::new());
+                    continue;
+                }
+                In::Const(t) => _ = graph.constants.insert(name.clone(), Arc::new(t.clone())),
+                In::Grad(t) | In::Data(t) => graph.inputs.push(Port::fixed(name.clone(), t.dtype(), t.shape())),
+            }
+            inputs.push(name);
+        }
+        let outputs: Vec<String> = (0..self.outputs).map(|i| format!("y{i}")).collect();
+        graph.outputs = outputs.iter().map(Port::open).collect();
+        graph.nodes.push(Node {
+            name: "node".into(),
+            op: self.op.into(),
+            domain: String::new(),
+            inputs,
+            outputs,
+            attrs: self.attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+        });
+        graph
+    }
+
+    /// Checks every gradient input, element by element.
+    pub fn check(self) {
+        let label = self.label();
+        let engine = engine();
+        let graph = self.graph();
+        let feeds: Vec<(String, Tensor)> = self
+            .inputs
+            .iter()
+            .enumerate()
+            .filter_map(|(i, input)| match input {
+                In::Grad(t) | In::Data(t) => Some((format!("x{i}"), t.clone())),
+                _ => None,
+            })
+            .collect();
+        let mut forward = engine.session(&label, &onnx::export(&graph)).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let seeds = output_seeds(&run(&mut forward, &feeds, &label));
+        let gradients = self.gradients(&engine, graph, &feeds, &seeds, &label);
+
+        for (i, input) in self.inputs.iter().enumerate() {
+            let In::Grad(x) = input else { continue };
+            let name = format!("x{i}");
+            let got = gradients.get(&name).unwrap_or_else(|| panic!("{label}: no gradient reaches input {i}"));
+            assert_eq!(got.shape(), x.shape(), "{label}: shape of the gradient of input {i}");
+            let got = got.as_f32().expect("float gradient");
+            let want = differences(&mut forward, &feeds, &name, &seeds, &label);
+            let scale = want.iter().fold(1.0f64, |m, g| m.max(g.abs()));
+            for (k, (&g, &w)) in got.iter().zip(&want).enumerate() {
+                let error = (f64::from(g) - w).abs() / scale;
+                assert!(error <= TOLERANCE, "{label}: input {i} element {k}: rule {g}, central differences {w}");
+            }
+        }
+    }
+
+    fn gradients(
+        &self,
+        engine: &Engine,
+        graph: Graph,
+        feeds: &[(String, Tensor)],
+        seeds: &[Tensor],
+        label: &str,
+    ) -> BTreeMap<String, Tensor> {
+        let wanted: BTreeSet<String> = (0..self.inputs.len())
+            .filter(|&i| matches!(self.inputs[i], In::Grad(_)))
+            .map(|i| format!("x{i}"))
+            .collect();
+        let live: BTreeSet<String> = feeds.iter().map(|(n, _)| n.clone()).collect();
+        let outputs: Vec<String> = graph.outputs.iter().map(|o| o.name.clone()).collect();
+        let lifted = onnx::lift(graph).unwrap_or_else(|e| panic!("{label}: {}", e[0]));
+        let borrowed: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let traced = train::trace(engine, &lifted, &borrowed, &live).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let mut b = Builder::new(lifted.opset);
+        for (name, t) in feeds {
+            b.input(name, t.dtype(), t.shape());
+        }
+        traced.replay(&mut b);
+        let pairs: Vec<_> = outputs
+            .iter()
+            .zip(seeds)
+            .filter_map(|(y, seed)| {
+                let y = b.value(y)?.clone();
+                Some((y, b.constant(seed.clone())))
+            })
+            .collect();
+        let found = autodiff::backward(&mut b, &traced.nodes, &traced.known, &pairs, &wanted, onnx_unlearn::tensor::DType::F32)
+            .unwrap_or_else(|e| panic!("{label}: {e}"));
+        for (name, value) in &found {
+            b.output_as(value, &format!("d{name}"));
+        }
+        let step = b.finish();
+        let mut session =
+            engine.session(label, &onnx::export(&step)).unwrap_or_else(|e| panic!("{label}: {e}\n{step}"));
+        let wanted_inputs = session.inputs();
+        let feeds: Vec<(&str, &Tensor)> =
+            borrowed.into_iter().filter(|(n, _)| wanted_inputs.iter().any(|w| w == n)).collect();
+        let names = session.outputs();
+        let values = session.run(&feeds).unwrap_or_else(|e| panic!("{label}: {e}\n{step}"));
+        names.into_iter().map(|n| n[1..].to_owned()).zip(values).collect()
+    }
+}
+
+fn run(session: &mut onnx_unlearn::runtime::Session, feeds: &[(String, Tensor)], label: &str) -> Vec<Tensor> {
+    let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    session.run(&feeds).unwrap_or_else(|e| panic!("{label}: {e}"))
+}
+
+/// Random weights that make a scalar of the float outputs.
+fn output_seeds(outputs: &[Tensor]) -> Vec<Tensor> {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    outputs
+        .iter()
+        .map(|y| Tensor::f32(y.shape(), (0..y.len()).map(|_| rng.random_range(-1.0f32..1.0)).collect()))
+        .collect()
+}
+
+fn scalar(outputs: &[Tensor], seeds: &[Tensor]) -> f64 {
+    let dot = |y: &Tensor, s: &Tensor| -> f64 {
+        let (Data::F32(y), Some(s)) = (y.data(), s.as_f32()) else { return 0.0 };
+        y.iter().zip(s).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    outputs.iter().zip(seeds).map(|(y, s)| dot(y, s)).sum()
+}
+
+/// Five-point central differences of the weighted output sum, one element at a time.
+fn differences(
+    session: &mut onnx_unlearn::runtime::Session,
+    feeds: &[(String, Tensor)],
+    name: &str,
+    seeds: &[Tensor],
+    label: &str,
+) -> Vec<f64> {
+    let mut feeds = feeds.to_vec();
+    let at = feeds.iter().position(|(n, _)| n == name).expect("a fed input");
+    let n = feeds[at].1.len();
+    let mut result = Vec::with_capacity(n);
+    for k in 0..n {
+        let original = feeds[at].1.as_f32().expect("float input")[k];
+        let mut f = |delta: f32| -> f64 {
+            feeds[at].1.as_f32_mut().expect("float input")[k] = original + delta;
+            let outputs = run(session, &feeds, label);
+            feeds[at].1.as_f32_mut().expect("float input")[k] = original;
+            scalar(&outputs, seeds)
+        };
+        let slope = (f(-2.0 * H) - 8.0 * f(-H) + 8.0 * f(H) - f(2.0 * H)) / (12.0 * f64::from(H));
+        result.push(slope);
+    }
+    result
+}
+
+/// Random values in low..high.
+pub fn uniform(shape: &[usize], low: f32, high: f32, seed: u64) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let n = shape.iter().product();
+    Tensor::f32(shape, (0..n).map(|_| rng.random_range(low..high)).collect())
+}
+
+/// Random values in -1..1.
+pub fn any(shape: &[usize]) -> Tensor {
+    uniform(shape, -1.0, 1.0, shape.iter().fold(17, |s, &d| s * 31 + d as u64))
+}
+
+/// Random values in 0.5..2, for divisors, roots and logarithms.
+pub fn positive(shape: &[usize]) -> Tensor {
+    uniform(shape, 0.5, 2.0, shape.iter().fold(19, |s, &d| s * 31 + d as u64))
+}
+
+/// Values on both sides of every kink, none closer than 0.2 to one.
+pub fn off(kinks: &[f32], shape: &[usize], low: f32, high: f32) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(23);
+    let n = shape.iter().product();
+    let mut draw = || loop {
+        let x = rng.random_range(low..high);
+        if kinks.iter().all(|k| (x - k).abs() > 0.2) {
+            return x;
+        }
+    };
+    Tensor::f32(shape, (0..n).map(|_| draw()).collect())
+}
+
+/// Values that all differ by at least 0.2, shuffled: no window has two near maxima.
+pub fn distinct(shape: &[usize]) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(29);
+    let n: usize = shape.iter().product();
+    let mut v: Vec<f32> = (0..n).map(|i| 0.2 * (i as f32 - n as f32 / 2.0)).collect();
+    for i in (1..n).rev() {
+        v.swap(i, rng.random_range(0..=i));
+    }
+    Tensor::f32(shape, v)
+}
+
+/// The runtime under test.
+pub fn engine() -> Engine {
+    crate::common::engine(Device::Cpu)
+}
+
+#[allow(dead_code)]
+pub fn operators_covered(cases: &[&str]) -> HashMap<String, usize> {
+    cases.iter().map(|c| ((*c).to_owned(), 1)).collect()
+}
