@@ -1,1 +1,5 @@
 //! runtime
+pub mod find;
+mod image;
+pub mod install;
+pub mod probe;
