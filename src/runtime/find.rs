@@ -67,7 +67,8 @@ impl Library {
     /// Probes the file at `path`.
     pub fn open(origin: Origin, path: &Path) -> Result<Self, ProbeError> {
         let probed = probe(path)?;
-        let provider = format!("{}onnxruntime_providers_cuda{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+        let provider =
+            format!("{}onnxruntime_providers_cuda{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
         let cuda = probed.path.with_file_name(provider).is_file();
         Ok(Self { path: probed.path, version: probed.version, origin, cuda })
     }
@@ -327,8 +328,7 @@ fn ask_python(python: &OsString, patience: Duration) -> Option<PathBuf> {
 
 /// What a command prints, when it succeeds in time.
 fn answer_of(mut command: Command, patience: Duration) -> Option<String> {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let end = Instant::now() + patience;
     // One path fits any pipe, so the child never waits for its output to be read.
     while child.try_wait().ok()?.is_none() {
@@ -354,7 +354,8 @@ fn system_folders(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
             &["/opt/homebrew/lib", "/opt/homebrew/opt/onnxruntime/lib", "/usr/local/lib", "/opt/local/lib", "/usr/lib"],
         )
     } else {
-        let usual = &["/usr/local/lib", "/usr/local/lib64", "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/opt/onnxruntime/lib"];
+        let usual =
+            &["/usr/local/lib", "/usr/local/lib64", "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/opt/onnxruntime/lib"];
         (&["LD_LIBRARY_PATH"], usual)
     };
     let mut folders: Vec<PathBuf> = lists
@@ -375,7 +376,8 @@ fn system_folders(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
 /// The folders listed in `ld.so.conf` and `ld.so.conf.d/*.conf`.
 fn configured(etc: &Path) -> Vec<PathBuf> {
     let parts = std::fs::read_dir(etc.join("ld.so.conf.d")).into_iter().flatten().filter_map(Result::ok);
-    let mut files: Vec<PathBuf> = parts.map(|entry| entry.path()).filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
+    let mut files: Vec<PathBuf> =
+        parts.map(|entry| entry.path()).filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
     files.sort();
     files.insert(0, etc.join("ld.so.conf"));
     files
@@ -423,7 +425,9 @@ mod tests {
     fn names_of_the_library() {
         assert_eq!(version_in_name("libonnxruntime.so.1.31.1"), Some(vec![1, 31, 1]));
         assert_eq!(version_in_name("libonnxruntime.so"), Some(vec![]));
-        for other in ["libonnxruntime_providers_shared.so", "onnxruntime.dll", "libonnxruntime.so.1.31.1.bak", "libonnx.so"] {
+        for other in
+            ["libonnxruntime_providers_shared.so", "onnxruntime.dll", "libonnxruntime.so.1.31.1.bak", "libonnx.so"]
+        {
             assert_eq!(version_in_name(other), None, "{other}");
         }
     }

@@ -74,10 +74,7 @@ impl Wheel {
             .iter()
             .find(|&&(s, p, k, ..)| (s, p, k) == (system, processor, kind))
             .map(|&(.., platform, sha256)| Self { kind, platform, sha256: sha256.to_owned() })
-            .ok_or_else(|| InstallError::NoWheel {
-                package: kind.package(),
-                host: format!("{system} on {processor}"),
-            })
+            .ok_or_else(|| InstallError::NoWheel { package: kind.package(), host: format!("{system} on {processor}") })
     }
 
     /// The requirement, as pip takes it.
@@ -387,12 +384,17 @@ mod tests {
     #[test]
     fn every_wheel_has_a_digest_of_its_own() {
         let mut digests: Vec<_> = WHEELS.iter().map(|wheel| wheel.4).collect();
-        assert!(digests.iter().all(|d| d.len() == 64 && d.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())));
+        assert!(
+            digests.iter().all(|d| d.len() == 64 && d.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()))
+        );
         digests.sort_unstable();
         digests.dedup();
         assert_eq!(digests.len(), WHEELS.len());
         let wheel = Wheel::pinned(Kind::Cuda, "linux", "x86_64").expect("pinned");
-        assert_eq!((wheel.platform, wheel.requirement().as_str()), ("manylinux_2_28_x86_64", "onnxruntime-gpu==1.31.1"));
+        assert_eq!(
+            (wheel.platform, wheel.requirement().as_str()),
+            ("manylinux_2_28_x86_64", "onnxruntime-gpu==1.31.1")
+        );
         let error = Wheel::pinned(Kind::Cuda, "macos", "aarch64").expect_err("no such wheel").to_string();
         assert!(error.contains("onnxruntime-gpu") && error.contains("macos") && error.contains("--ort-lib"), "{error}");
     }
@@ -433,7 +435,10 @@ mod tests {
         let own = std::path::absolute("own").expect("absolute");
         assert_eq!(with(&[(VARIABLE, "own"), ("HOME", "/home/a"), ("XDG_CACHE_HOME", "/x")]).expect("set"), own);
         if cfg!(all(unix, not(target_vendor = "apple"))) {
-            assert_eq!(with(&[("HOME", "/home/a"), (VARIABLE, "")]).expect("home"), Path::new("/home/a/.cache/onnx-unlearn"));
+            assert_eq!(
+                with(&[("HOME", "/home/a"), (VARIABLE, "")]).expect("home"),
+                Path::new("/home/a/.cache/onnx-unlearn")
+            );
             let xdg = with(&[("HOME", "/home/a"), ("XDG_CACHE_HOME", "/x")]).expect("xdg");
             assert_eq!(xdg, Path::new("/x/onnx-unlearn"));
             let relative = with(&[("HOME", "/home/a"), ("XDG_CACHE_HOME", "x")]).expect("home");

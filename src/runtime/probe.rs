@@ -84,8 +84,8 @@ impl fmt::Display for Version {
 ///
 /// A relative path is taken from the current directory.
 pub fn probe(path: &Path) -> Result<Probed, ProbeError> {
-    let path = std::path::absolute(path)
-        .map_err(|source| ProbeError::Unreadable { path: path.to_path_buf(), source })?;
+    let path =
+        std::path::absolute(path).map_err(|source| ProbeError::Unreadable { path: path.to_path_buf(), source })?;
     look_at_bytes(&path)?;
     let answer = ask_version(&path)?;
     new_enough(path, answer)
