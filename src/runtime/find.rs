@@ -136,7 +136,7 @@ pub enum FindError {
 }
 
 fn listed(looked: &[Candidate]) -> String {
-    looked.iter().map(|candidate| format!("\n  {candidate}")).collect()
+    looked.iter().flat_map(|candidate| ["\n  ".to_owned(), candidate.to_string()]).collect()
 }
 
 /// The library to use: the one `explicit` (`--ort-lib`) or `ORT_DYLIB_PATH` names, else the first that serves.

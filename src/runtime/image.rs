@@ -214,7 +214,7 @@ fn pe(head: &[u8], host: Host) -> Result<(), String> {
     Ok(())
 }
 
-fn machine_of<T: PartialEq>(code: T, x86_64: T, arm64: T) -> Option<Machine> {
+fn machine_of<T: PartialEq + Copy>(code: T, x86_64: T, arm64: T) -> Option<Machine> {
     if code == x86_64 {
         Some(Machine::X86_64)
     } else if code == arm64 {

@@ -357,7 +357,8 @@ fn wanted(entry: &str) -> Option<&str> {
     let inside = entry.strip_prefix("onnxruntime/")?;
     let name = inside.strip_prefix("capi/").unwrap_or(inside);
     let plain = !name.contains(['/', '\\', ':']);
-    let library = name.starts_with("libonnxruntime") || (name.starts_with("onnxruntime") && name.ends_with(".dll"));
+    let dll = name.starts_with("onnxruntime") && Path::new(name).extension().is_some_and(|e| e == "dll");
+    let library = dll || name.starts_with("libonnxruntime");
     let licence = inside == "LICENSE" || inside == "ThirdPartyNotices.txt";
     (plain && (licence || (library && inside.len() > name.len()))).then_some(name)
 }
