@@ -69,7 +69,8 @@ fn compile(source: &str, kind: &str, version: &str, out: &Path) {
     let file = folder.path().join("fake.rs");
     fs::write(&file, source).expect("written");
     let done = Command::new(rustc.unwrap_or_else(|| "rustc".into()))
-        .args(["--edition", "2024", "--crate-type", kind, "-o"])
+        // Stripped, since debug information at the end can be cut off without any harm to a library.
+        .args(["--edition", "2024", "-C", "strip=symbols", "--crate-type", kind, "-o"])
         .arg(out)
         .arg(&file)
         .env("VERSION", version)

@@ -37,6 +37,14 @@ impl Kind {
         }
     }
 
+    /// Size of the largest of its wheels.
+    fn megabytes(self) -> u32 {
+        match self {
+            Self::Cpu => 24,
+            Self::Cuda => 256,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -196,10 +204,10 @@ pub fn install_from(
     if let Some(library) = installed(&target) {
         return Ok(library);
     }
-    sweep(cache).map_err(at(cache))?;
+    sweep(cache);
 
     let work = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(cache).map_err(at(cache))?;
-    say(&format!("fetching {} with pip", wheel.requirement()));
+    say(&format!("fetching {} with pip (up to {} MB)", wheel.requirement(), wheel.kind.megabytes()));
     let file = fetch(wheel, work.path())?;
     let staged = work.path().join("unpacked");
     fs::create_dir(&staged).map_err(at(&staged))?;
@@ -238,14 +246,13 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
     entries.filter(|entry| is_library(entry.file_name())).map(|entry| entry.path()).max()
 }
 
-fn sweep(cache: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(cache)? {
-        let entry = entry?;
+/// Removes what it can: a pip that outlived its installer may still be writing there, and the next sweep comes.
+fn sweep(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            fs::remove_dir_all(entry.path())?;
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
-    Ok(())
 }
 
 /// A rename survives a power cut only when the folder itself is on the disk. Windows has no such call.
