@@ -288,7 +288,9 @@ fn external_locations_are_read_inside_the_folder_only() {
     }
     let error = |pairs: &[(&str, &str)]| open(&model, pairs).unwrap_err();
     assert!(matches!(error(&[("offset", "1")]), ExternalError::NoLocation { .. }));
-    assert!(matches!(error(&[("location", "w"), ("size", "1")]), ExternalError::UnknownKey { key, .. } if key == "size"));
+    assert!(
+        matches!(error(&[("location", "w"), ("size", "1")]), ExternalError::UnknownKey { key, .. } if key == "size")
+    );
     assert!(matches!(error(&[("location", "w"), ("location", "w")]), ExternalError::RepeatedKey { .. }));
     for number in ["-1", "+1", "", "0x1", "18446744073709551616"] {
         assert!(matches!(error(&[("location", "w"), ("offset", number)]), ExternalError::Number { .. }), "{number:?}");

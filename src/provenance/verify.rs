@@ -140,20 +140,31 @@ struct Trained {
 
 /// Checks a model against its stamp and, when `source` is given, against the model it was made from.
 pub fn verify(path: &Path, source: Option<&Path>) -> Verdict {
+    match fs::read(path) {
+        Ok(bytes) => verify_bytes(&bytes, path, source),
+        Err(error) => {
+            let error = DigestError::Io { path: path.into(), source: error };
+            let mut checks = Checks(Vec::new());
+            checks.undecided("model", error.code(), error.to_string());
+            checks.verdict(path)
+        }
+    }
+}
+
+/// [`verify`] for bytes that lie, or are to lie, at `path`: external data and report are looked for beside it.
+pub fn verify_bytes(bytes: &[u8], path: &Path, source: Option<&Path>) -> Verdict {
     let mut checks = Checks(Vec::new());
     checks.skip("origin", INTEGRITY_ONLY);
-    let read = fs::read(path).map_err(|error| DigestError::Io { path: path.into(), source: error });
     let folder = path.parent().unwrap_or(Path::new(""));
-    let opened = read.and_then(|bytes| digest(&bytes, folder).map(|digests| (bytes, digests)));
-    let (bytes, digests) = match opened {
-        Ok(opened) => opened,
+    let digests = match digest(bytes, folder) {
+        Ok(digests) => digests,
         Err(error) => {
             checks.undecided("model", error.code(), format!("{}: {error}", path.display()));
             return checks.verdict(path);
         }
     };
     checks.pass("model", format!("{} tensors, model digest {}", digests.tensors.len(), digests.model));
-    let Some(stamp) = check_stamp(&mut checks, path, &bytes) else { return checks.verdict(path) };
+    let Some(stamp) = check_stamp(&mut checks, path, bytes) else { return checks.verdict(path) };
     let report = report(folder);
     check_digests(&mut checks, &stamp, &digests, report.as_ref().ok().and_then(Option::as_ref));
     match source {
