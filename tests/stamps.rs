@@ -1,5 +1,7 @@
 //! Digest, stamp and verify: published vectors, an independent implementation, every refusal, every flipped bit.
 
+#![allow(clippy::unwrap_used)] // A failed unwrap is a failed test.
+
 #[path = "stamps/damage.rs"]
 mod damage;
 #[path = "stamps/refusals.rs"]
@@ -22,6 +24,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/stamps")
 }
 
+#[allow(clippy::unnecessary_wraps)] // The fields it fills are optional.
 fn text(value: &str) -> Option<String> {
     Some(value.into())
 }

@@ -197,18 +197,19 @@ fn check_digests(checks: &mut Checks, stamp: &Stamp, digests: &Digests, report: 
     if stamp.weights == digests.weights {
         checks.pass("digest.weights", digests.weights.to_string());
     } else {
-        let mut detail = format!("the weights are {}, the stamp says {}", digests.weights, stamp.weights);
+        let mut found = vec![format!("the weights are {}, the stamp says {}", digests.weights, stamp.weights)];
         for trained in report.iter().flat_map(|r| &r.trained) {
-            let Some(declared) = trained.digest else { continue };
-            match digests.tensors.iter().find(|t| t.key == trained.name) {
-                None => detail += &format!("; tensor {:?} of the report is not in the model", trained.name),
-                Some(t) if t.digest != declared => {
-                    detail += &format!("; tensor {:?} is {}, the report says {declared}", t.key, t.digest);
+            let name = &trained.name;
+            let tensor = digests.tensors.iter().find(|t| t.key == *name).map(|t| t.digest);
+            match (tensor, trained.digest) {
+                (None, _) => found.push(format!("tensor {name:?} of the report is not in the model")),
+                (Some(is), Some(declared)) if is != declared => {
+                    found.push(format!("tensor {name:?} is {is}, the report says {declared}"));
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
-        checks.fail("digest.weights", "digest.weights", detail);
+        checks.fail("digest.weights", "digest.weights", found.join("; "));
     }
     if stamp.graph == digests.graph {
         checks.pass("digest.graph", digests.graph.to_string());
@@ -258,7 +259,7 @@ fn check_lineage(
     match report {
         Ok(Some(report)) => check_declared(checks, &changed, &report),
         Ok(None) => {
-            checks.skip("lineage.declared", format!("no {REPORT} beside the model declares the changed tensors"))
+            checks.skip("lineage.declared", format!("no {REPORT} beside the model declares the changed tensors"));
         }
         Err(detail) => checks.undecided("lineage.declared", "report.malformed", detail),
     }
