@@ -298,6 +298,20 @@ fn a_finished_model_carries_a_stamp_that_verifies() {
 }
 
 #[test]
+fn a_stamp_of_the_independent_implementation_verifies() {
+    let (model, source) = (fixtures().join("stamped-v1.onnx"), fixtures().join("matmul.onnx"));
+    let verdict = verify(&model, Some(&source));
+    assert_eq!((verdict.answer, verdict.reason), (Answer::Yes, "ok"), "{verdict:#?}");
+    assert_eq!(outcome(&verdict, "lineage.source"), Outcome::Pass);
+    let stamp = stamp::read(&fs::read(&model).unwrap()).unwrap().unwrap();
+    assert_eq!(stamp.forget, ["7", "żółw"]);
+    // The same stamp, written by us into the same weights, is the same two entries.
+    let written: Vec<_> = wire::layout(&fs::read(&model).unwrap()).unwrap().metadata;
+    let written: Vec<_> = written.into_iter().map(|m| (m.key, m.value)).collect();
+    assert_eq!(stamp.to_metadata().unwrap(), written);
+}
+
+#[test]
 fn the_stamp_has_the_documented_form() {
     let run = Run::small();
     let metadata = wire::layout(&run.stamped.model).unwrap().metadata;
