@@ -1,5 +1,7 @@
 //! A patched model differs from its source in the payloads that were given and in our metadata keys, in nothing else.
 
+#![allow(clippy::unwrap_used)] // A failed unwrap is a failed test.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -29,8 +31,8 @@ fn floats(name: &str, dims: &[i64]) -> TensorProto {
     }
 }
 
-fn raw(values: &[f32]) -> Option<Vec<u8>> {
-    Some(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+fn raw(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 fn constant(output: &str, value: TensorProto) -> NodeProto {
@@ -55,22 +57,20 @@ fn field(number: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One tensor per storage kind, each 3 elements: raw, packed and unpacked float_data, a mix of both, a Constant node.
+/// One tensor per storage kind, each 3 elements: raw, packed and unpacked `float_data`, a mix of both, a Constant node.
 fn every_storage() -> Vec<u8> {
-    let packed: Vec<u8> = [floats("packed", &[3]).encode_to_vec(), field(4, &raw(&[7.0, 8.0, 9.0]).unwrap())].concat();
-    let mixed = [
-        TensorProto { float_data: vec![1.0], ..floats("mixed", &[3]) }.encode_to_vec(),
-        field(4, &raw(&[2.0, 3.0]).unwrap()),
-    ]
-    .concat();
+    let packed: Vec<u8> = [floats("packed", &[3]).encode_to_vec(), field(4, &raw(&[7.0, 8.0, 9.0]))].concat();
+    let mixed =
+        [TensorProto { float_data: vec![1.0], ..floats("mixed", &[3]) }.encode_to_vec(), field(4, &raw(&[2.0, 3.0]))]
+            .concat();
     let graph = GraphProto {
         name: Some("g".into()),
         node: vec![
             NodeProto { op_type: Some("Relu".into()), ..NodeProto::default() },
-            constant("constant", TensorProto { raw_data: raw(&[4.0, 5.0, 6.0]), ..floats("", &[3]) }),
+            constant("constant", TensorProto { raw_data: Some(raw(&[4.0, 5.0, 6.0])), ..floats("", &[3]) }),
         ],
         initializer: vec![
-            TensorProto { raw_data: raw(&[1.0, 2.0, 3.0]), ..floats("raw", &[1, 3]) },
+            TensorProto { raw_data: Some(raw(&[1.0, 2.0, 3.0])), ..floats("raw", &[1, 3]) },
             TensorProto { float_data: vec![0.5, 0.25, 0.125], ..floats("unpacked", &[3, 1]) },
         ],
         ..GraphProto::default()
@@ -156,7 +156,7 @@ fn the_layout_names_places_and_stored_elements() {
     let expected: [[f32; 3]; 5] =
         [[1.0, 2.0, 3.0], [0.5, 0.25, 0.125], [7.0, 8.0, 9.0], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]];
     for (name, values) in NAMES.iter().zip(expected) {
-        assert_eq!(payload(&source, name), raw(&values).unwrap(), "{name}");
+        assert_eq!(payload(&source, name), raw(&values), "{name}");
     }
 }
 
@@ -184,12 +184,12 @@ fn what_cannot_be_patched_is_refused_by_name() {
     let mut model = ModelProto {
         graph: Some(GraphProto {
             initializer: vec![
-                TensorProto { raw_data: raw(&[1.0]), ..floats("twice", &[1]) },
-                TensorProto { raw_data: raw(&[1.0]), ..floats("twice", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0])), ..floats("twice", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0])), ..floats("twice", &[1]) },
                 TensorProto { data_type: Some(data_type::INT64), int64_data: vec![1], ..floats("ints", &[1]) },
-                TensorProto { raw_data: raw(&[1.0]), float_data: vec![1.0], ..floats("both", &[1]) },
-                TensorProto { raw_data: raw(&[1.0, 2.0]), ..floats("short", &[3]) },
-                TensorProto { raw_data: raw(&[1.0]), ..floats("fine", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0])), float_data: vec![1.0], ..floats("both", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0, 2.0])), ..floats("short", &[3]) },
+                TensorProto { raw_data: Some(raw(&[1.0])), ..floats("fine", &[1]) },
             ],
             ..GraphProto::default()
         }),
@@ -241,8 +241,8 @@ fn external_data_goes_to_a_new_file_and_the_source_stays() {
         write_external(from.path(), to.path(), file).unwrap();
     }
     let mut expected = data.clone();
-    expected[8..16].copy_from_slice(&raw(&[1.5, -0.0]).unwrap());
-    expected[24..40].copy_from_slice(&raw(&[1.0, 2.0, 3.0, 4.0]).unwrap());
+    expected[8..16].copy_from_slice(&raw(&[1.5, -0.0]));
+    expected[24..40].copy_from_slice(&raw(&[1.0, 2.0, 3.0, 4.0]));
     assert_eq!(fs::read(to.path().join("sub/w.data")).unwrap(), expected);
     assert_eq!(fs::read(to.path().join("rest.data")).unwrap(), [9; 4]);
     assert_eq!(fs::read(from.path().join("sub/w.data")).unwrap(), data);
@@ -288,7 +288,9 @@ fn external_locations_are_read_inside_the_folder_only() {
     }
     let error = |pairs: &[(&str, &str)]| open(&model, pairs).unwrap_err();
     assert!(matches!(error(&[("offset", "1")]), ExternalError::NoLocation { .. }));
-    assert!(matches!(error(&[("location", "w"), ("size", "1")]), ExternalError::UnknownKey { key, .. } if key == "size"));
+    assert!(
+        matches!(error(&[("location", "w"), ("size", "1")]), ExternalError::UnknownKey { key, .. } if key == "size")
+    );
     assert!(matches!(error(&[("location", "w"), ("location", "w")]), ExternalError::RepeatedKey { .. }));
     for number in ["-1", "+1", "", "0x1", "18446744073709551616"] {
         assert!(matches!(error(&[("location", "w"), ("offset", number)]), ExternalError::Number { .. }), "{number:?}");
@@ -328,6 +330,6 @@ fn values_go_to_the_right_tensor_when_several_are_patched() {
     let tensors: BTreeMap<&str, &[f32]> = NAMES.iter().copied().zip(values.iter().map(|v| &v[..])).collect();
     let patched = patch_bytes(&source, &Patch { tensors, metadata: vec![] }).unwrap().model;
     for (name, values) in NAMES.iter().zip(&values) {
-        assert_eq!(payload(&patched, name), raw(values).unwrap(), "{name}");
+        assert_eq!(payload(&patched, name), raw(values), "{name}");
     }
 }

@@ -240,7 +240,7 @@ impl Walker<'_, '_> {
             }
             Kind::Float | Kind::Double => {
                 let size = if matches!(kind, Kind::Float) { 4 } else { 8 };
-                if raw.value.len() % size != 0 {
+                if !raw.value.len().is_multiple_of(size) {
                     return Err(self.fail(raw.start, Problem::Packed(raw.value.len())));
                 }
             }

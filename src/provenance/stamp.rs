@@ -85,15 +85,21 @@ pub enum StampError {
     #[error("{0}")]
     Inconsistent(String),
     #[error("the {which} model: {source}")]
-    Digest { which: &'static str, source: DigestError },
+    Digest { which: &'static str, source: Box<DigestError> },
     #[error(transparent)]
-    Patch(#[from] PatchError),
+    Patch(Box<PatchError>),
     #[error("the patched model has another graph than its source: {found} instead of {expected}")]
     GraphChanged { expected: Digest, found: Digest },
     #[error("tensor {0:?} changed although it was not among those to write")]
     Undeclared(String),
     #[error("cannot be written as canonical JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<PatchError> for StampError {
+    fn from(error: PatchError) -> Self {
+        Self::Patch(Box::new(error))
+    }
 }
 
 impl StampError {
@@ -218,7 +224,7 @@ pub fn finish(
 ) -> Result<Stamped, StampError> {
     let bytes = fs::read(source).map_err(|error| StampError::Io { path: source.into(), source: error })?;
     let source_dir = source.parent().unwrap_or(Path::new(""));
-    let before = digest(&bytes, source_dir).map_err(|source| StampError::Digest { which: "source", source })?;
+    let before = digest(&bytes, source_dir).map_err(|e| StampError::Digest { which: "source", source: Box::new(e) })?;
     // A stamp that is damaged or of another model says nothing about this one's history.
     let earlier = read(&bytes).ok().flatten().filter(|stamp| stamp.is_of(&before));
     let mut patch = Patch { tensors: tensors.clone(), metadata: Vec::new() };
@@ -226,7 +232,8 @@ pub fn finish(
     for external in &patched.external {
         write_external(source_dir, out_dir, external)?;
     }
-    let after = digest(&patched.model, out_dir).map_err(|source| StampError::Digest { which: "patched", source })?;
+    let after =
+        digest(&patched.model, out_dir).map_err(|e| StampError::Digest { which: "patched", source: Box::new(e) })?;
     if after.graph != before.graph {
         return Err(StampError::GraphChanged { expected: before.graph, found: after.graph });
     }

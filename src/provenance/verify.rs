@@ -140,20 +140,31 @@ struct Trained {
 
 /// Checks a model against its stamp and, when `source` is given, against the model it was made from.
 pub fn verify(path: &Path, source: Option<&Path>) -> Verdict {
+    match fs::read(path) {
+        Ok(bytes) => verify_bytes(&bytes, path, source),
+        Err(error) => {
+            let error = DigestError::Io { path: path.into(), source: error };
+            let mut checks = Checks(Vec::new());
+            checks.undecided("model", error.code(), error.to_string());
+            checks.verdict(path)
+        }
+    }
+}
+
+/// [`verify`] for bytes that lie, or are to lie, at `path`: external data and report are looked for beside it.
+pub fn verify_bytes(bytes: &[u8], path: &Path, source: Option<&Path>) -> Verdict {
     let mut checks = Checks(Vec::new());
     checks.skip("origin", INTEGRITY_ONLY);
-    let read = fs::read(path).map_err(|error| DigestError::Io { path: path.into(), source: error });
     let folder = path.parent().unwrap_or(Path::new(""));
-    let opened = read.and_then(|bytes| digest(&bytes, folder).map(|digests| (bytes, digests)));
-    let (bytes, digests) = match opened {
-        Ok(opened) => opened,
+    let digests = match digest(bytes, folder) {
+        Ok(digests) => digests,
         Err(error) => {
             checks.undecided("model", error.code(), format!("{}: {error}", path.display()));
             return checks.verdict(path);
         }
     };
     checks.pass("model", format!("{} tensors, model digest {}", digests.tensors.len(), digests.model));
-    let Some(stamp) = check_stamp(&mut checks, path, &bytes) else { return checks.verdict(path) };
+    let Some(stamp) = check_stamp(&mut checks, path, bytes) else { return checks.verdict(path) };
     let report = report(folder);
     check_digests(&mut checks, &stamp, &digests, report.as_ref().ok().and_then(Option::as_ref));
     match source {
@@ -186,18 +197,19 @@ fn check_digests(checks: &mut Checks, stamp: &Stamp, digests: &Digests, report: 
     if stamp.weights == digests.weights {
         checks.pass("digest.weights", digests.weights.to_string());
     } else {
-        let mut detail = format!("the weights are {}, the stamp says {}", digests.weights, stamp.weights);
+        let mut found = vec![format!("the weights are {}, the stamp says {}", digests.weights, stamp.weights)];
         for trained in report.iter().flat_map(|r| &r.trained) {
-            let Some(declared) = trained.digest else { continue };
-            match digests.tensors.iter().find(|t| t.key == trained.name) {
-                None => detail += &format!("; tensor {:?} of the report is not in the model", trained.name),
-                Some(t) if t.digest != declared => {
-                    detail += &format!("; tensor {:?} is {}, the report says {declared}", t.key, t.digest);
+            let name = &trained.name;
+            let tensor = digests.tensors.iter().find(|t| t.key == *name).map(|t| t.digest);
+            match (tensor, trained.digest) {
+                (None, _) => found.push(format!("tensor {name:?} of the report is not in the model")),
+                (Some(is), Some(declared)) if is != declared => {
+                    found.push(format!("tensor {name:?} is {is}, the report says {declared}"));
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
-        checks.fail("digest.weights", "digest.weights", detail);
+        checks.fail("digest.weights", "digest.weights", found.join("; "));
     }
     if stamp.graph == digests.graph {
         checks.pass("digest.graph", digests.graph.to_string());
@@ -247,7 +259,7 @@ fn check_lineage(
     match report {
         Ok(Some(report)) => check_declared(checks, &changed, &report),
         Ok(None) => {
-            checks.skip("lineage.declared", format!("no {REPORT} beside the model declares the changed tensors"))
+            checks.skip("lineage.declared", format!("no {REPORT} beside the model declares the changed tensors"));
         }
         Err(detail) => checks.undecided("lineage.declared", "report.malformed", detail),
     }

@@ -141,7 +141,7 @@ fn constant(bytes: &[u8], range: Range<usize>, index: usize) -> Option<TensorSpa
     })
 }
 
-/// Reads a TensorProto without its elements.
+/// Reads a `TensorProto` without its elements.
 fn tensor(bytes: &[u8], range: Range<usize>) -> TensorSpan {
     let (mut name, mut data_type, mut dims) = ("", 0, Vec::new());
     let (mut raw, mut typed, mut entries, mut other) = (Vec::new(), Vec::new(), Vec::new(), false);

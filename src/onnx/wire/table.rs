@@ -272,3 +272,78 @@ static SIMPLE_SHARDED_DIM: Table = table(
     "SimpleShardedDimProto",
     &[either(1, "dim_value", Int64), either(2, "dim_param", Text), one(3, "num_shards", Int64)],
 );
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::onnx::schema;
+
+    fn recode<M: Message + Default>(bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError> {
+        M::decode(bytes).map(|message| message.encode_to_vec())
+    }
+
+    /// A message with this field alone, set to something prost would not leave out.
+    fn sample(field: &Field) -> Vec<u8> {
+        let tag = |wire: u32| {
+            let mut out = Vec::new();
+            prost::encoding::encode_varint(u64::from(field.number << 3 | wire), &mut out);
+            out
+        };
+        match field.kind {
+            Kind::Int32 => [tag(0), vec![1]].concat(),
+            // 2^40: a 32-bit field would cut it off.
+            Kind::Int64 | Kind::Uint64 => [tag(0), vec![0x80, 0x80, 0x80, 0x80, 0x80, 0x20]].concat(),
+            Kind::Float => [tag(5), vec![1; 4]].concat(),
+            Kind::Double => [tag(1), vec![1; 8]].concat(),
+            Kind::Text | Kind::Bytes => [tag(2), vec![1, b'a']].concat(),
+            Kind::Message(_) => [tag(2), vec![0]].concat(),
+        }
+    }
+
+    #[test]
+    fn every_field_is_one_that_prost_knows_with_the_same_type() {
+        type Recode = fn(&[u8]) -> Result<Vec<u8>, prost::DecodeError>;
+        let messages: [(&Table, Recode); 27] = [
+            (&MODEL, recode::<schema::ModelProto>),
+            (&GRAPH, recode::<schema::GraphProto>),
+            (&NODE, recode::<schema::NodeProto>),
+            (&ATTRIBUTE, recode::<schema::AttributeProto>),
+            (&TENSOR, recode::<schema::TensorProto>),
+            (&SEGMENT, recode::<schema::Segment>),
+            (&SPARSE, recode::<schema::SparseTensorProto>),
+            (&VALUE_INFO, recode::<schema::ValueInfoProto>),
+            (&TYPE, recode::<schema::TypeProto>),
+            (&TYPE_TENSOR, recode::<schema::TypeTensor>),
+            (&TYPE_TENSOR, recode::<schema::TypeSparseTensor>),
+            (&TYPE_ELEMENT, recode::<schema::TypeSequence>),
+            (&TYPE_ELEMENT, recode::<schema::TypeOptional>),
+            (&TYPE_MAP, recode::<schema::TypeMap>),
+            (&TYPE_OPAQUE, recode::<schema::TypeOpaque>),
+            (&SHAPE, recode::<schema::TensorShapeProto>),
+            (&DIMENSION, recode::<schema::Dimension>),
+            (&ANNOTATION, recode::<schema::TensorAnnotation>),
+            (&ENTRY, recode::<schema::StringStringEntryProto>),
+            (&METADATA, recode::<schema::StringStringEntryProto>),
+            (&OPSET, recode::<schema::OperatorSetIdProto>),
+            (&FUNCTION, recode::<schema::FunctionProto>),
+            (&TRAINING, recode::<schema::TrainingInfoProto>),
+            (&CONFIGURATION, recode::<schema::DeviceConfigurationProto>),
+            (&NODE_DEVICE, recode::<schema::NodeDeviceConfigurationProto>),
+            (&SHARDING, recode::<schema::ShardingSpecProto>),
+            (&SHARDED_DIM, recode::<schema::ShardedDimProto>),
+        ];
+        for (table, recode) in messages {
+            for field in table.fields {
+                let bytes = sample(field);
+                let found = recode(&bytes);
+                // A packed list comes back in its packed form, everything else as it was.
+                let known = found.as_ref().is_ok_and(|f| *f == bytes || (!f.is_empty() && recode(f) == Ok(f.clone())));
+                assert!(known, "{}.{}: {found:?}", table.name, field.name);
+                let value = found.unwrap_or_default();
+                assert!(value.len() >= bytes.len(), "{}.{}: shortened to {value:?}", table.name, field.name);
+            }
+        }
+    }
+}

@@ -438,7 +438,7 @@ fn value_info(value: &ValueInfoProto) -> Vec<u8> {
     out
 }
 
-/// The kind, which is the field number in TypeProto (0: unset), and what it holds.
+/// The kind, which is the field number in `TypeProto` (0: unset), and what it holds.
 fn value_type(proto: Option<&TypeProto>) -> Vec<u8> {
     let Some(value) = proto.and_then(|p| p.value.as_ref()) else { return vec![0] };
     let array = |kind, elem_type: i32, shape: Option<&TensorShapeProto>| {
