@@ -169,12 +169,13 @@ fn npz_one_channel_without_an_axis() {
     let dir = dir();
     let path =
         npz(&dir, &[("x", npy(&[2, 2, 3], &[0u8, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])), ("y", npy(&[2], &[0i8, 1]))]);
-    for (dims, shape) in [
-        (&[Some(1), Some(2), Some(3)] as &[_], &[1usize, 2, 3] as &[_]),
+    let forms: [(&[Option<usize>], &[usize]); 4] = [
+        (&[Some(1), Some(2), Some(3)], &[1, 2, 3]),
         (&[Some(2), Some(3), Some(1)], &[2, 3, 1]),
         (&[Some(2), Some(3)], &[2, 3]),
         (&[Some(6)], &[6]),
-    ] {
+    ];
+    for (dims, shape) in forms {
         let (data, _) = Case { dims, ..Case::default() }.load(&path).unwrap();
         assert_eq!(data.sample_shape(), shape);
         assert_eq!(all(&data), (0..12).map(|v| v as f32).collect::<Vec<_>>());
@@ -675,7 +676,7 @@ fn shuffles_never_change() {
 
 #[test]
 fn prefetched_batches_come_in_order() {
-    let mut seen = Vec::new();
+    let mut seen: Vec<i64> = Vec::new();
     let mut places = std::collections::BTreeSet::new();
     std::thread::scope(|scope| {
         let mut batches = Prefetch::start(scope, 50, |step, x, y| {
