@@ -1,5 +1,8 @@
 //! Data sources, preprocessing and batches, on files written on the fly.
 
+// Values that must come through unchanged are compared exactly.
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,7 +62,8 @@ fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text += &format!(": {inner}");
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
         cause = inner.source();
     }
     text
@@ -100,7 +104,7 @@ fn six(dir: &TempDir) -> PathBuf {
 
 fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, dims.len() as u8];
-    dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+    bytes.extend(dims.iter().flat_map(|d| d.to_be_bytes()));
     bytes.extend(values);
     bytes
 }
@@ -659,7 +663,7 @@ fn large_batches_equal_single_rows() {
     }
 }
 
-/// The expected numbers come from an implementation of ChaCha and of the arithmetic written separately in another language.
+/// The expected numbers come from an implementation of `ChaCha` and of the arithmetic written separately in another language.
 #[test]
 fn shuffles_never_change() {
     assert_eq!(Seeded::new(7, "shuffle").bits(), 0xe74d_bcd4_9dbe_f6a8);

@@ -194,7 +194,7 @@ pub enum DataError {
         classes: String,
     },
     /// Data and model disagree about the shape of a sample.
-    #[error("{}: {item} has shape {found}, but the model's input `{input}` takes {wanted}", path.display())]
+    #[error("{}: {item} has shape {found}, but the model's input {wanted}", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -202,9 +202,7 @@ pub enum DataError {
         item: String,
         /// The shape found.
         found: String,
-        /// The model's input.
-        input: String,
-        /// The shape wanted, and what to try.
+        /// The model's input and its shape, and what to try.
         wanted: String,
     },
     /// A picture that cannot be decoded.

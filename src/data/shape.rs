@@ -117,9 +117,9 @@ impl<'a> Target<'a> {
             path: path.to_path_buf(),
             item: "the image (height, width, channels)".to_owned(),
             found: print(found.hwc),
-            input: self.input.name.clone(),
             wanted: format!(
-                "images of one size, and {first_name} has {}; --resize H,W would scale them all",
+                "`{}` takes images of one size, and {first_name} has {}; --resize H,W would scale them all",
+                self.input.name,
                 print(first.hwc)
             ),
         }
@@ -144,12 +144,12 @@ impl<'a> Target<'a> {
             (Some((h, w)), None) => format!("; --resize {h},{w} would scale it"),
             _ => String::new(),
         };
+        let dims = listing(dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())));
         DataError::Shape {
             path: path.to_path_buf(),
             item,
             found: listing(found.iter().map(ToString::to_string)),
-            input: self.input.name.clone(),
-            wanted: listing(dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string()))) + layout + &hint,
+            wanted: format!("`{}` takes {dims}{layout}{hint}", self.input.name),
         }
     }
 }
