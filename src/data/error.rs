@@ -194,7 +194,7 @@ pub enum DataError {
         classes: String,
     },
     /// Data and model disagree about the shape of a sample.
-    #[error("{}: {item} has shape {found}, but the model's input `{input}` takes {wanted}{hint}", path.display())]
+    #[error("{}: {item} has shape {found}, but the model's input {wanted}", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -202,12 +202,8 @@ pub enum DataError {
         item: String,
         /// The shape found.
         found: String,
-        /// The model's input.
-        input: String,
-        /// The shape wanted.
+        /// The model's input and its shape, and what to try.
         wanted: String,
-        /// What to try, or nothing.
-        hint: String,
     },
     /// A picture that cannot be decoded.
     #[error("{}: not a readable image", path.display())]

@@ -98,7 +98,7 @@ impl Chosen {
 
 /// Numbers drawn from a seed, the same ones for ever.
 ///
-/// The generator is the ChaCha stream cipher with 8 rounds, keyed with SHA-256 over the seed (8 bytes, little-endian) and
+/// The generator is the `ChaCha` stream cipher with 8 rounds, keyed with SHA-256 over the seed (8 bytes, little-endian) and
 /// the purpose (UTF-8), nonce and first block number 0. Everything beyond its 32-bit words is integer arithmetic written
 /// out here, so that no upgrade of a crate changes a result.
 #[derive(Clone, Debug)]

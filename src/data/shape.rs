@@ -39,10 +39,9 @@ impl<'a> Target<'a> {
     /// An explicit layout wins; otherwise the axis that looks like channels decides, and NCHW where that leaves a choice.
     pub fn new(input: &'a InputSpec, preprocess: &Preprocess) -> Result<Self, DataError> {
         let axes = match (preprocess.layout, input.dims.as_slice()) {
-            (Layout::Nchw, _) => Axes::Chw,
             (Layout::Nhwc, _) => Axes::Hwc,
             (Layout::Auto, [first, _, last]) if !channels(*first) && channels(*last) => Axes::Hwc,
-            (Layout::Auto, _) => Axes::Chw,
+            (Layout::Nchw | Layout::Auto, _) => Axes::Chw,
         };
         if let Some((h, w)) = preprocess.resize.filter(|(h, w)| *h == 0 || *w == 0) {
             let value = format!("{h},{w}");
@@ -69,11 +68,12 @@ impl<'a> Target<'a> {
         let (h, w) = self.resize.unwrap_or((h, w));
         let takes = |dim: Option<usize>, n: usize| dim.is_none_or(|d| d == n) && n > 0;
         let takes_channels = |dim: Option<usize>| if dim.is_none() { channels(Some(c)) } else { takes(dim, c) };
+        let size = h.checked_mul(w)?;
         let shape = match (self.input.dims.as_slice(), self.axes) {
             (&[mc, mh, mw], Axes::Chw) if takes_channels(mc) && takes(mh, h) && takes(mw, w) => vec![c, h, w],
             (&[mh, mw, mc], Axes::Hwc) if takes_channels(mc) && takes(mh, h) && takes(mw, w) => vec![h, w, c],
             (&[mh, mw], _) if c == 1 && takes(mh, h) && takes(mw, w) => vec![h, w],
-            (&[n], _) if c == 1 && takes(n, h * w) => vec![h * w],
+            (&[n], _) if c == 1 && takes(n, size) => vec![size],
             _ => return None,
         };
         Some(Fit { from, to: self.axes, source, hwc: [h, w, c], shape })
@@ -117,9 +117,11 @@ impl<'a> Target<'a> {
             path: path.to_path_buf(),
             item: "the image (height, width, channels)".to_owned(),
             found: print(found.hwc),
-            input: self.input.name.clone(),
-            wanted: format!("images of one size, and {first_name} has {}", print(first.hwc)),
-            hint: "; --resize H,W would scale them all".to_owned(),
+            wanted: format!(
+                "`{}` takes images of one size, and {first_name} has {}; --resize H,W would scale them all",
+                self.input.name,
+                print(first.hwc)
+            ),
         }
     }
 
@@ -142,13 +144,12 @@ impl<'a> Target<'a> {
             (Some((h, w)), None) => format!("; --resize {h},{w} would scale it"),
             _ => String::new(),
         };
+        let dims = listing(dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())));
         DataError::Shape {
             path: path.to_path_buf(),
             item,
             found: listing(found.iter().map(ToString::to_string)),
-            input: self.input.name.clone(),
-            wanted: listing(dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string()))) + layout,
-            hint,
+            wanted: format!("`{}` takes {dims}{layout}{hint}", self.input.name),
         }
     }
 }

@@ -67,7 +67,9 @@ impl Source {
             [0x93, b'N', b'U', b'M', b'P', b'Y'] => {
                 unknown("is a single array without labels; save both with np.savez(file, x=..., y=...)".to_owned())
             }
-            _ if name.ends_with(".npz") => Ok(Self::Npz(path.to_path_buf())),
+            _ if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("npz")) => {
+                Ok(Self::Npz(path.to_path_buf()))
+            }
             _ if name.contains("idx") => Ok(Self::Idx(path.to_path_buf(), idx::labels_beside(path)?)),
             [] if read.is_ok() => unknown("is empty".to_owned()),
             _ => unknown("is of no known kind".to_owned()),
