@@ -69,7 +69,7 @@ pub fn run(path: &Path, input: &str, output: &str, x: &Tensor) -> Result<Tensor,
     let model = model
         .with_input_fact(at, f32::fact(&shape).into())
         .map_err(load)?
-        .with_output_names([output])
+        .with_outputs_by_name([output])
         .map_err(load)?
         .into_optimized()
         .map_err(load)?
@@ -78,7 +78,7 @@ pub fn run(path: &Path, input: &str, output: &str, x: &Tensor) -> Result<Tensor,
     let fed = tract_ndarray::ArrayD::from_shape_vec(shape.to_vec(), values.to_vec())
         .map_err(|e| CheckError::Run(e.to_string()))?;
     let result = model.run(tvec!(fed.into_tensor().into())).map_err(fail)?;
-    let view = result[0].to_array_view::<f32>().map_err(fail)?;
+    let view = result[0].to_plain_array_view::<f32>().map_err(fail)?;
     Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
 }
 

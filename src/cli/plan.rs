@@ -1,6 +1,8 @@
 //! What was typed means: a complete plan of a run, checked before any work starts.
 
-use super::args::{BatchNormArg, ForgetArgs, GateArgs, LayoutArg, MethodArgs, OptimizerArg, PenaltyArg, PreprocessArgs, VariantArg};
+use super::args::{
+    BatchNormArg, ForgetArgs, GateArgs, LayoutArg, MethodArgs, OptimizerArg, PenaltyArg, PreprocessArgs, VariantArg,
+};
 use crate::{
     data::{Layout, Preprocess},
     report::{Gates, PreprocessRecord},
@@ -89,13 +91,18 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         ensure!(value > 0, "{flag} 0: expected at least 1");
         Ok(value)
     };
-    ensure!(args.noise_penalty.is_finite() && args.noise_penalty >= 0.0, "--noise-penalty: expected a number of at least 0");
+    ensure!(
+        args.noise_penalty.is_finite() && args.noise_penalty >= 0.0,
+        "--noise-penalty: expected a number of at least 0"
+    );
     let samples = match (args.noise_samples, reference) {
         (Some(n), _) => some("--noise-samples", n)?,
         (None, false) => 5120,
-        (None, true) => 20 * channels.context(
-            "--variant reference is defined for images with channels first; this model takes something else",
-        )?,
+        (None, true) => {
+            20 * channels.context(
+                "--variant reference is defined for images with channels first; this model takes something else",
+            )?
+        }
     };
     Ok(Recipe {
         variant: if reference { Variant::Reference } else { Variant::Corrected },

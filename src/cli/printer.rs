@@ -17,11 +17,6 @@ impl Printer {
         Self { quiet, json }
     }
 
-    /// True when results are to be JSON.
-    pub fn is_json(self) -> bool {
-        self.json
-    }
-
     /// True when notes and progress are wanted.
     pub fn talks(self) -> bool {
         !self.quiet

@@ -177,11 +177,9 @@ mod tests {
         let p: Vec<f32> = logits.iter().map(|&z| (f64::from(z).exp() / sum) as f32).collect();
         let log_p: Vec<f32> = p.iter().map(|v| v.ln()).collect();
         let expected = sum.ln() - 3.0;
-        for (row, kind) in [
-            (logits.to_vec(), Scores::Logits),
-            (p, Scores::Probabilities),
-            (log_p, Scores::LogProbabilities),
-        ] {
+        for (row, kind) in
+            [(logits.to_vec(), Scores::Logits), (p, Scores::Probabilities), (log_p, Scores::LogProbabilities)]
+        {
             let mut e = Evaluation { classes: vec![ClassScore::default(); 3], not_finite: 0 };
             score(&mut e, &row, 1, kind);
             assert_eq!((e.classes[1].total, e.classes[1].correct), (1, 1));

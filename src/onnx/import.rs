@@ -47,7 +47,7 @@ pub struct Model {
 pub enum ImportError {
     #[error("cannot read {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{} is not an ONNX file (or is cut off): {source}", path.display())]
+    #[error("{} is not an ONNX file, or is cut off or damaged: {source}", path.display())]
     NotOnnx { path: PathBuf, source: WireError },
     #[error("{}: {source}", path.display())]
     Refused { path: PathBuf, source: WireError },
@@ -76,7 +76,9 @@ pub fn read(path: &Path) -> Result<Model, ImportError> {
     let bytes = std::fs::read(path).map_err(|source| ImportError::Io { path: path.into(), source })?;
     let proto = wire::decode(&bytes).map_err(|source| {
         let path = path.to_owned();
-        if source.is_malformed() { ImportError::NotOnnx { path, source } } else { ImportError::Refused { path, source } }
+        // Bytes of another kind of file trip over the first tag, at the top of the model.
+        let other_file = source.problem.is_malformed() || source.path == "model";
+        if other_file { ImportError::NotOnnx { path, source } } else { ImportError::Refused { path, source } }
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     Reader { path, folder, external: BTreeSet::new() }.model(proto, bytes)
@@ -140,8 +142,7 @@ impl Reader<'_> {
         if !reasons.is_empty() {
             return Err(ImportError::Nodes { path: self.path.to_owned(), reasons });
         }
-        graph.inputs =
-            proto.input.iter().filter(|i| !graph.constants.contains_key(i.name())).map(port).collect();
+        graph.inputs = proto.input.iter().filter(|i| !graph.constants.contains_key(i.name())).map(port).collect();
         graph.outputs = proto.output.iter().map(port).collect();
         Ok((graph, stored))
     }
@@ -180,20 +181,15 @@ impl Reader<'_> {
         for a in &n.attribute {
             attrs.insert(a.name().to_owned(), self.attribute(a)?);
         }
-        let node = Node {
-            name,
-            op: n.op_type().to_owned(),
-            domain,
-            inputs: n.input,
-            outputs: n.output,
-            attrs,
-        };
+        let node = Node { name, op: n.op_type().to_owned(), domain, inputs: n.input, outputs: n.output, attrs };
         let label = node.label();
         if functions.contains(&(node.domain.clone(), node.op.clone())) {
             return Ok(Err(format!("node {label} calls a function of the model; inline it before (onnx.inliner)")));
         }
         if let Some((attr, Attr::Other(kind))) = node.attrs.iter().find(|(_, v)| matches!(v, Attr::Other(_))) {
-            return Ok(Err(format!("node {label}: attribute {attr} holds a {kind}, which training cannot pass through")));
+            return Ok(Err(format!(
+                "node {label}: attribute {attr} holds a {kind}, which training cannot pass through"
+            )));
         }
         if !node.domain.is_empty() && node.domain != "com.microsoft" {
             return Ok(Err(format!("node {label}: operators of domain {:?} have nothing to train", node.domain)));
@@ -314,8 +310,7 @@ fn port(v: &ValueInfoProto) -> Port {
 impl Model {
     /// Inputs that the file asks for and no node reads: ONNX Runtime would want them fed all the same.
     pub fn idle_inputs(&self) -> Vec<String> {
-        let read: BTreeSet<&str> =
-            self.graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
+        let read: BTreeSet<&str> = self.graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
         self.graph.inputs.iter().filter(|i| !read.contains(i.name.as_str())).map(|i| i.name.clone()).collect()
     }
 

@@ -3,10 +3,7 @@
 use super::{Emit, Flow::Vjp, Op, OpError};
 use crate::graph::Value;
 
-pub(super) const OPS: &[Op] = &[
-    Op::new("Add", &[], &[Vjp(add), Vjp(add)]),
-    Op::new("Mul", &[], &[Vjp(mul), Vjp(mul)]),
-];
+pub(super) const OPS: &[Op] = &[Op::new("Add", &[], &[Vjp(add), Vjp(add)]), Op::new("Mul", &[], &[Vjp(mul), Vjp(mul)])];
 
 /// y = a + b      da = dy      db = dy
 fn add(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {

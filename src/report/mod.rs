@@ -9,7 +9,6 @@ pub use warning::Warning;
 use crate::{
     check::Comparison,
     data::LoadSummary,
-    evaluate::Evaluation,
     provenance::digest::Digests,
     train::Stored,
     unlearn::{PhaseRecord, Recipe},
@@ -174,9 +173,6 @@ impl CheckRecord {
         matches!(self, Self::Compared { comparison, .. } if comparison.agrees())
     }
 }
-
-/// Accuracy of every class at one moment.
-pub type PerClass = Evaluation;
 
 /// What no run of this tool shows, printed in every report.
 pub const LIMITATIONS: &[&str] = &[

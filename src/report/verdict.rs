@@ -81,9 +81,10 @@ impl Gates {
         let held_out = m.on == "eval";
         let complete = forget.iter().all(|&c| m.after_repair.classes[c].total > 0);
         // The worst class decides: an average would let one class hide behind another.
-        let worst = forget.iter().filter_map(|&c| m.after_repair.accuracy(|k| k == c)).fold(None, |w: Option<f64>, a| {
-            Some(w.map_or(a, |w| w.max(a)))
-        });
+        let worst = forget
+            .iter()
+            .filter_map(|&c| m.after_repair.accuracy(|k| k == c))
+            .fold(None, |w: Option<f64>, a| Some(w.map_or(a, |w| w.max(a))));
         let forget_gate = match worst {
             Some(worst) if held_out && complete => Gate {
                 name: "forget",

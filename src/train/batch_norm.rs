@@ -58,7 +58,9 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(mut self, source: &Graph) -> Result<[Running; 2], String> {
         let node = self.node.clone();
-        let input = |i: usize| node.input(i).map(str::to_owned).ok_or_else(|| format!("in node {}: input {i} is missing", node.label()));
+        let input = |i: usize| {
+            node.input(i).map(str::to_owned).ok_or_else(|| format!("in node {}: input {i} is missing", node.label()))
+        };
         let (x, scale, bias, mean, var) = (input(0)?, input(1)?, input(2)?, input(3)?, input(4)?);
         let y = node.output(0).ok_or_else(|| format!("in node {}: no output", node.label()))?.to_owned();
         let float = |name: &str, default: f32| match node.attrs.get(name) {
@@ -72,7 +74,8 @@ impl Writer<'_> {
 
         let column: Vec<i64> = (0..rank).map(|i| if i == 0 { -1 } else { 1 }).collect();
         let row: Vec<i64> = (0..rank).map(|i| if i == 1 { channels as i64 } else { 1 }).collect();
-        let (column, row, flat) = (self.ints("column", &column), self.ints("row", &row), self.ints("flat", &[channels as i64]));
+        let (column, row, flat) =
+            (self.ints("column", &column), self.ints("row", &row), self.ints("flat", &[channels as i64]));
         let axes: Vec<i64> = (0..rank as i64).filter(|&i| i != 1).collect();
         let axes = self.ints("axes", &axes);
 

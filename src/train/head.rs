@@ -23,8 +23,8 @@ pub enum HeadError {
     NoOutput,
     #[error("the model has several outputs ({}); say which one holds the class scores with --output NAME", .0.join(", "))]
     SeveralOutputs(Vec<String>),
-    #[error("--output {0}: the model has no such output; it has {}", .1.join(", "))]
-    UnknownOutput(String, Vec<String>),
+    #[error("--output {wanted}: the model has no such output; it has {}", names.join(", "))]
+    UnknownOutput { wanted: String, names: Vec<String> },
     #[error(
         "no classifier head: output {output:?} ends in {op} (node {node:?}), which gives independent scores or a class \
          number; a head of one score per class before Softmax is needed"
@@ -42,7 +42,7 @@ pub fn find(graph: &Graph, wanted: Option<&str>) -> Result<Head, HeadError> {
     let names: Vec<String> = graph.outputs.iter().map(|o| o.name.clone()).collect();
     let output = match (wanted, names.as_slice()) {
         (Some(w), _) if names.iter().any(|n| n == w) => w.to_owned(),
-        (Some(w), _) => return Err(HeadError::UnknownOutput(w.into(), names)),
+        (Some(w), _) => return Err(HeadError::UnknownOutput { wanted: w.into(), names }),
         (None, []) => return Err(HeadError::NoOutput),
         (None, [only]) => only.clone(),
         (None, _) => return Err(HeadError::SeveralOutputs(names)),

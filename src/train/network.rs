@@ -101,7 +101,8 @@ impl Network {
     /// Cuts the model at its logits and finds out what can be trained. Runs nothing.
     pub fn new(model: &Model, output: Option<&str>) -> Result<Self, TrainError> {
         let path = model.path.clone();
-        let head = head::find(&model.graph, output).map_err(|source| TrainError::Head { path: path.clone(), source })?;
+        let head =
+            head::find(&model.graph, output).map_err(|source| TrainError::Head { path: path.clone(), source })?;
         let idle = model.idle_inputs();
         if !idle.is_empty() {
             return Err(TrainError::IdleInput { path, names: idle });
@@ -248,7 +249,10 @@ impl BatchedNetwork<'_> {
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
         let wanted = BTreeSet::from([self.network.input.clone()]);
         let dz = self.backward(&mut b, &logits, &ce, &wanted)?;
-        let dz = dz.get(&self.network.input).cloned().ok_or_else(|| TrainError::NoInput { path: self.network.path.clone() })?;
+        let dz = dz
+            .get(&self.network.input)
+            .cloned()
+            .ok_or_else(|| TrainError::NoInput { path: self.network.path.clone() })?;
 
         b.set_scope("noise");
         let samples = self.batch as f64;

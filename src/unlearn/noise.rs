@@ -29,7 +29,8 @@ pub fn learn(
     watch: &mut dyn Watch,
 ) -> Result<NoiseRun, UnlearnError> {
     let mut stepper = network.noise_stepper(weights, Optimizer::ADAM, recipe.noise.loss)?;
-    let mut run = NoiseRun { noise: Vec::new(), records: Vec::new(), objective: Vec::new(), statistics: Weights::new() };
+    let mut run =
+        NoiseRun { noise: Vec::new(), records: Vec::new(), objective: Vec::new(), statistics: Weights::new() };
     watch.begin("noise", recipe.noise.steps * recipe.forget.len());
     for (i, &class) in recipe.forget.iter().enumerate() {
         let started = Instant::now();
