@@ -6,8 +6,12 @@
 //!
 //! Nodes are in the spelling of the step graph's opset (18 or later): `onnx::lift` has rewritten older spellings before.
 
+mod activation;
 mod elementwise;
 mod emit;
+mod norm;
+mod reduce;
+mod softmax;
 
 pub use emit::{Emit, broadcast, resolve_axis};
 
@@ -98,9 +102,12 @@ pub fn records() -> impl Iterator<Item = &'static Op> {
     FAMILIES.iter().flat_map(|family| family.iter())
 }
 
-const FAMILIES: &[&[Op]] = &[elementwise::OPS];
+const FAMILIES: &[&[Op]] = &[elementwise::OPS, activation::OPS, softmax::OPS, norm::OPS, reduce::OPS];
 
 /// The record of a node's operator; operators of other domains have none.
 pub fn find(node: &Node) -> Option<&'static Op> {
+    if node.domain.is_empty() && elementwise::casts_to_integer(node) {
+        return Some(&elementwise::CAST_TO_INTEGER);
+    }
     node.domain.is_empty().then(|| records().find(|op| op.name == node.op)).flatten()
 }
