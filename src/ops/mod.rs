@@ -6,8 +6,14 @@
 //!
 //! Nodes are in the spelling of the step graph's opset (18 or later): `onnx::lift` has rewritten older spellings before.
 
+pub mod conv;
 mod elementwise;
 mod emit;
+mod gather;
+mod layout;
+mod matmul;
+mod pool;
+mod window;
 
 pub use emit::{Emit, broadcast, resolve_axis};
 
@@ -98,7 +104,7 @@ pub fn records() -> impl Iterator<Item = &'static Op> {
     FAMILIES.iter().flat_map(|family| family.iter())
 }
 
-const FAMILIES: &[&[Op]] = &[elementwise::OPS];
+const FAMILIES: &[&[Op]] = &[elementwise::OPS, conv::OPS, gather::OPS, layout::OPS, matmul::OPS, pool::OPS];
 
 /// The record of a node's operator; operators of other domains have none.
 pub fn find(node: &Node) -> Option<&'static Op> {
