@@ -101,21 +101,9 @@ fn slice(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
         before[axis] = first.min(last);
         after[axis] = size - 1 - first.max(last);
     }
-    let dy = reversed(e, dy, &flipped);
+    let dy = e.reversed(dy, &flipped);
     let dy = apart(e, &dy, &strides);
     Ok(e.pad(&dy, &before, &after))
-}
-
-/// Reverses the order along `axes`.
-fn reversed(e: &mut Emit<'_>, v: &Value, axes: &[usize]) -> Value {
-    if axes.is_empty() {
-        return v.clone();
-    }
-    let starts = e.int_list(&vec![-1; axes.len()]);
-    let ends = e.int_list(&vec![i64::MIN; axes.len()]);
-    let steps = e.int_list(&vec![-1; axes.len()]);
-    let axes = e.int_list(&axes.iter().map(|&a| a as i64).collect::<Vec<_>>());
-    e.op("Slice", &[v, &starts, &ends, &axes, &steps], &[], v.shape())
 }
 
 /// Puts `strides[i] - 1` zeros between neighbours along axis i.

@@ -12,7 +12,7 @@ use crate::{
     ops::Emit,
 };
 
-/// The convolution of x with w, without bias. There is no form by images; it counts as [`Form::Direct`].
+/// The convolution of x with w, without bias. Forms that do not apply count as [`Form::Direct`].
 pub fn forward(e: &mut Emit<'_>, q: &Geometry, form: Form, x: &Value, w: &Value) -> Value {
     let shape = q.shape(&[q.n, q.m], |a| a.out);
     match form {
@@ -45,7 +45,7 @@ pub fn forward(e: &mut Emit<'_>, q: &Geometry, form: Form, x: &Value, w: &Value)
     }
 }
 
-/// The gradient of x. There is no form by images; it counts as [`Form::Direct`].
+/// The gradient of x. Forms that do not apply count as [`Form::Direct`].
 pub fn input_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, dy: &Value, w: &Value) -> Value {
     let shape = q.shape(&[q.n, q.c], |a| a.size);
     match form {
@@ -69,11 +69,33 @@ pub fn input_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, dy: &Value, w:
             let dx = images(e, q, &cols);
             batch_first(e, &dx)
         }
+        Form::Flipped if q.axes.iter().all(|a| a.stride == 1) => {
+            let back = q.axes.iter().map(|a| super::Axis {
+                size: a.out,
+                out: a.size,
+                before: a.extent() as i64 - 1 - a.before,
+                ..*a
+            });
+            let back = Geometry { n: q.n, c: q.m, m: q.c, g: q.g, axes: back.collect() };
+            let w = turned(e, q, w);
+            forward(e, &back, Form::Direct, dy, &w)
+        }
         _ => scattered(e, q, dy, w),
     }
 }
 
-/// The gradient of w. [`Form::Direct`] exists for one group only; others are written as [`Form::Columns`].
+/// The kernel turned round on all spatial axes, input and output channels swapped inside each group.
+fn turned(e: &mut Emit<'_>, q: &Geometry, w: &Value) -> Value {
+    let (mg, cg) = (q.m / q.g, q.c / q.g);
+    let split = e.reshape(w, &q.shape(&[q.g, mg, cg], |a| a.kernel));
+    let perm: Vec<usize> = [0, 2, 1].into_iter().chain(3..split.rank()).collect();
+    let swapped = e.transpose(&split, &perm);
+    let w = e.reshape(&swapped, &q.shape(&[q.c, mg], |a| a.kernel));
+    let axes: Vec<usize> = (2..w.rank()).filter(|&i| w.shape()[i] > 1).collect();
+    e.reversed(&w, &axes)
+}
+
+/// The gradient of w. Forms that do not apply ([`Form::Direct`] with groups among them) count as [`Form::Columns`].
 pub fn weight_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, x: &Value, dy: &Value) -> Value {
     let cut = trimmed(q);
     let dw = match form {

@@ -97,7 +97,9 @@ impl Geometry {
 pub enum Form {
     /// The runtime's own operator: `Conv` forward and for the weight, `ConvTranspose` for the input.
     Direct,
-    /// One product an image, over the columns of that image.
+    /// For the input, where all strides are 1: a `Conv` with the kernel turned round and its channels swapped.
+    Flipped,
+    /// For the weight: one product an image, over the columns of that image.
     Images,
     /// One product for the whole batch over columns that hold the batch in their last axis.
     Columns,
@@ -105,45 +107,50 @@ pub enum Form {
     Dense,
 }
 
-/// The form of the gradient to the input.
+/// The form of the gradient to the input, from measurements on two CPU cores at batch 256 (`cargo test -- --ignored
+/// convolution_forms` repeats them): below nine windows an image the runtime's operators run products too small for the
+/// machine, above them turning the kernel round is cheap beside what `Conv` gains over `ConvTranspose`.
 pub fn input_form(q: &Geometry) -> Form {
-    if dense_pays(q) {
+    if covers(q) && q.windows() == 1 {
         Form::Dense
-    } else if q.g == 1 && q.windows() <= 16 {
+    } else if q.g == 1 && q.windows() < 9 {
         Form::Columns
+    } else if q.axes.iter().all(|a| a.stride == 1) {
+        Form::Flipped
     } else {
         Form::Direct
     }
 }
 
-/// The form of the gradient to the weight.
+/// The form of the gradient to the weight, chosen like [`input_form`].
 pub fn weight_form(q: &Geometry) -> Form {
-    if dense_pays(q) {
+    let many = q.windows() >= 256 && q.c >= 16;
+    if covers(q) {
         Form::Dense
-    } else if q.windows() <= 128 || q.g > 1 {
-        Form::Columns
-    } else {
+    } else if q.g == 1 && (many || q.taps() == 1 && q.windows() >= 9) {
         Form::Images
+    } else {
+        Form::Columns
     }
 }
 
-/// The form of the convolution itself, where its weight changes from step to step.
+/// The form of the convolution itself, chosen like [`input_form`], where its weight changes from step to step.
 pub fn forward_form(q: &Geometry) -> Form {
-    if dense_pays(q) {
+    if covers(q) && q.windows() == 1 {
         Form::Dense
-    } else if q.g == 1 && q.windows() <= 16 {
+    } else if q.g == 1 && q.windows() < 9 {
         Form::Columns
     } else {
         Form::Direct
     }
 }
 
-/// Spread out, the weight has an entry for every position and window; that is no more work than the convolution when
-/// every window sees every position, as on maps that a kernel covers.
-fn dense_pays(q: &Geometry) -> bool {
+/// True when every window sees every position of a small map. Spread out, the weight has an entry for every window and
+/// position; that is then no more work than the convolution, and windows on padding cost nothing.
+fn covers(q: &Geometry) -> bool {
     let q = kernel::trimmed(q).geometry;
     let entries = q.windows() * q.positions();
-    q.g == 1 && entries <= 16 && entries == q.pairs()
+    q.g == 1 && (q.windows() == 1 || entries <= 16) && entries == q.pairs()
 }
 
 /// The geometry of a `Conv` node from the shapes of its values.
