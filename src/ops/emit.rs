@@ -352,6 +352,17 @@ impl<'a> Emit<'a> {
         let zero = self.num(0.0);
         self.expand(&zero, shape)
     }
+
+    /// The elements in reverse order along `axes`.
+    pub fn reversed(&mut self, a: &Value, axes: &[usize]) -> Value {
+        if axes.is_empty() {
+            return a.clone();
+        }
+        let starts = self.int_list(&vec![-1; axes.len()]);
+        let ends = self.int_list(&vec![i64::MIN; axes.len()]);
+        let axes_list = self.int_list(&axes.iter().map(|&x| x as i64).collect::<Vec<_>>());
+        self.op("Slice", &[a, &starts, &ends, &axes_list, &starts], &[], a.shape())
+    }
 }
 
 /// numpy broadcasting of two shapes.

@@ -2,5 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod conv;
 mod elementwise;
+mod gather;
 mod harness;
+mod layout;
+mod matmul;
+mod pool;
