@@ -3,12 +3,13 @@
 use super::{
     batch_norm::{self, Running},
     head::{self, Head, HeadError},
+    loss::{self, CrossEntropy},
     optimizer::{self, Optimizer},
     trace::{Traced, trace},
     weights::{self, Stored},
 };
 use crate::{
-    autodiff::{self, CrossEntropy, NotDifferentiable},
+    autodiff::{self, NotDifferentiable},
     graph::{Builder, Graph, Value},
     onnx::{self, LiftError, Model},
     runtime::{Engine, RuntimeError, State, Stepper},
@@ -66,9 +67,9 @@ pub enum TrainError {
     NoWeights { path: PathBuf, reason: String },
     #[error(
         "{}: at batch size {batch} the class scores have shape {shape:?} instead of [{batch}, classes]: the batch size is \
-         frozen into the graph; export the model with a dynamic batch axis, or pass --batch-size {found}", path.display()
+         frozen into the graph; export the model with a dynamic batch axis", path.display()
     )]
-    FrozenBatch { path: PathBuf, batch: usize, shape: Vec<usize>, found: usize },
+    FrozenBatch { path: PathBuf, batch: usize, shape: Vec<usize> },
     #[error(
         "{}: the model does not run at batch size {batch}: {source}\n(if the file was exported for one batch size, export \
          it with a dynamic batch axis)", path.display()
@@ -163,7 +164,7 @@ impl Network {
         let classes = head::classes(&self.head.logits, &shape)
             .map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
         if shape[0] != batch {
-            return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, found: shape[0], shape });
+            return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, shape });
         }
         let mut running = Vec::new();
         if batch_norm == BatchNorm::Batch && self.has_batch_norm() {
@@ -389,7 +390,7 @@ impl BatchedNetwork<'_> {
         b.set_scope("logits");
         let flat_shape = [self.batch, self.classes];
         let flat = reshaped(b, &logits, &flat_shape);
-        let ce = autodiff::cross_entropy(b, &flat, targets, sample_weights);
+        let ce = loss::cross_entropy(b, &flat, targets, sample_weights);
         (logits, ce)
     }
 
