@@ -73,6 +73,7 @@ struct Work {
     objective: Vec<Vec<f32>>,
     before: Evaluation,
     after_impair: Evaluation,
+    warning: Option<Warning>,
 }
 
 /// The finished files, in the staging folder.
@@ -93,6 +94,7 @@ impl<'a> Job<'a> {
             digest(&model.bytes, folder).with_context(|| format!("{}: cannot be stamped", args.model.display()))?;
         let network = Network::new(&model, args.output.as_deref())?;
         network.weights()?;
+        open_batch(&model, &network.input)?;
         let runtime = session::open(&args.engine)?;
         printer.note(runtime.describe());
         let mut warnings: Vec<Warning> = runtime.warning.iter().cloned().collect();
@@ -240,8 +242,10 @@ impl<'a> Job<'a> {
         let engine = &self.runtime.engine;
         let source = self.network.weights()?;
         let before = self.evaluate_file(&self.args.model)?;
-        if let Some(accuracy) = before.accuracy(|c| self.recipe.forget.contains(&c)).filter(|&a| a < 0.5) {
-            printer.warning(Warning::NotKnownBefore { accuracy });
+        let unknown = before.accuracy(|c| self.recipe.forget.contains(&c)).filter(|&a| a < 0.5);
+        let warning = unknown.map(|accuracy| Warning::NotKnownBefore { accuracy });
+        if let Some(warning) = &warning {
+            printer.warning(warning);
         }
 
         let noise = {
@@ -274,7 +278,7 @@ impl<'a> Job<'a> {
                 phase.last_loss
             ));
         }
-        Ok(Work { weights, phases, objective: noise.objective, before, after_impair })
+        Ok(Work { weights, phases, objective: noise.objective, before, after_impair, warning })
     }
 
     fn impair_mix<'m>(&'m self, noise: &NoiseRun, network: &BatchedNetwork<'_>) -> Mix<'m> {
@@ -466,7 +470,7 @@ impl<'a> Job<'a> {
             measured,
             check: finished.check.clone(),
             verdict,
-            warnings: self.warnings.iter().map(ToString::to_string).collect(),
+            warnings: self.warnings.iter().chain(&work.warning).map(ToString::to_string).collect(),
             limitations: LIMITATIONS.to_vec(),
         })
     }
@@ -531,6 +535,18 @@ fn input_spec(model: &Model, input: &str) -> InputSpec {
     InputSpec::with_batch(input, port.and_then(|p| p.dims.as_deref()).unwrap_or_default())
 }
 
+/// The source and the finished file are measured in batches of their own size, which a declared batch would forbid.
+fn open_batch(model: &Model, input: &str) -> Result<()> {
+    let port = model.graph.inputs.iter().find(|p| p.name == input);
+    if let Some(Some(batch)) = port.and_then(|p| p.dims.as_ref()).and_then(|dims| dims.first().copied()) {
+        bail!(
+            "{}: input {input:?} is declared for batches of {batch}; export the model with a dynamic batch axis",
+            model.path.display()
+        );
+    }
+    Ok(())
+}
+
 /// Number of channels of samples with channels first.
 fn channels(data: &Dataset) -> Option<usize> {
     match data.sample_shape() {
@@ -539,10 +555,10 @@ fn channels(data: &Dataset) -> Option<usize> {
     }
 }
 
-/// Number of classes, from one run on a sample of zeros.
+/// Number of classes, from one run on zeros: two samples, so that a graph with a batch of one inside is found out here.
 fn count_classes(runtime: &Opened, network: &Network, input: &InputSpec, preprocess: &Preprocess) -> Result<usize> {
     let open: Vec<usize> = (0..input.dims.len()).filter(|&i| input.dims[i].is_none()).collect();
-    let mut shape: Vec<usize> = vec![1];
+    let mut shape: Vec<usize> = vec![2];
     let sides = match (open.as_slice(), preprocess.resize) {
         ([], _) => Vec::new(),
         ([_, _], Some((h, w))) => vec![h, w],
