@@ -20,8 +20,8 @@ use std::{
 
 /// Damaged copies of each model.
 const COPIES: usize = 150;
-/// A copy takes milliseconds; this many seconds without an answer are a hang, on a busy machine too.
-const HANG: Duration = Duration::from_secs(60);
+/// A copy takes milliseconds, a model seconds; a minute is a hang, on a busy machine too.
+const HANG: Duration = Duration::from_mins(1);
 
 /// Reads, takes apart and verifies a file; gives whether each went well.
 fn probe(path: &Path) -> [bool; 3] {

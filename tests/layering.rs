@@ -200,7 +200,7 @@ fn imports(code: &str) -> BTreeSet<String> {
         let after = code[at + "crate::".len()..].trim_start();
         match after.strip_prefix('{') {
             Some(group) => found.extend(heads(group)),
-            None => found.insert(word(after)).then_some(()).unwrap_or_default(),
+            None => found.extend([word(after)]),
         }
     }
     found

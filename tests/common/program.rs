@@ -87,7 +87,7 @@ pub fn filtered(text: &str, paths: &[(&Path, &str)]) -> String {
     }
     let words: Vec<&str> = text.split(' ').collect();
     let number = |word: &str| word.trim_start_matches('(').parse::<f64>().is_ok();
-    let unit = |word: &str| matches!(word.trim_end_matches(|c| c == ',' || c == '\n'), "s" | "ms");
+    let unit = |word: &str| matches!(word.trim_end_matches([',', '\n']), "s" | "ms");
     let time = |i: usize| number(words[i]) && words.get(i + 1).is_some_and(|next| unit(next));
     let shown = |i: usize| match (time(i), words[i].starts_with('(')) {
         (false, _) => words[i],

@@ -1,6 +1,6 @@
 //! Settings of the method, and that equal runs give equal bytes.
 
-use crate::common::{model, program::Forget};
+use crate::common::{model, models, program::Forget, temporary};
 use std::fs;
 
 /// Model and report as bytes.
@@ -33,6 +33,11 @@ fn the_seed_decides() {
 
 #[test]
 fn every_setting_reaches_the_training() {
+    // A model of one layer, because there are many settings.
+    let folder = temporary();
+    let path = folder.path().join("dense.onnx");
+    models::write(&path, |b, x| vec![models::dense(b, &x, 10)], |_| {});
+    let kept = || Forget::new(&path).flag("--keep-failed").flag("--quiet");
     let plain = bytes(&kept()).0;
     for (flag, value) in [
         ("--noise-lr", "0.3"),
