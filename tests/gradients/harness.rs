@@ -199,6 +199,13 @@ impl Case {
     }
 }
 
+fn tensor(input: &In) -> Option<&Tensor> {
+    match input {
+        In::None => None,
+        In::Grad(t) | In::Data(t) | In::Const(t) => Some(t),
+    }
+}
+
 fn run(session: &mut onnx_unlearn::runtime::Session, feeds: &[(String, Tensor)], label: &str) -> Vec<Tensor> {
     let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
     session.run(&feeds).unwrap_or_else(|e| panic!("{label}: {e}"))
