@@ -193,11 +193,12 @@ fn instance_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 fn grouped(e: &mut Emit<'_>, v: &Value) -> Result<Value, OpError> {
     let groups = e.int("num_groups", 0)?;
     let (n, c) = (v.shape()[0], v.shape()[1]);
-    let g = usize::try_from(groups).ok().filter(|&g| g > 0 && c.is_multiple_of(g)).ok_or_else(|| OpError::Attribute {
-        name: "num_groups".into(),
-        expected: format!("a divisor of the {c} channels"),
-        got: groups.to_string(),
-    })?;
+    let g =
+        usize::try_from(groups).ok().filter(|&g| g > 0 && c.is_multiple_of(g)).ok_or_else(|| OpError::Attribute {
+            name: "num_groups".into(),
+            expected: format!("a divisor of the {c} channels"),
+            got: groups.to_string(),
+        })?;
     let pixels = v.shape()[2..].iter().product();
     Ok(e.reshape(v, &[n, g, c / g, pixels]))
 }

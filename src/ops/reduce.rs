@@ -46,8 +46,7 @@ fn axes(e: &Emit<'_>, rank: usize) -> Result<Vec<usize>, OpError> {
 
 /// `v`, shaped like the output, with the summed axes back at length 1.
 fn kept(e: &mut Emit<'_>, v: &Value, x: &Value, axes: &[usize]) -> Value {
-    let shape: Vec<usize> =
-        x.shape().iter().enumerate().map(|(i, &d)| if axes.contains(&i) { 1 } else { d }).collect();
+    let shape: Vec<usize> = x.shape().iter().enumerate().map(|(i, &d)| if axes.contains(&i) { 1 } else { d }).collect();
     e.reshape(v, &shape)
 }
 

@@ -2,5 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod activation;
+mod complete;
 mod elementwise;
 mod harness;
+mod norm;
+mod reduce;
+mod softmax;
