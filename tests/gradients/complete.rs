@@ -27,3 +27,17 @@ fn every_operator_has_one_record() {
     let twice: Vec<&str> = ops::records().map(|op| op.name).filter(|name| !seen.insert(*name)).collect();
     assert!(twice.is_empty(), "operators with two records: {}", twice.join(", "));
 }
+
+#[test]
+fn the_documented_example_is_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let page = read("docs/adding-an-operator.md");
+    let code = read("src/ops/softmax.rs") + &read("tests/gradients/softmax.rs");
+    let blocks: Vec<&str> =
+        page.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default().trim()).collect();
+    assert_eq!(blocks.len(), 3, "a record, a rule and a test line");
+    for block in blocks {
+        assert!(code.contains(block), "docs/adding-an-operator.md shows code that is not there:\n{block}");
+    }
+}
