@@ -47,8 +47,6 @@ pub(super) const OPS: &[Op] = &[
     Op::new("And", &[], &[Constant, Constant]),
     Op::new("Or", &[], &[Constant, Constant]),
     Op::new("IsNaN", &[], &[Constant]),
-    Op::new("ArgMax", &[], &[Constant]),
-    Op::new("ArgMin", &[], &[Constant]),
 ];
 
 /// A cast to an integer or bool makes an index or a mask, which is constant by nature.

@@ -77,7 +77,8 @@ impl<'a> Emit<'a> {
     /// Integers of input `i`, which has to be constant; `None` where it is left out.
     pub fn known_ints(&self, i: usize) -> Result<Option<Vec<i64>>, OpError> {
         let Some(t) = self.known(i)? else { return Ok(None) };
-        let ints = t.to_i64s().ok_or_else(|| OpError::Unsupported(format!("input {i} holds {}, not integers", t.dtype())))?;
+        let ints =
+            t.to_i64s().ok_or_else(|| OpError::Unsupported(format!("input {i} holds {}, not integers", t.dtype())))?;
         Ok(Some(ints))
     }
 
@@ -350,6 +351,17 @@ impl<'a> Emit<'a> {
     pub fn zeros(&mut self, shape: &[usize]) -> Value {
         let zero = self.num(0.0);
         self.expand(&zero, shape)
+    }
+
+    /// The elements in reverse order along `axes`.
+    pub fn reversed(&mut self, a: &Value, axes: &[usize]) -> Value {
+        if axes.is_empty() {
+            return a.clone();
+        }
+        let starts = self.int_list(&vec![-1; axes.len()]);
+        let ends = self.int_list(&vec![i64::MIN; axes.len()]);
+        let axes_list = self.int_list(&axes.iter().map(|&x| x as i64).collect::<Vec<_>>());
+        self.op("Slice", &[a, &starts, &ends, &axes_list, &starts], &[], a.shape())
     }
 }
 

@@ -7,11 +7,17 @@
 //! Nodes are in the spelling of the step graph's opset (18 or later): `onnx::lift` has rewritten older spellings before.
 
 mod activation;
+pub mod conv;
 mod elementwise;
 mod emit;
+mod gather;
+mod layout;
+mod matmul;
 mod norm;
+mod pool;
 mod reduce;
 mod softmax;
+mod window;
 
 pub use emit::{Emit, broadcast, resolve_axis};
 
@@ -102,7 +108,18 @@ pub fn records() -> impl Iterator<Item = &'static Op> {
     FAMILIES.iter().flat_map(|family| family.iter())
 }
 
-const FAMILIES: &[&[Op]] = &[elementwise::OPS, activation::OPS, softmax::OPS, norm::OPS, reduce::OPS];
+const FAMILIES: &[&[Op]] = &[
+    elementwise::OPS,
+    activation::OPS,
+    softmax::OPS,
+    norm::OPS,
+    reduce::OPS,
+    conv::OPS,
+    gather::OPS,
+    layout::OPS,
+    matmul::OPS,
+    pool::OPS,
+];
 
 /// The record of a node's operator; operators of other domains have none.
 pub fn find(node: &Node) -> Option<&'static Op> {

@@ -4,8 +4,13 @@
 mod common;
 mod activation;
 mod complete;
+mod conv;
 mod elementwise;
+mod gather;
 mod harness;
+mod layout;
+mod matmul;
 mod norm;
+mod pool;
 mod reduce;
 mod softmax;

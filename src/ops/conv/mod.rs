@@ -1,0 +1,240 @@
+//! Convolutions and their adjoints, in any number of spatial axes.
+//!
+//! A convolution is linear in its input and in its weight, so every gradient here is one of three maps over the same
+//! windows: forward (x, w to y), to the input (dy, w to dx) and to the weight (x, dy to dw). `ConvTranspose` is the map
+//! to the input, so its own gradients are the other two. Each map can be written in several forms that compute the same
+//! numbers at very different speeds; [`input_form`] and [`weight_form`] choose by shape.
+
+mod forms;
+mod kernel;
+
+pub use super::window::Axis;
+pub(crate) use forms::scattered;
+pub use forms::{forward, input_gradient, weight_gradient};
+
+use super::{
+    Emit,
+    Flow::Vjp,
+    Op, OpError,
+    window::{split_padding, windows},
+};
+use crate::graph::{Node, Value};
+
+const CONV: &[&str] = &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
+const CONV_TRANSPOSE: &[&str] =
+    &["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides"];
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("Conv", CONV, &[Vjp(conv_x), Vjp(conv_w), Vjp(bias)]),
+    Op::new("ConvTranspose", CONV_TRANSPOSE, &[Vjp(transposed_x), Vjp(transposed_w), Vjp(bias)]),
+];
+
+/// Everything that decides where a convolution reads: x [n, c, size...], w [m, c / g, kernel...], y [n, m, out...].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Batch size.
+    pub n: usize,
+    /// Channels of x.
+    pub c: usize,
+    /// Channels of y.
+    pub m: usize,
+    /// Groups.
+    pub g: usize,
+    /// Windows, one entry a spatial axis.
+    pub axes: Vec<Axis>,
+}
+
+impl Geometry {
+    /// Spatial lengths of x.
+    pub fn size(&self) -> Vec<usize> {
+        self.axes.iter().map(|a| a.size).collect()
+    }
+
+    /// Spatial lengths of y.
+    pub fn out(&self) -> Vec<usize> {
+        self.axes.iter().map(|a| a.out).collect()
+    }
+
+    /// Spatial lengths of w.
+    pub fn kernel(&self) -> Vec<usize> {
+        self.axes.iter().map(|a| a.kernel).collect()
+    }
+
+    /// Number of windows of one image.
+    pub fn windows(&self) -> usize {
+        self.axes.iter().map(|a| a.out).product()
+    }
+
+    /// Number of positions of one image.
+    pub fn positions(&self) -> usize {
+        self.axes.iter().map(|a| a.size).product()
+    }
+
+    /// Number of taps of a window.
+    pub fn taps(&self) -> usize {
+        self.axes.iter().map(|a| a.kernel).product()
+    }
+
+    /// `head` followed by the lengths `f` takes from each axis.
+    fn shape(&self, head: &[usize], f: impl Fn(&Axis) -> usize) -> Vec<usize> {
+        head.iter().copied().chain(self.axes.iter().map(f)).collect()
+    }
+
+    /// True for one tap per position and nothing left out: the convolution is a product of matrices.
+    fn is_pointwise(&self) -> bool {
+        self.axes.iter().all(|a| a.kernel == 1 && a.stride == 1 && a.before == 0 && a.size == a.out)
+    }
+
+    /// Number of (window, position) pairs that a tap connects.
+    fn pairs(&self) -> usize {
+        let along =
+            |a: &Axis| (0..a.out).map(|o| (0..a.kernel).filter(|&t| a.reads(o, t).is_some()).count()).sum::<usize>();
+        self.axes.iter().map(along).product()
+    }
+}
+
+/// How a convolution, forward or its gradients, is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The runtime's own operator: `Conv` forward and for the weight, `ConvTranspose` for the input.
+    Direct,
+    /// For the input, where all strides are 1: a `Conv` with the kernel turned round and its channels swapped.
+    Flipped,
+    /// For the weight: one product an image, over the columns of that image.
+    Images,
+    /// One product for the whole batch over columns that hold the batch in their last axis.
+    Columns,
+    /// One product for the whole batch with the weight spread out to a matrix of all positions against all windows.
+    Dense,
+}
+
+/// The form of the gradient to the input, from measurements on two CPU cores at batch 256 (`cargo test -- --ignored
+/// convolution_forms` repeats them): below nine windows an image the runtime's operators run products too small for the
+/// machine, above them turning the kernel round is cheap beside what `Conv` gains over `ConvTranspose`.
+pub fn input_form(q: &Geometry) -> Form {
+    if covers(q) && q.windows() == 1 {
+        Form::Dense
+    } else if q.g == 1 && q.windows() < 9 {
+        Form::Columns
+    } else if q.axes.iter().all(|a| a.stride == 1) {
+        Form::Flipped
+    } else {
+        Form::Direct
+    }
+}
+
+/// The form of the gradient to the weight, chosen like [`input_form`].
+pub fn weight_form(q: &Geometry) -> Form {
+    let many = q.windows() >= 256 && q.c >= 16;
+    if covers(q) {
+        Form::Dense
+    } else if q.g == 1 && (many || q.taps() == 1 && q.windows() >= 9) {
+        Form::Images
+    } else {
+        Form::Columns
+    }
+}
+
+/// The form of the convolution itself, chosen like [`input_form`], where its weight changes from step to step.
+pub fn forward_form(q: &Geometry) -> Form {
+    if covers(q) && q.windows() == 1 {
+        Form::Dense
+    } else if q.g == 1 && q.windows() < 9 {
+        Form::Columns
+    } else {
+        Form::Direct
+    }
+}
+
+/// True when every window sees every position of a small map. Spread out, the weight has an entry for every window and
+/// position; that is then no more work than the convolution, and windows on padding cost nothing.
+fn covers(q: &Geometry) -> bool {
+    let q = kernel::trimmed(q).geometry;
+    let entries = q.windows() * q.positions();
+    q.g == 1 && (q.windows() == 1 || entries <= 16) && entries == q.pairs()
+}
+
+/// The geometry of a `Conv` node from the shapes of its values.
+fn conv_geometry(e: &Emit<'_>) -> Result<Geometry, OpError> {
+    let (x, w, y) = (e.x(0)?, e.x(1)?, e.y(0)?);
+    let g = e.int("group", 1)? as usize;
+    let axes = windows(e, &x.shape()[2..], &y.shape()[2..], &w.shape()[2..])?;
+    Ok(Geometry { n: x.shape()[0], c: x.shape()[1], m: w.shape()[0], g, axes })
+}
+
+/// y = sum over taps of W_t x_t + b      dx = sum over taps of W_t^T dy, put back where the tap read
+fn conv_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let q = conv_geometry(e)?;
+    let w = e.x(1)?;
+    Ok(input_gradient(e, &q, input_form(&q), dy, &w))
+}
+
+/// dW_t = sum over images and windows of dy x_t^T
+fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let q = conv_geometry(e)?;
+    let x = e.x(0)?;
+    Ok(weight_gradient(e, &q, weight_form(&q), &x, dy))
+}
+
+/// db = dy summed over images and positions
+fn bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let axes: Vec<usize> = (0..dy.rank()).filter(|&i| i != 1).collect();
+    Ok(e.reduce_sum(dy, &axes, false))
+}
+
+/// The geometry of the convolution whose map to the input a `ConvTranspose` node is: it reads the node's output.
+fn transposed_geometry(e: &Emit<'_>) -> Result<Geometry, OpError> {
+    let (x, w, y) = (e.x(0)?, e.x(1)?, e.y(0)?);
+    let g = e.int("group", 1)? as usize;
+    let mut axes = windows(e, &y.shape()[2..], &x.shape()[2..], &w.shape()[2..])?;
+    let sized = e.ints("output_shape")?.is_some();
+    let auto = e.str("auto_pad", "NOTSET")?;
+    let extra = e.ints("output_padding")?.unwrap_or_else(|| vec![0; axes.len()]);
+    if sized || auto.starts_with("SAME") {
+        for (a, extra) in axes.iter_mut().zip(extra) {
+            // With the output's length given, padding is what the full result has too much; without SAME_UPPER the
+            // odd element is cut off at the front.
+            let total = (a.span() as i64 + extra - a.size as i64).max(0);
+            let mode = if auto == "SAME_UPPER" { "SAME_UPPER" } else { "SAME_LOWER" };
+            (a.before, a.after) = split_padding(mode, total, (0, 0))?;
+        }
+    }
+    Ok(Geometry { n: x.shape()[0], c: y.shape()[1], m: x.shape()[1], g, axes })
+}
+
+/// y = the map to the input of a convolution with weight W, so dx = that convolution of dy
+fn transposed_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let q = transposed_geometry(e)?;
+    let w = e.x(1)?;
+    Ok(forward(e, &q, forward_form(&q), dy, &w))
+}
+
+/// dW as for that convolution, with dy in the place of its input and x in the place of its output gradient
+fn transposed_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let q = transposed_geometry(e)?;
+    let x = e.x(0)?;
+    Ok(weight_gradient(e, &q, weight_form(&q), dy, &x))
+}
+
+/// Writes a forward `Conv` node in another form where that is faster for weights that change from step to step; `None`
+/// where the node is best left as it is. The result stands for the node's output (not under its name).
+pub fn lower_forward(e: &mut Emit<'_>, node: &Node) -> Result<Option<Value>, OpError> {
+    if node.op != "Conv" || !node.domain.is_empty() {
+        return Ok(None);
+    }
+    let q = conv_geometry(e)?;
+    let form = forward_form(&q);
+    if form == Form::Direct {
+        return Ok(None);
+    }
+    let (x, w) = (e.x(0)?, e.x(1)?);
+    let y = forward(e, &q, form, &x, &w);
+    if !e.has(2) {
+        return Ok(Some(y));
+    }
+    let b = e.x(2)?;
+    let mut column = vec![b.len()];
+    column.resize(q.axes.len() + 1, 1);
+    let b = e.reshape(&b, &column);
+    Ok(Some(e.add(&y, &b)))
+}

@@ -1,0 +1,184 @@
+//! Operators that read or write by index. An index has no gradient; reading by index goes backwards as adding by index.
+
+use super::{
+    Emit,
+    Flow::{Constant, Vjp},
+    Op, OpError,
+};
+use crate::graph::{Attr, Value};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("Gather", &["axis"], &[Vjp(gather), Constant]),
+    Op::new("GatherElements", &["axis"], &[Vjp(gather_elements), Constant]),
+    Op::new("GatherND", &["batch_dims"], &[Vjp(gather_nd), Constant]),
+    Op::new("ScatterElements", &["axis", "reduction"], &[Vjp(scatter_x), Constant, Vjp(scatter_updates)]),
+    Op::new("ScatterND", &["reduction"], &[Vjp(scatter_nd_x), Constant, Vjp(scatter_nd_updates)]),
+    Op::new("TopK", &["axis", "largest", "sorted"], &[Vjp(top_k), Constant]),
+    Op::new("ArgMax", &["axis", "keepdims", "select_last_index"], &[Constant]),
+    Op::new("ArgMin", &["axis", "keepdims", "select_last_index"], &[Constant]),
+    Op::new("OneHot", &["axis"], &[Constant, Constant, Vjp(one_hot_values)]),
+    Op::new("Trilu", &["upper"], &[Vjp(trilu), Constant]),
+    Op::new("CumSum", &["exclusive", "reverse"], &[Vjp(cum_sum), Constant]),
+];
+
+/// y = x[.., i, ..] for every i of an index of any shape      dx = zeros, with dy added at the indices
+///
+/// One constant index is a slice; anything else adds whole rows, with the axis in front.
+fn gather(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let axis = e.axis("axis", 0, x.rank())?;
+    let size = x.shape()[axis];
+    if let Ok(Some(index)) = e.known_ints(1)
+        && let [i] = index.as_slice()
+    {
+        let i = if *i < 0 { i + size as i64 } else { *i };
+        let mut one = x.shape().to_vec();
+        one[axis] = 1;
+        let dy = e.reshape(dy, &one);
+        let (mut before, mut after) = (vec![0; x.rank()], vec![0; x.rank()]);
+        (before[axis], after[axis]) = (i, size as i64 - 1 - i);
+        return Ok(e.pad(&dy, &before, &after));
+    }
+    let index = e.x(1)?;
+    let (head, tail) = (&x.shape()[..axis], &x.shape()[axis + 1..]);
+    let (heads, tails): (usize, usize) = (head.iter().product(), tail.iter().product());
+    let rows = e.reshape(dy, &[heads, index.len(), tails]);
+    let rows = e.transpose(&rows, &[1, 0, 2]);
+    let list = long(e, &index);
+    let list = e.reshape(&list, &[index.len(), 1]);
+    let zeros = e.zeros(&[size, heads, tails]);
+    let dx = e.op("ScatterND", &[&zeros, &list, &rows], &[("reduction", "add".into())], &[size, heads, tails]);
+    let dx = e.transpose(&dx, &[1, 0, 2]);
+    Ok(e.reshape(&dx, x.shape()))
+}
+
+/// The index as int64, which is all that `ScatterND` takes.
+fn long(e: &mut Emit<'_>, index: &Value) -> Value {
+    // 7 is int64 in the file format.
+    e.op("Cast", &[index], &[("to", Attr::Int(7))], index.shape())
+}
+
+/// y[p] = x[p with the axis replaced by i[p]]      dx = zeros, with dy added there
+fn gather_elements(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let axis = e.axis("axis", 0, x.rank())?;
+    let index = e.x(1)?;
+    Ok(add_elements(e, &x, &index, dy, axis))
+}
+
+/// Zeros in the shape of `like`, with `v` added along `axis` where `index` says.
+fn add_elements(e: &mut Emit<'_>, like: &Value, index: &Value, v: &Value, axis: usize) -> Value {
+    let zeros = e.zeros(like.shape());
+    let attrs = [("axis", Attr::Int(axis as i64)), ("reduction", "add".into())];
+    e.op("ScatterElements", &[&zeros, index, v], &attrs, like.shape())
+}
+
+/// y[p] = x[i[p]], i[p] being a list of leading indices      dx = zeros, with dy added there
+fn gather_nd(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    if e.int("batch_dims", 0)? != 0 {
+        return Err(OpError::Attribute {
+            name: "batch_dims".into(),
+            expected: "0".into(),
+            got: e.int("batch_dims", 0)?.to_string(),
+        });
+    }
+    let (x, index) = (e.x(0)?, e.x(1)?);
+    let zeros = e.zeros(x.shape());
+    Ok(e.op("ScatterND", &[&zeros, &index, dy], &[("reduction", "add".into())], x.shape()))
+}
+
+/// How updates meet what stands there: `none` replaces it, `add` adds.
+fn adds(e: &Emit<'_>) -> Result<bool, OpError> {
+    match e.str("reduction", "none")?.as_str() {
+        "none" => Ok(false),
+        "add" => Ok(true),
+        other => Err(OpError::Attribute {
+            name: "reduction".into(),
+            expected: "none or add".into(),
+            got: format!("{other:?}"),
+        }),
+    }
+}
+
+/// y = x with updates written at the indices      dx = dy, with zeros written there (dy where updates are added)
+fn scatter_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    if adds(e)? {
+        return Ok(dy.clone());
+    }
+    let axis = e.axis("axis", 0, dy.rank())?;
+    let index = e.x(1)?;
+    let zeros = e.zeros(index.shape());
+    Ok(e.op("ScatterElements", &[dy, &index, &zeros], &[("axis", Attr::Int(axis as i64))], dy.shape()))
+}
+
+/// dupdates = dy read at the indices
+fn scatter_updates(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    adds(e)?;
+    let axis = e.axis("axis", 0, dy.rank())?;
+    let index = e.x(1)?;
+    Ok(e.op("GatherElements", &[dy, &index], &[("axis", Attr::Int(axis as i64))], index.shape()))
+}
+
+/// As [`scatter_x`], by lists of leading indices
+fn scatter_nd_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    if adds(e)? {
+        return Ok(dy.clone());
+    }
+    let (index, updates) = (e.x(1)?, e.x(2)?);
+    let zeros = e.zeros(updates.shape());
+    Ok(e.op("ScatterND", &[dy, &index, &zeros], &[], dy.shape()))
+}
+
+/// dupdates = dy read at the indices
+fn scatter_nd_updates(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    adds(e)?;
+    let (index, updates) = (e.x(1)?, e.x(2)?);
+    Ok(e.op("GatherND", &[dy, &index], &[], updates.shape()))
+}
+
+/// y = the k largest of x along an axis      dx = zeros, with dy where those stood
+fn top_k(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let axis = e.axis("axis", -1, x.rank())?;
+    let index = e.y(1)?;
+    let index = if e.node().output(1).is_some() { index } else { return Err(no_index()) };
+    Ok(add_elements(e, &x, &index, dy, axis))
+}
+
+fn no_index() -> OpError {
+    OpError::Unsupported("the second output (the indices) has to be named".into())
+}
+
+/// y = values[1] at the index of each position, values[0] elsewhere
+/// dvalues = the sum of dy elsewhere, and at the indices
+fn one_hot_values(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let axis = e.axis("axis", -1, dy.rank())?;
+    let (index, depth) = (e.x(0)?, e.x(1)?);
+    let marks = e.nums(&[2], &[0.0, 1.0]);
+    let marks = e.op("OneHot", &[&index, &depth, &marks], &[("axis", Attr::Int(axis as i64))], dy.shape());
+    let axes: Vec<usize> = (0..dy.rank()).collect();
+    let at = e.mul(dy, &marks);
+    let at = e.reduce_sum(&at, &axes, false);
+    let all = e.reduce_sum(dy, &axes, false);
+    let elsewhere = e.sub(&all, &at);
+    let (at, elsewhere) = (e.reshape(&at, &[1]), e.reshape(&elsewhere, &[1]));
+    Ok(e.concat(&[&elsewhere, &at], 0))
+}
+
+/// y = the triangle of x above or below a diagonal      dx = the same triangle of dy
+fn trilu(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let upper = e.int("upper", 1)?;
+    let mut inputs = vec![dy.clone()];
+    if e.has(1) {
+        inputs.push(e.x(1)?);
+    }
+    Ok(e.op("Trilu", &inputs.iter().collect::<Vec<_>>(), &[("upper", Attr::Int(upper))], dy.shape()))
+}
+
+/// y_i = sum of x_j for j <= i      dx_j = sum of dy_i for i >= j: the same sum from the other end
+fn cum_sum(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (exclusive, reverse) = (e.int("exclusive", 0)?, e.int("reverse", 0)?);
+    let axis = e.x(1)?;
+    let attrs = [("exclusive", Attr::Int(exclusive)), ("reverse", Attr::Int(1 - reverse))];
+    Ok(e.op("CumSum", &[dy, &axis], &attrs, dy.shape()))
+}

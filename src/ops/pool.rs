@@ -1,0 +1,145 @@
+//! Pools over windows.
+
+use super::{
+    Emit,
+    Flow::Vjp,
+    Op, OpError,
+    conv::{Geometry, scattered},
+    window::{Axis, windows},
+};
+use crate::graph::{Attr, Value};
+
+const MAX_POOL: &[&str] = &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"];
+const AVERAGE_POOL: &[&str] =
+    &["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"];
+const LP_POOL: &[&str] = &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "p", "pads", "strides"];
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("MaxPool", MAX_POOL, &[Vjp(max_pool)]),
+    Op::new("AveragePool", AVERAGE_POOL, &[Vjp(average_pool)]),
+    Op::new("LpPool", LP_POOL, &[Vjp(lp_pool)]),
+];
+
+/// The windows of the node.
+fn pool_windows(e: &Emit<'_>) -> Result<Vec<Axis>, OpError> {
+    let (x, y) = (e.x(0)?, e.y(0)?);
+    let kernel = e.ints("kernel_shape")?.ok_or_else(|| OpError::Attribute {
+        name: "kernel_shape".into(),
+        expected: "a list of integers".into(),
+        got: "nothing".into(),
+    })?;
+    let kernel: Vec<usize> = kernel.iter().map(|&k| k as usize).collect();
+    windows(e, &x.shape()[2..], &y.shape()[2..], &kernel)
+}
+
+/// y = the largest x of each window      dx = dy added up where those stood
+///
+/// The places come from the runtime's own second output, an index into the whole of x. Windows that share no element
+/// never share a maximum, so that nothing has to be added up.
+fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let node = e.node();
+    let axes = pool_windows(e)?;
+    let index = if node.output(1).is_some() && e.int("storage_order", 0)? == 0 {
+        e.y(1)?
+    } else {
+        // The order in which indices count does not change the maxima.
+        let attrs: Vec<(&str, Attr)> =
+            node.attrs.iter().filter(|(k, _)| *k != "storage_order").map(|(k, v)| (k.as_str(), v.clone())).collect();
+        let shape = dy.shape().to_vec();
+        e.graph.raw("", "MaxPool", &[x.name()], &attrs, &[shape.clone(), shape]).remove(1)
+    };
+    let index = e.reshape(&index, &[dy.len()]);
+    let flat = e.reshape(dy, &[dy.len()]);
+    let zeros = e.zeros(&[x.len()]);
+    let reduction = if axes.iter().all(Axis::apart) { "none" } else { "add" };
+    let attrs = [("axis", Attr::Int(0)), ("reduction", reduction.into())];
+    let dx = e.op("ScatterElements", &[&zeros, &index, &flat], &attrs, &[x.len()]);
+    Ok(e.reshape(&dx, x.shape()))
+}
+
+/// y = sum of x over each window / count      dx = sum over the windows that read x of dy / count
+fn average_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let axes = pool_windows(e)?;
+    let with_padding = e.int("count_include_pad", 0)? != 0;
+    // Windows of ceil_mode reach beyond the padding; what lies there counts for nothing in either mode.
+    let counted = |a: &Axis, o: usize| {
+        let (low, high) = if with_padding { (-a.before, a.size as i64 + a.after) } else { (0, a.size as i64) };
+        let at = |t: usize| (o * a.stride + t * a.dilation) as i64 - a.before;
+        (0..a.kernel).filter(|&t| (low..high).contains(&at(t))).count()
+    };
+    let along: Vec<Vec<f64>> =
+        axes.iter().map(|a| (0..a.out).map(|o| 1.0 / counted(a, o).max(1) as f64).collect()).collect();
+    let each = if along.iter().all(|v| v.iter().all(|c| (c - v[0]).abs() < f64::EPSILON)) {
+        e.scale(dy, along.iter().map(|v| v[0]).product())
+    } else {
+        let weights = along
+            .iter()
+            .fold(vec![1.0], |all: Vec<f64>, v| all.iter().flat_map(|a| v.iter().map(move |b| a * b)).collect());
+        let shape: Vec<usize> = axes.iter().map(|a| a.out).collect();
+        let weights = e.nums(&shape, &weights);
+        e.mul(dy, &weights)
+    };
+    spread_over_windows(e, &axes, &each)
+}
+
+/// y = (sum of |x|^p over each window)^(1/p)      dx = sign(x) |x|^(p-1) * sum over windows of dy / y^(p-1)
+fn lp_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let axes = pool_windows(e)?;
+    let p = e.int("p", 2)?;
+    let (x, y) = (e.x(0)?, e.y(0)?);
+    match p {
+        1 => {
+            let back = spread_over_windows(e, &axes, dy)?;
+            let sign = e.unary("Sign", &x);
+            Ok(e.mul(&back, &sign))
+        }
+        2 => {
+            // An empty window (all zeros) has no direction; its gradient is zero.
+            let ratio = e.div(dy, &y);
+            let zero = e.num(0.0);
+            let some = e.graph.op("Greater", &[&y, &zero], &[], y.shape());
+            let ratio = e.select(&some, &ratio, &zero);
+            let back = spread_over_windows(e, &axes, &ratio)?;
+            Ok(e.mul(&back, &x))
+        }
+        other => Err(OpError::Attribute { name: "p".into(), expected: "1 or 2".into(), got: other.to_string() }),
+    }
+}
+
+/// Adds every window's value to all inputs the window read.
+fn spread_over_windows(e: &mut Emit<'_>, axes: &[Axis], v: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let (n, c) = (x.shape()[0], x.shape()[1]);
+    if axes.iter().all(|a| a.dilation == 1 && a.apart()) {
+        return Ok(repeated(e, axes, v, n, c));
+    }
+    // One image a channel: all share one kernel of ones.
+    let flat: Vec<usize> = [n * c, 1].into_iter().chain(axes.iter().map(|a| a.out)).collect();
+    let v = e.reshape(v, &flat);
+    let kernel: Vec<usize> = [1, 1].into_iter().chain(axes.iter().map(|a| a.kernel)).collect();
+    let ones = e.nums(&kernel, &vec![1.0; kernel.iter().product()]);
+    let q = Geometry { n: n * c, c: 1, m: 1, g: 1, axes: axes.to_vec() };
+    let dx = scattered(e, &q, &v, &ones);
+    Ok(e.reshape(&dx, x.shape()))
+}
+
+/// Windows side by side: every value is repeated over its window, with zeros between windows.
+fn repeated(e: &mut Emit<'_>, axes: &[Axis], v: &Value, n: usize, c: usize) -> Value {
+    let (mut one, mut all, mut gaps, mut joined) = (vec![n, c], vec![n, c], vec![0, 0], vec![n, c]);
+    let (mut before, mut after) = (vec![0, 0], vec![0, 0]);
+    for a in axes {
+        let step = if a.out == 1 { a.kernel } else { a.stride };
+        one.extend([a.out, 1]);
+        all.extend([a.out, a.kernel]);
+        gaps.extend([0, (step - a.kernel) as i64]);
+        joined.push(a.out * step);
+        before.push(-a.before);
+        after.push(a.size as i64 + a.before - (a.out * step) as i64);
+    }
+    let v = e.reshape(v, &one);
+    let v = e.expand(&v, &all);
+    let v = e.pad(&v, &vec![0; gaps.len()], &gaps);
+    let v = e.reshape(&v, &joined);
+    e.pad(&v, &before, &after)
+}

@@ -1,0 +1,79 @@
+use crate::harness::{any, case, distinct};
+use onnx_unlearn::tensor::{Data, Tensor};
+
+fn index(shape: &[usize], v: &[i64]) -> Tensor {
+    Tensor::i64(shape, v.to_vec())
+}
+
+#[test]
+fn gather() {
+    for opset in [7, 11, 13, 21] {
+        case("Gather").opset(opset).grad(any(&[4, 3])).constant(index(&[3], &[2, 0, 2])).check();
+        case("Gather").opset(opset).attr("axis", 1).grad(any(&[2, 4, 2])).data(index(&[2, 2], &[3, 1, 1, 0])).check();
+    }
+    case("Gather").attr("axis", -1).grad(any(&[2, 3, 4])).data(index(&[3], &[-1, 0, -4])).check();
+    // A scalar index drops the axis.
+    case("Gather").attr("axis", 1).grad(any(&[2, 3, 4])).constant(index(&[], &[-1])).check();
+    case("Gather").attr("axis", 1).grad(any(&[2, 3, 4])).data(index(&[], &[1])).check();
+    case("Gather").grad(any(&[4])).constant(index(&[1], &[2])).check();
+    let int32 = Tensor::new(vec![2], Data::I32(vec![1, -2]));
+    case("Gather").attr("axis", 1).grad(any(&[2, 3])).constant(int32).check();
+}
+
+#[test]
+fn gather_elements() {
+    for opset in [11, 13, 21] {
+        let node = case("GatherElements").opset(opset).attr("axis", 1).grad(any(&[3, 4]));
+        node.data(index(&[2, 3], &[0, 3, 0, -1, 2, 2])).check();
+        case("GatherND").opset(opset).grad(any(&[3, 4, 2])).data(index(&[3, 2], &[0, 1, 2, -1, 0, 1])).check();
+    }
+    case("GatherND").opset(12).grad(any(&[3, 4])).constant(index(&[2, 1], &[2, 0])).check();
+}
+
+#[test]
+fn scatter() {
+    let at = || index(&[2, 2], &[0, 3, -1, 1]);
+    for op in ["Scatter", "ScatterElements"] {
+        let opset = if op == "Scatter" { 9 } else { 11 };
+        case(op).opset(opset).attr("axis", 1).grad(any(&[3, 4])).data(at()).grad(any(&[2, 2])).check();
+    }
+    for opset in [16, 18, 21] {
+        let node = case("ScatterElements").opset(opset).attr("axis", 1).attr("reduction", "add");
+        node.grad(any(&[3, 4])).data(index(&[2, 2], &[1, 1, 0, 1])).grad(any(&[2, 2])).check();
+    }
+    for (opset, reduction) in [(11, None), (13, None), (16, Some("add")), (18, Some("none"))] {
+        let node = case("ScatterND").opset(opset);
+        let node = if let Some(r) = reduction { node.attr("reduction", r) } else { node };
+        node.grad(any(&[4, 3])).data(index(&[2, 1], &[3, 1])).grad(any(&[2, 3])).check();
+    }
+}
+
+#[test]
+fn top_k() {
+    for largest in [0, 1] {
+        let node = case("TopK").outputs(2).attr("axis", 1).attr("largest", largest);
+        node.grad(distinct(&[2, 5, 2])).ints(&[3]).check();
+    }
+    case("TopK").opset(7).outputs(2).attr("k", 2).grad(distinct(&[2, 5])).check();
+    case("TopK").opset(10).outputs(2).grad(distinct(&[2, 5])).ints(&[2]).check();
+}
+
+#[test]
+fn one_hot() {
+    for axis in [-1, 0, 1] {
+        let node = case("OneHot").attr("axis", axis).data(index(&[2, 3], &[0, 2, 1, 3, -1, 0]));
+        node.constant(index(&[], &[4])).grad(any(&[2])).check();
+    }
+}
+
+#[test]
+fn triangles_and_sums() {
+    for upper in [0, 1] {
+        case("Trilu").opset(14).attr("upper", upper).grad(any(&[2, 3, 4])).check();
+        case("Trilu").attr("upper", upper).grad(any(&[3, 4])).constant(index(&[], &[-1])).check();
+    }
+    for (exclusive, reverse) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let node = case("CumSum").opset(11).attr("exclusive", exclusive).attr("reverse", reverse);
+        node.grad(any(&[3, 4])).constant(index(&[], &[1])).check();
+    }
+}
