@@ -11,7 +11,7 @@ use onnx_unlearn::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -329,9 +329,4 @@ pub fn distinct(shape: &[usize]) -> Tensor {
 /// The runtime under test.
 pub fn engine() -> Engine {
     crate::common::engine(Device::Cpu)
-}
-
-#[allow(dead_code)]
-pub fn operators_covered(cases: &[&str]) -> HashMap<String, usize> {
-    cases.iter().map(|c| ((*c).to_owned(), 1)).collect()
 }

@@ -1,8 +1,8 @@
 //! Every gradient rule against central differences: one test a family, one line a case.
 
+mod activation;
 #[path = "../common/mod.rs"]
 mod common;
-mod activation;
 mod complete;
 mod conv;
 mod elementwise;
