@@ -15,12 +15,7 @@ use onnx_unlearn::{
     tensor::Tensor,
     train::{BatchNorm, Network, NoiseLoss, Optimizer},
 };
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::Arc,
-    time::Instant,
-};
+use std::{path::PathBuf, process::Command, sync::Arc, time::Instant};
 
 /// Times the phases of UNSIR beside PyTorch.
 #[derive(Parser)]
@@ -70,11 +65,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = onnx::read(&args.model)?;
     let network = Network::new(&model, None)?;
     let dims = model.graph.inputs[0].dims.clone().unwrap_or_default();
-    let preprocess = Preprocess {
-        mean: vec![0.4914, 0.4822, 0.4465],
-        std: vec![0.2023, 0.1994, 0.2010],
-        ..Preprocess::default()
-    };
+    let preprocess =
+        Preprocess { mean: vec![0.4914, 0.4822, 0.4465], std: vec![0.2023, 0.1994, 0.2010], ..Preprocess::default() };
     let plan = LoadPlan {
         path: &args.retain,
         classes: 10,
