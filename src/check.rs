@@ -1,1 +1,145 @@
-//! check
+//! Runs the finished bytes in another engine (tract) and compares. Sees a file and samples, nothing else.
+
+use crate::tensor::Tensor;
+use serde::Serialize;
+use std::path::Path;
+use thiserror::Error;
+use tract_onnx::prelude::*;
+
+/// How far the two engines may differ, as numpy's `allclose` counts: |a - b| <= absolute + relative * |b|.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Tolerance {
+    /// Absolute part.
+    pub absolute: f64,
+    /// Relative part.
+    pub relative: f64,
+}
+
+/// Why tract could not check a model.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The fields are what the message prints.
+pub enum CheckError {
+    #[error("not checked: tract cannot load the model: {0}")]
+    Load(String),
+    #[error("not checked: tract cannot run the model: {0}")]
+    Run(String),
+    #[error("not checked: tract gives shape {tract:?}, ONNX Runtime {runtime:?}")]
+    Shape { tract: Vec<usize>, runtime: Vec<usize> },
+}
+
+/// How the two engines compare.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Samples run.
+    pub samples: usize,
+    /// Largest absolute difference of a score.
+    pub max_absolute: f64,
+    /// Largest difference relative to the larger of the two scores, among scores above the absolute tolerance.
+    pub max_relative: f64,
+    /// Samples for which both engines predict the same class.
+    pub same_class: usize,
+    /// The tolerance.
+    pub tolerance: Tolerance,
+    /// True when every score is within the tolerance.
+    pub within: bool,
+}
+
+impl Comparison {
+    /// True when the scores agree and so do all predictions.
+    pub fn agrees(&self) -> bool {
+        self.within && self.same_class == self.samples
+    }
+}
+
+/// Scores that tract computes for `x`, [batch, ...] float32, from the output of this number.
+pub fn run(path: &Path, input: &str, output: &str, x: &Tensor) -> Result<Tensor, CheckError> {
+    let load = |e: TractError| CheckError::Load(one_line(&e));
+    let fail = |e: TractError| CheckError::Run(one_line(&e));
+    let values = x.as_f32().ok_or_else(|| CheckError::Run("the samples are not float32".into()))?;
+    // What the file declares about its shapes may be wrong without disturbing other engines; tract infers them.
+    let model = tract_onnx::onnx()
+        .with_ignore_output_shapes(true)
+        .with_ignore_value_info(true)
+        .model_for_path(path)
+        .map_err(load)?;
+    let inputs = model.input_outlets().map_err(load)?.to_vec();
+    let at = inputs.iter().position(|o| model.node(o.node).name == input);
+    let at = at.ok_or_else(|| CheckError::Load(format!("it finds no input {input:?}")))?;
+    let shape: TVec<usize> = x.shape().iter().copied().collect();
+    let model = model
+        .with_input_fact(at, f32::fact(&shape).into())
+        .map_err(load)?
+        .with_outputs_by_name([output])
+        .map_err(load)?
+        .into_optimized()
+        .map_err(load)?
+        .into_runnable()
+        .map_err(load)?;
+    let fed = tract_ndarray::ArrayD::from_shape_vec(shape.to_vec(), values.to_vec())
+        .map_err(|e| CheckError::Run(e.to_string()))?;
+    let result = model.run(tvec!(fed.into_tensor().into())).map_err(fail)?;
+    let view = result[0].to_plain_array_view::<f32>().map_err(fail)?;
+    Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
+}
+
+/// Compares scores of the same samples; the first axis is the batch.
+pub fn compare(tract: &Tensor, runtime: &Tensor, tolerance: Tolerance) -> Result<Comparison, CheckError> {
+    let (Some(a), Some(b)) = (tract.as_f32(), runtime.as_f32()) else {
+        return Err(CheckError::Run("the scores are not float32".into()));
+    };
+    if a.len() != b.len() || tract.shape().first() != runtime.shape().first() {
+        return Err(CheckError::Shape { tract: tract.shape().to_vec(), runtime: runtime.shape().to_vec() });
+    }
+    let samples = tract.shape().first().copied().unwrap_or(1);
+    let (mut max_absolute, mut max_relative, mut within) = (0.0f64, 0.0f64, true);
+    for (&a, &b) in a.iter().zip(b) {
+        let (a, b) = (f64::from(a), f64::from(b));
+        let difference = (a - b).abs();
+        // Not `>`: a difference that is not a number has to fail.
+        within &= difference <= tolerance.absolute + tolerance.relative * b.abs();
+        max_absolute = max_absolute.max(if difference.is_nan() { f64::INFINITY } else { difference });
+        let larger = a.abs().max(b.abs());
+        if larger > tolerance.absolute {
+            max_relative = max_relative.max(difference / larger);
+        }
+    }
+    let row = a.len() / samples.max(1);
+    let best = |v: &[f32]| (0..v.len()).fold(0, |best, i| if v[i] > v[best] { i } else { best });
+    let same_class = a.chunks_exact(row).zip(b.chunks_exact(row)).filter(|(a, b)| best(a) == best(b)).count();
+    Ok(Comparison { samples, max_absolute, max_relative, same_class, tolerance, within })
+}
+
+/// tract's errors are chains; the last link says which operator it was.
+fn one_line(e: &TractError) -> String {
+    let chain: Vec<String> = e.chain().map(|c| c.to_string().replace('\n', " ")).collect();
+    chain.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLERANCE: Tolerance = Tolerance { absolute: 1e-3, relative: 1e-3 };
+
+    fn scores(v: &[f32]) -> Tensor {
+        Tensor::f32([v.len() / 2, 2], v.to_vec())
+    }
+
+    #[test]
+    fn equal_scores_agree() {
+        let c = compare(&scores(&[1.0, 2.0, 3.0, 0.0]), &scores(&[1.0, 2.0, 3.0, 0.0]), TOLERANCE).expect("shapes fit");
+        assert!(c.agrees());
+        assert_eq!((c.samples, c.same_class), (2, 2));
+    }
+
+    #[test]
+    fn a_difference_a_flipped_class_or_nan_is_seen() {
+        let far = compare(&scores(&[1.0, 2.1]), &scores(&[1.0, 2.0]), TOLERANCE).expect("shapes fit");
+        assert!(!far.within && !far.agrees());
+        let flipped = compare(&scores(&[1.0, 1.0005]), &scores(&[1.0005, 1.0]), TOLERANCE).expect("shapes fit");
+        assert!(flipped.within && !flipped.agrees());
+        let nan = compare(&scores(&[f32::NAN, 1.0]), &scores(&[0.0, 1.0]), TOLERANCE).expect("shapes fit");
+        assert!(!nan.within);
+        assert!(compare(&scores(&[1.0, 2.0]), &scores(&[1.0, 2.0, 3.0, 4.0]), TOLERANCE).is_err());
+    }
+}

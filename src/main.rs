@@ -1,1 +1,7 @@
-fn main() {}
+//! The `onnx-unlearn` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    onnx_unlearn::cli::main()
+}

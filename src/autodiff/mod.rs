@@ -2,7 +2,7 @@
 
 mod loss;
 
-pub use loss::{cross_entropy, CrossEntropy};
+pub use loss::{CrossEntropy, cross_entropy};
 
 use crate::{
     graph::{Builder, Node, Value},

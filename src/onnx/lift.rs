@@ -33,7 +33,8 @@ pub struct LiftError {
 pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let opset = graph.opset;
     let used = graph.nodes.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs)).cloned();
-    let taken = used.chain(graph.constants.keys().cloned()).chain(graph.inputs.iter().map(|p| p.name.clone())).collect();
+    let taken =
+        used.chain(graph.constants.keys().cloned()).chain(graph.inputs.iter().map(|p| p.name.clone())).collect();
     let read = graph.nodes.iter().flat_map(|n| n.inputs.iter().cloned());
     let read = read.chain(graph.outputs.iter().map(|p| p.name.clone())).collect();
     let mut lifter = Lifter { opset, taken, read, out: Graph { nodes: Vec::new(), ..graph.clone() } };
@@ -102,7 +103,9 @@ impl Lifter {
                 }
             }
             "Scatter" if before(11) => node.op = "ScatterElements".into(),
-            "Upsample" => return Err("Upsample is not supported; re-export the model with Resize (opset 11 or later)".into()),
+            "Upsample" => {
+                return Err("Upsample is not supported; re-export the model with Resize (opset 11 or later)".into());
+            }
             _ => {}
         }
         self.out.nodes.push(node);

@@ -1,8 +1,13 @@
 //! Turns bytes into a model and back, changing nothing it was not asked to.
 
 mod export;
+pub mod external;
+mod import;
 mod lift;
+pub mod patch;
 pub mod schema;
+pub mod wire;
 
 pub use export::{dtype_of, export, wire_type};
+pub use import::{ImportError, Model, read};
 pub use lift::{LiftError, OLDEST_OPSET, STEP_OPSET, lift};

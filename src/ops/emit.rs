@@ -77,7 +77,8 @@ impl<'a> Emit<'a> {
     /// Integers of input `i`, which has to be constant; `None` where it is left out.
     pub fn known_ints(&self, i: usize) -> Result<Option<Vec<i64>>, OpError> {
         let Some(t) = self.known(i)? else { return Ok(None) };
-        let ints = t.to_i64s().ok_or_else(|| OpError::Unsupported(format!("input {i} holds {}, not integers", t.dtype())))?;
+        let ints =
+            t.to_i64s().ok_or_else(|| OpError::Unsupported(format!("input {i} holds {}, not integers", t.dtype())))?;
         Ok(Some(ints))
     }
 

@@ -14,8 +14,6 @@ pub(super) const OPS: &[Op] = &[
     Op::new("ScatterElements", &["axis", "reduction"], &[Vjp(scatter_x), Constant, Vjp(scatter_updates)]),
     Op::new("ScatterND", &["reduction"], &[Vjp(scatter_nd_x), Constant, Vjp(scatter_nd_updates)]),
     Op::new("TopK", &["axis", "largest", "sorted"], &[Vjp(top_k), Constant]),
-    Op::new("ArgMax", &["axis", "keepdims", "select_last_index"], &[Constant]),
-    Op::new("ArgMin", &["axis", "keepdims", "select_last_index"], &[Constant]),
     Op::new("OneHot", &["axis"], &[Constant, Constant, Vjp(one_hot_values)]),
     Op::new("Trilu", &["upper"], &[Vjp(trilu), Constant]),
     Op::new("CumSum", &["exclusive", "reverse"], &[Vjp(cum_sum), Constant]),

@@ -6,13 +6,17 @@
 //!
 //! Nodes are in the spelling of the step graph's opset (18 or later): `onnx::lift` has rewritten older spellings before.
 
+mod activation;
 pub mod conv;
 mod elementwise;
 mod emit;
 mod gather;
 mod layout;
 mod matmul;
+mod norm;
 mod pool;
+mod reduce;
+mod softmax;
 mod window;
 
 pub use emit::{Emit, broadcast, resolve_axis};
@@ -104,9 +108,23 @@ pub fn records() -> impl Iterator<Item = &'static Op> {
     FAMILIES.iter().flat_map(|family| family.iter())
 }
 
-const FAMILIES: &[&[Op]] = &[elementwise::OPS, conv::OPS, gather::OPS, layout::OPS, matmul::OPS, pool::OPS];
+const FAMILIES: &[&[Op]] = &[
+    elementwise::OPS,
+    activation::OPS,
+    softmax::OPS,
+    norm::OPS,
+    reduce::OPS,
+    matmul::OPS,
+    conv::OPS,
+    pool::OPS,
+    layout::OPS,
+    gather::OPS,
+];
 
 /// The record of a node's operator; operators of other domains have none.
 pub fn find(node: &Node) -> Option<&'static Op> {
+    if node.domain.is_empty() && elementwise::casts_to_integer(node) {
+        return Some(&elementwise::CAST_TO_INTEGER);
+    }
     node.domain.is_empty().then(|| records().find(|op| op.name == node.op)).flatten()
 }

@@ -1,1 +1,182 @@
-//! report
+//! Writes down what happened: the report file, and every warning the tool can give.
+
+mod verdict;
+mod warning;
+
+pub use verdict::{Gate, GateOutcome, Gates, Measured, Verdict};
+pub use warning::Warning;
+
+use crate::{
+    check::Comparison,
+    data::LoadSummary,
+    provenance::digest::Digests,
+    train::Stored,
+    unlearn::{PhaseRecord, Recipe},
+};
+use serde::Serialize;
+
+/// Version of [`Report`] as JSON; new fields do not change it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The report that lies beside a finished model. It holds no time and no path of the machine, so equal runs write equal
+/// reports.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Name and version of the program.
+    pub tool: String,
+    /// What was done, in words that claim no more than was measured.
+    pub statement: String,
+    /// Everything that decides the result; the stamp holds the digest of this object.
+    pub parameters: Parameters,
+    /// The model that was read.
+    pub source: Identity,
+    /// The model that was written.
+    pub result: Identity,
+    /// Name of every class.
+    pub classes: Vec<String>,
+    /// What ran the training.
+    pub runtime: RuntimeRecord,
+    /// Where the logits were found.
+    pub head: crate::train::Head,
+    /// Tensors that were trained, with how far they moved.
+    pub trained: Vec<TrainedTensor>,
+    /// Float tensors that were not trained, with the reason.
+    pub frozen: Vec<Stored>,
+    /// The data that was read.
+    pub data: DataRecord,
+    /// What each phase did.
+    pub phases: Vec<PhaseRecord>,
+    /// J at every noise step, one list a forgotten class.
+    pub noise_objective: Vec<Vec<f32>>,
+    /// The measurements.
+    pub measured: Measured,
+    /// Comparison of two inference engines on the finished bytes.
+    pub check: CheckRecord,
+    /// The gates and what they came to.
+    pub verdict: Verdict,
+    /// Warnings given during the run.
+    pub warnings: Vec<String>,
+    /// What this does not show.
+    pub limitations: Vec<&'static str>,
+}
+
+/// Everything that decides the result of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Parameters {
+    /// `unsir`.
+    pub method: &'static str,
+    /// The settings of the method.
+    pub recipe: Recipe,
+    /// Preprocessing of uint8 images.
+    pub preprocess: PreprocessRecord,
+    /// Samples of each class that are read from the retain data.
+    pub per_class: usize,
+    /// The model output that was asked for.
+    pub output: String,
+}
+
+/// Preprocessing as it was applied.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PreprocessRecord {
+    /// Height and width images were scaled to.
+    pub resize: Option<(usize, usize)>,
+    /// Subtracted after scaling.
+    pub mean: Vec<f32>,
+    /// Divided by.
+    pub std: Vec<f32>,
+    /// Factor on the raw value; `None` is 1/255.
+    pub scale: Option<f32>,
+}
+
+/// A model by its digests.
+#[derive(Clone, Debug, Serialize)]
+pub struct Identity {
+    /// File name, without a folder.
+    pub name: String,
+    /// Digest of the file's bytes; absent where the file carries the report's own digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Digest of the weights.
+    pub weights: String,
+    /// Digest of the graph.
+    pub graph: String,
+}
+
+impl Identity {
+    /// From computed digests.
+    pub fn new(name: String, d: &Digests) -> Self {
+        Self { name, file: Some(d.file.to_string()), weights: d.weights.to_string(), graph: d.graph.to_string() }
+    }
+}
+
+/// What ran the training.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuntimeRecord {
+    /// `onnxruntime` and its version.
+    pub backend: String,
+    /// SHA-256 of the runtime library.
+    pub library: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads per operator.
+    pub threads: usize,
+    /// Operating system and processor family.
+    pub target: String,
+}
+
+/// How far a tensor moved.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrainedTensor {
+    /// Name in the file.
+    pub name: String,
+    /// Length of every axis.
+    pub shape: Vec<usize>,
+    /// Euclidean norm of the difference.
+    pub change: f64,
+    /// The same, divided by the norm before.
+    pub relative_change: f64,
+}
+
+/// The data that was read.
+#[derive(Clone, Debug, Serialize)]
+pub struct DataRecord {
+    /// The retain sample.
+    pub retain: LoadSummary,
+    /// The held-out data, if any.
+    pub eval: Option<LoadSummary>,
+}
+
+/// The check by the second engine.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum CheckRecord {
+    /// Both engines ran the model.
+    Compared {
+        /// The second engine.
+        engine: &'static str,
+        /// How they compare.
+        #[serde(flatten)]
+        comparison: Comparison,
+    },
+    /// The second engine could not.
+    NotChecked {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl CheckRecord {
+    /// True when the engines agree.
+    pub fn passed(&self) -> bool {
+        matches!(self, Self::Compared { comparison, .. } if comparison.agrees())
+    }
+}
+
+/// What no run of this tool shows, printed in every report.
+pub const LIMITATIONS: &[&str] = &[
+    "The class is suppressed in the model's predictions; that its features are gone from the inner layers was not measured.",
+    "No membership inference, relearning or probing was done; nothing is claimed about privacy.",
+    "Copies of the source model made earlier still know the class.",
+];

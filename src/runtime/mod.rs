@@ -1,5 +1,9 @@
 //! Finds ONNX Runtime and runs graphs on a device. No other module names `ort`.
 
+pub mod find;
+mod image;
+pub mod install;
+pub mod probe;
 mod session;
 
 pub use session::{Device, Engine, RuntimeError, Session, State, Stepper, Surveyed};

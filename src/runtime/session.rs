@@ -5,7 +5,7 @@ use ort::{
     ep::{self, ArenaExtendStrategy},
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::{IoBinding, SessionInputValue, builder::GraphOptimizationLevel},
-    value::{DynTensorValueType, DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
+    value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
 };
 use std::{
     borrow::Cow,
@@ -317,7 +317,8 @@ impl Stepper {
                 Allocator::new(&session.inner, info.map_err(fail)?).map_err(fail)?
             }
         };
-        let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(fail)?;
+        let host =
+            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(fail)?;
         let mut bindings =
             [session.inner.create_binding().map_err(fail)?, session.inner.create_binding().map_err(fail)?];
         let mut slots = Vec::new();
@@ -442,7 +443,11 @@ fn borrowed<'t>(name: &str, tensor: &'t Tensor) -> Result<SessionInputValue<'t>,
     value.map_err(|e| failed(name, &e))
 }
 
-fn copied(name: &str, value: &ValueRef<'_, ort::value::DynValueTypeMarker>, what: &str) -> Result<Tensor, RuntimeError> {
+fn copied(
+    name: &str,
+    value: &ValueRef<'_, ort::value::DynValueTypeMarker>,
+    what: &str,
+) -> Result<Tensor, RuntimeError> {
     let fail = |e: ort::Error| failed(what, &e);
     let value: &DynValue = value;
     let unknown = |dtype: String| RuntimeError::Type { name: name.into(), dtype };

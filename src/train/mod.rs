@@ -1,5 +1,18 @@
 //! Builds step graphs and moves weights.
+//!
+//! [`Network`] is a classifier cut at its logits; [`Network::at_batch`] fixes the batch size by running it once;
+//! [`BatchedNetwork`] writes the step graphs: forward nodes, their gradients and the optimizer in one graph, whose state
+//! (noise, weights, moments) stays on the device between steps.
 
+mod batch_norm;
+mod head;
+mod network;
+mod optimizer;
 mod trace;
+mod weights;
 
+pub use head::{Head, HeadError, classes as classes_of};
+pub use network::{BatchNorm, BatchedNetwork, Network, NoiseLoss, NoiseStepper, TrainError, WeightStepper, Weights};
+pub use optimizer::{Optimizer, Schedule};
 pub use trace::{Traced, trace};
+pub use weights::Stored;

@@ -1,1 +1,142 @@
-//! unlearn
+//! UNSIR: learns noise for the classes to forget, impairs and repairs the weights.
+//!
+//! Tarun, Chundawat, Mandal, Kankanhalli: "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023. `docs/method.md` says
+//! what it does and where the two variants differ. No sample of a class to forget enters here.
+
+mod mix;
+mod noise;
+mod recipe;
+
+pub use mix::Mix;
+pub use noise::{NoiseRun, learn};
+pub use recipe::{NoiseSettings, PhaseSettings, Recipe, Variant};
+
+use crate::{
+    data::{Dataset, Prefetch, Seeded},
+    runtime::RuntimeError,
+    train::{TrainError, WeightStepper},
+};
+use serde::Serialize;
+use std::time::Instant;
+use thiserror::Error;
+
+/// Why a phase stopped.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The fields are what the message prints.
+pub enum UnlearnError {
+    #[error(
+        "the loss became {loss} at step {step} of {steps} of the {phase} phase (learning rate {lr}); lower {flag}, or \
+         bound the gradients with --clip-norm"
+    )]
+    NotFinite { phase: &'static str, step: usize, steps: usize, loss: f32, lr: f64, flag: &'static str },
+    #[error("interrupted at step {step} of {steps} of the {phase} phase; nothing was written")]
+    Interrupted { phase: &'static str, step: usize, steps: usize },
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+/// Who is told about every step, and may stop the work.
+pub trait Watch {
+    /// A phase of `steps` steps begins.
+    fn begin(&mut self, phase: &'static str, steps: usize);
+    /// Step number `step` (from 1) is done; false stops the work.
+    fn step(&mut self, step: usize, loss: f32) -> bool;
+}
+
+/// What a phase did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PhaseRecord {
+    /// `noise`, `impair` or `repair`.
+    pub phase: &'static str,
+    /// Steps done.
+    pub steps: usize,
+    /// Samples seen, each epoch counted.
+    pub samples: usize,
+    /// Wall time in seconds.
+    #[serde(skip)]
+    pub seconds: f64,
+    /// Loss at the first step.
+    pub first_loss: f32,
+    /// Loss at the last step.
+    pub last_loss: f32,
+    /// Mean of the loss over all samples.
+    pub mean_loss: f64,
+}
+
+/// Trains the weights for `settings.epochs` shuffled passes over `mix`, with a fresh optimizer.
+///
+/// The last batch of an epoch is filled up with samples of weight 0, so that the batch size never changes.
+pub fn train(
+    stepper: &mut WeightStepper,
+    mix: &Mix<'_>,
+    settings: PhaseSettings,
+    batch: usize,
+    seed: u64,
+    phase: &'static str,
+    watch: &mut dyn Watch,
+) -> Result<PhaseRecord, UnlearnError> {
+    let started = Instant::now();
+    let per_epoch = mix.len().div_ceil(batch);
+    let steps = per_epoch * settings.epochs;
+    let flag = if phase == "impair" { "--impair-lr" } else { "--repair-lr" };
+    stepper.fresh_optimizer()?;
+    watch.begin(phase, steps);
+    let mut order = Seeded::new(seed, phase);
+    let mut epoch_order = Vec::new();
+    let (mut first, mut last, mut weighted) = (f32::NAN, f32::NAN, 0.0f64);
+    let (mut targets, mut sample_weights) = (vec![0.0; batch * mix.classes()], vec![0.0; batch]);
+    std::thread::scope(|scope| {
+        let mut batches = Prefetch::start(scope, steps, |step, x, y| {
+            if step % per_epoch == 0 {
+                epoch_order = order.shuffled(mix.len());
+            }
+            let at = (step % per_epoch) * batch;
+            mix.fill(&epoch_order[at..mix.len().min(at + batch)], batch, x, y);
+        });
+        while let Some(prepared) = batches.next_batch() {
+            one_hot(&prepared.y, mix.classes(), &mut targets, &mut sample_weights);
+            stepper.feed(&prepared.x, &targets, &sample_weights);
+            let loss = stepper.step(settings.lr)?;
+            let step = prepared.step + 1;
+            if !loss.is_finite() {
+                return Err(UnlearnError::NotFinite { phase, step, steps, loss, lr: settings.lr, flag });
+            }
+            if step == 1 {
+                first = loss;
+            }
+            last = loss;
+            weighted += f64::from(loss) * f64::from(sample_weights.iter().sum::<f32>());
+            if !watch.step(step, loss) {
+                return Err(UnlearnError::Interrupted { phase, step, steps });
+            }
+        }
+        let samples = mix.len() * settings.epochs;
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(PhaseRecord {
+            phase,
+            steps,
+            samples,
+            seconds,
+            first_loss: first,
+            last_loss: last,
+            mean_loss: weighted / samples as f64,
+        })
+    })
+}
+
+/// One-hot rows and sample weights from labels; a negative label is padding: its weight is 0.
+fn one_hot(labels: &[i64], classes: usize, targets: &mut [f32], weights: &mut [f32]) {
+    targets.fill(0.0);
+    for (i, &label) in labels.iter().enumerate() {
+        weights[i] = f32::from(u8::from(label >= 0));
+        // A padded row still needs a distribution, or its share of the loss would not be a number times 0.
+        targets[i * classes + label.max(0) as usize] = 1.0;
+    }
+}
+
+/// Mixes nothing in: the retain sample alone, as the repair phase takes it.
+pub fn retain_only(retain: &Dataset) -> Mix<'_> {
+    Mix::new(retain, Vec::new(), 0)
+}

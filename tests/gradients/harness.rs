@@ -87,7 +87,8 @@ impl Case {
     }
 
     fn label(&self) -> String {
-        let shapes: Vec<String> = self.inputs.iter().map(|i| tensor(i).map_or("-".into(), |t| format!("{:?}", t.shape()))).collect();
+        let shapes: Vec<String> =
+            self.inputs.iter().map(|i| tensor(i).map_or("-".into(), |t| format!("{:?}", t.shape()))).collect();
         format!("{} opset {} {:?} on {}", self.op, self.opset, self.attrs, shapes.join(" "))
     }
 
@@ -182,8 +183,9 @@ impl Case {
                 Some((y, b.constant(seed.clone())))
             })
             .collect();
-        let found = autodiff::backward(&mut b, &traced.nodes, &traced.known, &pairs, &wanted, onnx_unlearn::tensor::DType::F32)
-            .unwrap_or_else(|e| panic!("{label}: {e}"));
+        let found =
+            autodiff::backward(&mut b, &traced.nodes, &traced.known, &pairs, &wanted, onnx_unlearn::tensor::DType::F32)
+                .unwrap_or_else(|e| panic!("{label}: {e}"));
         for (name, value) in &found {
             b.output_as(value, &format!("d{name}"));
         }

@@ -1,0 +1,332 @@
+//! What was typed. What it means is in `plan`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Takes classes out of a trained ONNX classifier: the same model file with other weights, stamped, checked, measured.
+///
+/// Exit codes of every command: 0 yes, 1 it ran and the answer is no, 2 it could not tell.
+#[derive(Debug, Parser)]
+#[command(name = "onnx-unlearn", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Takes classes out of a model
+    Forget(Box<ForgetArgs>),
+    /// Checks that a model is what its stamp says
+    Verify(VerifyArgs),
+    /// Shows what a model is and what of it would be trained
+    Inspect(InspectArgs),
+    /// Prints the digests of a model
+    Digest(DigestArgs),
+    /// Shows or installs ONNX Runtime
+    Runtime(RuntimeArgs),
+    /// Runs `forget` on a model and images that come with the program
+    Demo(DemoArgs),
+}
+
+impl Command {
+    pub fn quiet(&self) -> bool {
+        matches!(self, Self::Forget(a) if a.quiet) || matches!(self, Self::Demo(a) if a.quiet)
+    }
+
+    pub fn json(&self) -> bool {
+        match self {
+            Self::Forget(a) => a.json,
+            Self::Verify(a) => a.json,
+            Self::Inspect(a) => a.json,
+            Self::Digest(a) => a.json,
+            Self::Runtime(a) => a.json,
+            Self::Demo(a) => a.json,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum VariantArg {
+    /// The intended algorithm
+    Corrected,
+    /// Step for step the published notebook, learning rates included
+    Reference,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LayoutArg {
+    Auto,
+    Nchw,
+    Nhwc,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OptimizerArg {
+    Adam,
+    Sgd,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum BatchNormArg {
+    /// Stored statistics, which never move
+    Frozen,
+    /// Statistics of the batch; the stored ones move and are written back
+    Batch,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PenaltyArg {
+    /// Sum of squares of a sample
+    Sum,
+    /// Mean of squares of a sample, the same at every resolution
+    Mean,
+}
+
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    /// The trained classifier, an ONNX file
+    pub model: PathBuf,
+    /// Classes to forget: indices or names, separated by commas
+    #[arg(long, value_name = "CLASSES")]
+    pub forget: String,
+    /// Labelled samples of the classes to keep: a folder with a subfolder per class, an .npz with x and y, or IDX files
+    #[arg(long, value_name = "DATA")]
+    pub retain: PathBuf,
+    /// Folder that the result is written to
+    #[arg(short, long = "out", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Held-out labelled samples, those of the forgotten classes included; only ever measured
+    #[arg(long, value_name = "DATA")]
+    pub eval: Option<PathBuf>,
+    /// Class names, one a line, in the order of the model's scores
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// The output that holds the class scores, for a model with several
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Samples of each class read from the retain data
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub per_class: usize,
+    /// Replace an earlier result in DIR
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// No notes and no progress
+    #[arg(long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub preprocess: PreprocessArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub gates: GateArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Preprocessing of uint8 images")]
+pub struct PreprocessArgs {
+    /// Scale images to this height and width: N or HxW
+    #[arg(long, value_name = "HxW")]
+    pub resize: Option<String>,
+    /// Subtract, after scaling: one value or one per channel
+    #[arg(long, value_name = "M,..", value_delimiter = ',', allow_negative_numbers = true)]
+    pub mean: Vec<f32>,
+    /// Then divide by: one value or one per channel
+    #[arg(long, value_name = "S,..", value_delimiter = ',')]
+    pub std: Vec<f32>,
+    /// Factor on the raw value 0..255 [default: 1/255]
+    #[arg(long, value_name = "F")]
+    pub scale: Option<f32>,
+    /// Layout of the model's input
+    #[arg(long, value_enum, default_value = "auto")]
+    pub layout: Option<LayoutArg>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Method (UNSIR)")]
+pub struct MethodArgs {
+    /// Which UNSIR is run
+    #[arg(long, value_enum, default_value = "corrected")]
+    pub variant: VariantArg,
+    /// Seed of noise and shuffles
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Samples in a training batch
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub batch_size: usize,
+    /// Noise images learned for each class
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub noise_images: usize,
+    /// Noise samples of each class in the impair set, images repeated [default: 5120; reference: 20 per channel]
+    #[arg(long, value_name = "N")]
+    pub noise_samples: Option<usize>,
+    /// Steps of noise learning
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub noise_steps: usize,
+    /// Learning rate of the noise
+    #[arg(long, value_name = "LR", default_value_t = 0.1)]
+    pub noise_lr: f64,
+    /// Weight (lambda) of the penalty on the size of the noise
+    #[arg(long, value_name = "L", default_value_t = 0.1)]
+    pub noise_penalty: f64,
+    /// What the penalty counts
+    #[arg(long, value_enum, default_value = "sum")]
+    pub noise_penalty_form: PenaltyArg,
+    /// Learning rate of the impair phase [default: 0.0005; reference: 0.02]
+    #[arg(long, value_name = "LR")]
+    pub impair_lr: Option<f64>,
+    /// Passes of the impair phase
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub impair_epochs: usize,
+    /// Learning rate of the repair phase [default: 0.00025; reference: 0.01]
+    #[arg(long, value_name = "LR")]
+    pub repair_lr: Option<f64>,
+    /// Passes of the repair phase
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub repair_epochs: usize,
+    /// Optimizer of impair and repair
+    #[arg(long, value_enum, default_value = "adam")]
+    pub optimizer: OptimizerArg,
+    /// Momentum of sgd
+    #[arg(long, value_name = "M", default_value_t = 0.9)]
+    pub momentum: f64,
+    /// Decay of the first moment of adam
+    #[arg(long, value_name = "B", default_value_t = 0.9)]
+    pub beta1: f64,
+    /// Decay of the second moment of adam
+    #[arg(long, value_name = "B", default_value_t = 0.999)]
+    pub beta2: f64,
+    /// Epsilon of adam
+    #[arg(long, value_name = "E", default_value_t = 1e-8)]
+    pub epsilon: f64,
+    /// Bound the joint norm of all gradients [default: unbounded]
+    #[arg(long, value_name = "NORM")]
+    pub clip_norm: Option<f64>,
+    /// BatchNormalization while training [default: frozen; reference: batch]
+    #[arg(long, value_enum)]
+    pub batch_norm: Option<BatchNormArg>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Verdict")]
+pub struct GateArgs {
+    /// Largest accuracy on a forgotten class, 0 to 1
+    #[arg(long, value_name = "A", default_value_t = 0.01)]
+    pub max_forget_accuracy: f64,
+    /// Largest fall of the accuracy on the retained classes, 0 to 1
+    #[arg(long, value_name = "D", default_value_t = 0.02)]
+    pub max_retain_drop: f64,
+    /// Answer no (exit 1) also when something was not assessed
+    #[arg(long)]
+    pub require_pass: bool,
+    /// Write the model even when a gate failed
+    #[arg(long)]
+    pub keep_failed: bool,
+    /// Write the model even when tract could not check it
+    #[arg(long)]
+    pub allow_unchecked: bool,
+    /// Samples run in both engines
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub check_samples: usize,
+    /// Absolute tolerance between the engines
+    #[arg(long, value_name = "T", default_value_t = 1e-3)]
+    pub check_atol: f64,
+    /// Relative tolerance between the engines
+    #[arg(long, value_name = "T", default_value_t = 1e-3)]
+    pub check_rtol: f64,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Runtime")]
+pub struct EngineArgs {
+    /// Where training runs: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Threads per operator [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// The ONNX Runtime library to use
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The model to check
+    pub model: PathBuf,
+    /// The model it was made from
+    #[arg(long, value_name = "FILE")]
+    pub source: Option<PathBuf>,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The model to show
+    pub model: PathBuf,
+    /// The output that holds the class scores, for a model with several
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DigestArgs {
+    /// The model
+    pub model: PathBuf,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    #[command(subcommand)]
+    pub action: RuntimeAction,
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RuntimeAction {
+    /// Shows where ONNX Runtime was looked for and which library would be used
+    Show {
+        /// The ONNX Runtime library to use
+        #[arg(long, value_name = "FILE")]
+        ort_lib: Option<PathBuf>,
+    },
+    /// Installs the pinned ONNX Runtime into the tool's cache
+    Install {
+        /// The build for NVIDIA GPUs
+        #[arg(long)]
+        cuda: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Folder for the demonstration
+    #[arg(short, long = "out", value_name = "DIR", default_value = "onnx-unlearn-demo")]
+    pub out: PathBuf,
+    /// The class to forget
+    #[arg(long, value_name = "CLASSES", default_value = "Sandal")]
+    pub forget: String,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// No notes and no progress
+    #[arg(long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}

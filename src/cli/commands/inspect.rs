@@ -1,0 +1,137 @@
+//! `inspect`: what is this model, and what of it would be trained? Needs no runtime.
+
+use crate::{
+    cli::{Status, args::InspectArgs, printer::Printer},
+    graph::Port,
+    onnx::{self, Model},
+    provenance::stamp,
+    train::{Network, TrainError},
+};
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+#[derive(Serialize)]
+struct Inspection {
+    model: String,
+    ir_version: i64,
+    opset: i64,
+    producer: String,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    operators: BTreeMap<String, usize>,
+    parameters: usize,
+    external_files: Vec<String>,
+    stamped: Option<stamp::Stamp>,
+    stamp_problem: Option<String>,
+    trainable: bool,
+    input: Option<String>,
+    logits: Option<String>,
+    behind: Option<String>,
+    trained: Vec<Tensor>,
+    frozen: Vec<Tensor>,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    reason: Option<&'static str>,
+}
+
+pub fn run(args: &InspectArgs, printer: &Printer) -> Result<Status> {
+    let model = onnx::read(&args.model)?;
+    let network = Network::new(&model, args.output.as_deref());
+    let shown = inspection(&model, &network);
+    printer.json(&shown)?;
+    printer.result(text(&shown));
+    Ok(if shown.trainable { Status::Yes } else { Status::No })
+}
+
+fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspection {
+    let mut operators = BTreeMap::new();
+    for node in &model.graph.nodes {
+        *operators.entry(node.op.clone()).or_insert(0) += 1;
+    }
+    let (stamped, stamp_problem) = match stamp::read(&model.bytes) {
+        Ok(stamp) => (stamp, None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    let stored = network.as_ref().map(|n| n.stored.as_slice()).unwrap_or_default();
+    let pick = |trained: bool| {
+        let chosen = stored.iter().filter(move |s| s.frozen.is_none() == trained);
+        chosen.map(|s| Tensor { name: s.name.clone(), shape: s.shape.clone(), reason: s.frozen }).collect::<Vec<_>>()
+    };
+    let problem = match network {
+        Ok(network) => network.weights().err().map(|e| e.to_string()),
+        Err(e) => Some(e.to_string()),
+    };
+    let ready = network.as_ref().ok();
+    Inspection {
+        model: model.path.display().to_string(),
+        ir_version: model.ir_version,
+        opset: model.graph.opset,
+        producer: model.producer.clone(),
+        inputs: model.graph.inputs.iter().map(port).collect(),
+        outputs: model.graph.outputs.iter().map(port).collect(),
+        operators,
+        parameters: model.parameters().values().sum(),
+        external_files: model.external.iter().cloned().collect(),
+        stamped,
+        stamp_problem,
+        trainable: problem.is_none(),
+        input: ready.map(|n| n.input.clone()),
+        logits: ready.map(|n| n.head.logits.clone()),
+        behind: ready.and_then(|n| n.head.behind.clone()),
+        trained: pick(true),
+        frozen: pick(false),
+        problem,
+    }
+}
+
+fn port(p: &Port) -> String {
+    let dims = p.dims.as_ref().map_or("[?]".to_owned(), |dims| {
+        let dims: Vec<String> = dims.iter().map(|d| d.map_or("?".into(), |n| n.to_string())).collect();
+        format!("[{}]", dims.join(", "))
+    });
+    format!("{} {}{dims}", p.name, p.dtype.map_or("?".to_owned(), |t| t.to_string()))
+}
+
+fn text(i: &Inspection) -> String {
+    let mut lines = vec![
+        format!("model       {}", i.model),
+        format!("written by  {}", if i.producer.is_empty() { "(not said)" } else { &i.producer }),
+        format!("opset       {} (IR {})", i.opset, i.ir_version),
+        format!("inputs      {}", i.inputs.join("; ")),
+        format!("outputs     {}", i.outputs.join("; ")),
+        format!("operators   {}", i.operators.iter().map(|(op, n)| format!("{op} {n}")).collect::<Vec<_>>().join(", ")),
+        format!("parameters  {}", i.parameters),
+    ];
+    if !i.external_files.is_empty() {
+        lines.push(format!("data in     {}", i.external_files.join(", ")));
+    }
+    match (&i.stamped, &i.stamp_problem) {
+        (Some(stamp), _) => {
+            lines.push(format!("stamped     by {}, classes {} forgotten", stamp.tool, stamp.forget.join(", ")))
+        }
+        (None, Some(problem)) => lines.push(format!("stamped     {problem}")),
+        (None, None) => lines.push("stamped     no".into()),
+    }
+    if let (Some(input), Some(logits)) = (&i.input, &i.logits) {
+        let behind = i.behind.as_ref().map_or(String::new(), |op| format!(" (before the final {op})"));
+        lines.push(format!("noise       is learned for input {input}"));
+        lines.push(format!("loss        is computed on {logits}{behind}"));
+    }
+    for t in &i.trained {
+        lines.push(format!("trained     {} {:?}", t.name, t.shape));
+    }
+    for t in &i.frozen {
+        lines.push(format!("frozen      {} {:?}: {}", t.name, t.shape, t.reason.unwrap_or_default()));
+    }
+    match &i.problem {
+        None => lines.push("trainable   yes".into()),
+        Some(problem) => lines.push(format!("trainable   no: {problem}")),
+    }
+    lines.join("\n")
+}

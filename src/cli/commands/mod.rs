@@ -1,0 +1,11 @@
+//! One file a command; each reads as its story.
+
+pub mod demo;
+pub mod digest;
+pub mod forget;
+pub mod inspect;
+mod output;
+pub mod runtime;
+mod session;
+mod table;
+pub mod verify;

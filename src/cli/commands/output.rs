@@ -1,0 +1,116 @@
+//! The folder that a result is written to: a file under its final name is complete.
+
+use anyhow::{Context, Result, bail};
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// Name of the finished model.
+pub const MODEL: &str = "model.onnx";
+/// Name of its report.
+pub const REPORT: &str = crate::provenance::stamp::REPORT;
+
+/// A folder for results and, inside it, one for what is not finished. Dropping it without [`Output::publish`] leaves
+/// the folder as it was.
+pub struct Output {
+    folder: PathBuf,
+    created: bool,
+    staging: Option<TempDir>,
+}
+
+impl Output {
+    /// Refuses a folder that holds a result already (unless `force`), and one that cannot be written to. `inputs` must
+    /// not be overwritten.
+    pub fn prepare(folder: &Path, force: bool, inputs: &[&Path]) -> Result<Self> {
+        for name in [MODEL, REPORT] {
+            let path = folder.join(name);
+            if path.symlink_metadata().is_ok() && !force {
+                bail!("{} exists; choose another --out folder, or pass --force to replace it", path.display());
+            }
+            for input in inputs {
+                if let (Ok(a), Ok(b)) = (path.canonicalize(), input.canonicalize())
+                    && a == b
+                {
+                    bail!("--out {}: the result would replace the input {}", folder.display(), input.display());
+                }
+            }
+        }
+        let created = !folder.exists();
+        fs::create_dir_all(folder).with_context(|| format!("--out {}: cannot be created", folder.display()))?;
+        let staging = tempfile::Builder::new()
+            .prefix(".onnx-unlearn-")
+            .tempdir_in(folder)
+            .with_context(|| format!("--out {}: cannot be written to", folder.display()))?;
+        Ok(Self { folder: folder.to_owned(), created, staging: Some(staging) })
+    }
+
+    /// The folder for unfinished files.
+    pub fn staging(&self) -> &Path {
+        self.staging.as_ref().map_or(&self.folder, TempDir::path)
+    }
+
+    /// A folder inside the staging folder, empty.
+    pub fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let path = self.staging().join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Moves every file of `finished` (a folder in the staging folder) to its final name, the model last. Gives the
+    /// paths written.
+    pub fn publish(mut self, finished: &Path) -> Result<Vec<PathBuf>> {
+        let mut names = files(finished, Path::new(""))?;
+        names.sort_by_key(|name| (name == Path::new(MODEL), name.clone()));
+        let mut written = Vec::new();
+        for name in names {
+            let target = self.folder.join(&name);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+            }
+            fs::rename(finished.join(&name), &target).with_context(|| format!("cannot write {}", target.display()))?;
+            written.push(target);
+        }
+        self.created = false;
+        if let Some(staging) = self.staging.take() {
+            // Leftovers of a finished run are no failure of the run.
+            let _ = staging.close();
+        }
+        // Makes the new names last through a power cut; not every file system lets a folder be synchronised.
+        let _ = File::open(&self.folder).and_then(|f| f.sync_all());
+        Ok(written)
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        drop(self.staging.take());
+        if self.created {
+            // Only ever removes an empty folder that this run has made.
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// Writes a file and waits until it is on the disk.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let save = || -> std::io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    save().with_context(|| format!("cannot write {} ({} bytes)", path.display(), bytes.len()))
+}
+
+fn files(root: &Path, below: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let folder = root.join(below);
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let entry = entry?;
+        let name = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() { found.extend(files(root, &name)?) } else { found.push(name) }
+    }
+    Ok(found)
+}

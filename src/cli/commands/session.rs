@@ -1,0 +1,67 @@
+//! Finds and opens the runtime for a command.
+
+use crate::{
+    cli::{args::EngineArgs, plan, plan::DeviceChoice},
+    report::{RuntimeRecord, Warning},
+    runtime::{
+        Device, Engine,
+        find::{self, Library},
+    },
+};
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use std::num::NonZero;
+
+/// An opened runtime and where it came from.
+pub struct Opened {
+    pub engine: Engine,
+    pub library: Library,
+    /// Why `auto` did not come to CUDA, where a GPU build was there.
+    pub warning: Option<Warning>,
+}
+
+/// Opens the runtime that the flags ask for. An explicit cuda never falls back.
+pub fn open(args: &EngineArgs) -> Result<Opened> {
+    let choice = plan::device(&args.device)?;
+    let explicit = args.ort_lib.as_deref();
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    let library = find::find(explicit, matches!(choice, DeviceChoice::Cuda(_)))?;
+    let open = |device| Engine::open(&library.path, device, threads);
+    let (engine, warning) = match choice {
+        DeviceChoice::Cpu => (open(Device::Cpu)?, None),
+        DeviceChoice::Cuda(n) => (open(Device::Cuda(n))?, None),
+        DeviceChoice::Auto if library.cuda => match open(Device::Cuda(0)) {
+            Ok(engine) => (engine, None),
+            Err(e) => (open(Device::Cpu)?, Some(Warning::CudaNotUsed(e.to_string()))),
+        },
+        DeviceChoice::Auto => (open(Device::Cpu)?, None),
+    };
+    Ok(Opened { engine, library, warning })
+}
+
+impl Opened {
+    /// What the report says about the runtime.
+    pub fn record(&self) -> Result<RuntimeRecord> {
+        let bytes = std::fs::read(&self.library.path)
+            .with_context(|| format!("cannot read {}", self.library.path.display()))?;
+        Ok(RuntimeRecord {
+            backend: format!("onnxruntime {}", self.library.version),
+            library: format!("sha256:{}", hex::encode(Sha256::digest(&bytes))),
+            device: self.engine.device().to_string(),
+            threads: self.engine.threads(),
+            target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        })
+    }
+
+    /// One line for the user.
+    pub fn describe(&self) -> String {
+        format!(
+            "ONNX Runtime {} ({}: {}), device {}, {} threads",
+            self.library.version,
+            self.library.origin,
+            self.library.path.display(),
+            self.engine.device(),
+            self.engine.threads()
+        )
+    }
+}

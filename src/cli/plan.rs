@@ -1,0 +1,158 @@
+//! What was typed means: a complete plan of a run, checked before any work starts.
+
+use super::args::{
+    BatchNormArg, ForgetArgs, GateArgs, LayoutArg, MethodArgs, OptimizerArg, PenaltyArg, PreprocessArgs, VariantArg,
+};
+use crate::{
+    data::{Layout, Preprocess},
+    report::{Gates, PreprocessRecord},
+    train::{BatchNorm, NoiseLoss, Optimizer},
+    unlearn::{NoiseSettings, PhaseSettings, Recipe, Variant},
+};
+use anyhow::{Context, Result, bail, ensure};
+
+/// The device as it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA where it works, else the CPU; which one is said.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This GPU or an error.
+    Cuda(i32),
+}
+
+/// Reads `--device`.
+pub fn device(text: &str) -> Result<DeviceChoice> {
+    Ok(match text {
+        "auto" => DeviceChoice::Auto,
+        "cpu" => DeviceChoice::Cpu,
+        "cuda" => DeviceChoice::Cuda(0),
+        other => match other.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+            Some(n) => DeviceChoice::Cuda(n),
+            None => bail!("--device {other}: expected auto, cpu, cuda or cuda:N"),
+        },
+    })
+}
+
+/// Reads the preprocessing flags.
+pub fn preprocess(args: &PreprocessArgs) -> Result<Preprocess> {
+    let resize = args.resize.as_deref().map(size).transpose()?;
+    let layout = match args.layout {
+        None | Some(LayoutArg::Auto) => Layout::Auto,
+        Some(LayoutArg::Nchw) => Layout::Nchw,
+        Some(LayoutArg::Nhwc) => Layout::Nhwc,
+    };
+    let plan = Preprocess { resize, mean: args.mean.clone(), std: args.std.clone(), scale: args.scale, layout };
+    plan.check()?;
+    Ok(plan)
+}
+
+fn size(text: &str) -> Result<(usize, usize)> {
+    let (h, w) = text.split_once('x').unwrap_or((text, text));
+    let side = |s: &str| s.parse::<usize>().ok().filter(|&n| n > 0);
+    match (side(h), side(w)) {
+        (Some(h), Some(w)) => Ok((h, w)),
+        _ => bail!("--resize {text}: expected N or HxW, such as 224 or 240x320"),
+    }
+}
+
+/// What the report says about preprocessing.
+pub fn preprocess_record(p: &Preprocess) -> PreprocessRecord {
+    PreprocessRecord { resize: p.resize, mean: p.mean.clone(), std: p.std.clone(), scale: p.scale }
+}
+
+/// Reads the gates.
+pub fn gates(args: &GateArgs) -> Result<Gates> {
+    for (flag, value) in
+        [("--max-forget-accuracy", args.max_forget_accuracy), ("--max-retain-drop", args.max_retain_drop)]
+    {
+        ensure!((0.0..=1.0).contains(&value), "{flag} {value}: expected a share from 0 to 1 (0.01 is one percent)");
+    }
+    ensure!(args.check_samples > 0, "--check-samples 0: at least one sample is needed");
+    for (flag, value) in [("--check-atol", args.check_atol), ("--check-rtol", args.check_rtol)] {
+        ensure!(value >= 0.0 && value.is_finite(), "{flag} {value}: expected a number of at least 0");
+    }
+    Ok(Gates { max_forget_accuracy: args.max_forget_accuracy, max_retain_drop: args.max_retain_drop })
+}
+
+/// Makes the recipe. `forget` are class indices; `channels` is the number of channels of a sample, if it has any.
+pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) -> Result<Recipe> {
+    let reference = matches!(args.variant, VariantArg::Reference);
+    let positive = |flag: &str, value: f64| -> Result<f64> {
+        ensure!(value.is_finite() && value > 0.0, "{flag} {value}: expected a number above 0");
+        Ok(value)
+    };
+    let share = |flag: &str, value: f64| -> Result<f64> {
+        ensure!((0.0..1.0).contains(&value), "{flag} {value}: expected a number from 0 to below 1");
+        Ok(value)
+    };
+    let some = |flag: &str, value: usize| -> Result<usize> {
+        ensure!(value > 0, "{flag} 0: expected at least 1");
+        Ok(value)
+    };
+    ensure!(
+        args.noise_penalty.is_finite() && args.noise_penalty >= 0.0,
+        "--noise-penalty: expected a number of at least 0"
+    );
+    let samples = match (args.noise_samples, reference) {
+        (Some(n), _) => some("--noise-samples", n)?,
+        (None, false) => 5120,
+        (None, true) => {
+            20 * channels.context(
+                "--variant reference is defined for images with channels first; this model takes something else",
+            )?
+        }
+    };
+    Ok(Recipe {
+        variant: if reference { Variant::Reference } else { Variant::Corrected },
+        forget,
+        seed: args.seed,
+        batch_size: some("--batch-size", args.batch_size)?,
+        noise: NoiseSettings {
+            images: some("--noise-images", args.noise_images)?,
+            steps: some("--noise-steps", args.noise_steps)?,
+            lr: positive("--noise-lr", args.noise_lr)?,
+            loss: NoiseLoss {
+                penalty: args.noise_penalty,
+                per_element: matches!(args.noise_penalty_form, PenaltyArg::Mean),
+            },
+            samples,
+        },
+        impair: PhaseSettings {
+            lr: positive("--impair-lr", args.impair_lr.unwrap_or(if reference { 0.02 } else { 0.0005 }))?,
+            epochs: some("--impair-epochs", args.impair_epochs)?,
+        },
+        repair: PhaseSettings {
+            lr: positive("--repair-lr", args.repair_lr.unwrap_or(if reference { 0.01 } else { 0.00025 }))?,
+            epochs: some("--repair-epochs", args.repair_epochs)?,
+        },
+        optimizer: match args.optimizer {
+            OptimizerArg::Adam => Optimizer::Adam {
+                beta1: share("--beta1", args.beta1)?,
+                beta2: share("--beta2", args.beta2)?,
+                epsilon: positive("--epsilon", args.epsilon)?,
+            },
+            OptimizerArg::Sgd => Optimizer::Sgd { momentum: share("--momentum", args.momentum)? },
+        },
+        clip_norm: args.clip_norm.map(|v| positive("--clip-norm", v)).transpose()?,
+        batch_norm: match args.batch_norm {
+            Some(BatchNormArg::Frozen) => BatchNorm::Frozen,
+            Some(BatchNormArg::Batch) => BatchNorm::Batch,
+            None if reference => BatchNorm::Batch,
+            None => BatchNorm::Frozen,
+        },
+    })
+}
+
+/// Checks what can be checked before a file is opened.
+pub fn early(args: &ForgetArgs) -> Result<()> {
+    gates(&args.gates)?;
+    preprocess(&args.preprocess)?;
+    device(&args.engine.device)?;
+    ensure!(args.per_class > 0, "--per-class 0: at least one sample of each class is needed");
+    ensure!(args.engine.threads != Some(0), "--threads 0: expected at least 1");
+    // The channels are not known yet; they do not matter to the checks of the flags.
+    recipe(&args.method, Vec::new(), Some(1))?;
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! Samples in memory, and batches made of them.
+
+use std::panic;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use rayon::prelude::*;
+
+use super::DataError;
+use super::names::ClassNames;
+use super::preprocess::Table;
+use super::shape::Axes;
+
+/// Below this many elements a batch is filled by one thread.
+const PARALLEL_FROM: usize = 1 << 15;
+
+/// The samples as they are kept.
+pub(super) enum Samples {
+    /// Raw images in height, width, channels order, and what a byte of each channel becomes.
+    Bytes { hwc: [usize; 3], to: Axes, data: Vec<u8>, tables: Vec<Table> },
+    /// Rows in the model's layout.
+    Floats(Vec<f32>),
+}
+
+/// Labelled samples, kept small (a byte a pixel for images) and preprocessed when a batch is filled.
+pub struct Dataset {
+    pub(super) samples: Samples,
+    pub(super) shape: Vec<usize>,
+    pub(super) labels: Vec<u32>,
+    pub(super) order: Vec<u64>,
+    pub(super) names: Option<ClassNames>,
+    pub(super) classes: usize,
+}
+
+impl Dataset {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// True when there are none; [`super::load`] never returns that.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Shape of one sample in the model's layout, without the batch axis.
+    pub fn sample_shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements of one sample.
+    pub fn sample_len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Class of every sample.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Place of every sample in the source: row of the array, or place in the sorted list of files.
+    pub fn source_order(&self) -> &[u64] {
+        &self.order
+    }
+
+    /// Number of outputs of the model.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The names given for the classes, or those of the class folders.
+    pub fn names(&self) -> Option<&ClassNames> {
+        self.names.as_ref()
+    }
+
+    /// Number of samples of every class.
+    pub fn per_class(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes];
+        for &label in &self.labels {
+            counts[label as usize] += 1;
+        }
+        counts
+    }
+
+    /// The samples whose class is among `classes`, in order.
+    pub fn of_classes(&self, classes: &[usize]) -> Vec<usize> {
+        (0..self.len()).filter(|&i| classes.contains(&(self.labels[i] as usize))).collect()
+    }
+
+    /// Fills `out` with the preprocessed samples `indices`, row after row in the model's layout.
+    ///
+    /// # Panics
+    /// When `out` does not hold exactly `indices.len()` samples or an index is beyond the data.
+    pub fn batch(&self, indices: &[usize], out: &mut [f32]) {
+        let row = self.sample_len();
+        assert_eq!(out.len(), indices.len() * row, "a batch of {} samples of {row} elements", indices.len());
+        if out.len() < PARALLEL_FROM {
+            out.chunks_exact_mut(row).zip(indices).for_each(|(out, &i)| self.row(i, out));
+        } else {
+            out.par_chunks_exact_mut(row).zip(indices).for_each(|(out, &i)| self.row(i, out));
+        }
+    }
+
+    /// Clears `x` and `y`, and fills them with the samples `indices` and their labels, as a training step takes them.
+    ///
+    /// # Panics
+    /// When an index is beyond the data.
+    pub fn fill(&self, indices: &[usize], x: &mut Vec<f32>, y: &mut Vec<i64>) {
+        x.resize(indices.len() * self.sample_len(), 0.0);
+        self.batch(indices, x);
+        y.clear();
+        y.extend(indices.iter().map(|&i| i64::from(self.labels[i])));
+    }
+
+    fn row(&self, i: usize, out: &mut [f32]) {
+        let n = out.len();
+        match &self.samples {
+            Samples::Floats(data) => out.copy_from_slice(&data[i * n..(i + 1) * n]),
+            Samples::Bytes { hwc, to, data, tables } => {
+                let pixels = &data[i * n..(i + 1) * n];
+                match to {
+                    Axes::Chw => planes(pixels, hwc[0] * hwc[1], tables, out),
+                    Axes::Hwc => interleaved(pixels, tables, out),
+                }
+            }
+        }
+    }
+}
+
+/// Looks bytes up, from channels-last to channels-first.
+fn planes(pixels: &[u8], size: usize, tables: &[Table], out: &mut [f32]) {
+    let channels = tables.len();
+    for (c, (plane, table)) in out.chunks_exact_mut(size).zip(tables).enumerate() {
+        for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(channels)) {
+            *value = table[usize::from(pixel[c])];
+        }
+    }
+}
+
+/// Looks bytes up, channels staying last.
+fn interleaved(pixels: &[u8], tables: &[Table], out: &mut [f32]) {
+    let channels = tables.len();
+    for (values, pixel) in out.chunks_exact_mut(channels).zip(pixels.chunks_exact(channels)) {
+        for ((value, &byte), table) in values.iter_mut().zip(pixel).zip(tables) {
+            *value = table[usize::from(byte)];
+        }
+    }
+}
+
+/// Fails when a class has no sample, apart from those in `except` (the ones to forget); names all that are missing.
+pub fn require_all_classes(data: &Dataset, except: &[usize]) -> Result<(), DataError> {
+    let missing: Vec<String> = data
+        .per_class()
+        .iter()
+        .enumerate()
+        .filter(|(class, n)| **n == 0 && !except.contains(class))
+        .map(|(class, _)| match data.names() {
+            Some(names) if !names.are_indices() => format!("{} ({class})", names.name(class)),
+            _ => format!("class {class}"),
+        })
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(DataError::MissingClasses { classes: missing.join(", ") }) }
+}
+
+/// One prepared batch.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Number of the step it is for, from 0.
+    pub step: usize,
+    /// The samples.
+    pub x: Vec<f32>,
+    /// Their labels.
+    pub y: Vec<i64>,
+}
+
+/// Prepares the next batch on a thread of its own while the caller works on the current one.
+///
+/// Two batches exist at any time, and their memory is used again and again. Batches come in the order of the steps, so the
+/// result does not depend on timing.
+pub struct Prefetch<'scope> {
+    // Dropped before the thread is joined, which ends it.
+    lines: Option<(Receiver<Batch>, SyncSender<Batch>)>,
+    current: Option<Batch>,
+    thread: Option<ScopedJoinHandle<'scope, ()>>,
+}
+
+impl<'scope> Prefetch<'scope> {
+    /// Calls `fill(step, x, y)` for the steps from 0 to `steps - 1`, at most one step ahead of the caller.
+    ///
+    /// `x` and `y` hold whatever an earlier batch left in them.
+    pub fn start<F>(scope: &'scope Scope<'scope, '_>, steps: usize, mut fill: F) -> Self
+    where
+        F: FnMut(usize, &mut Vec<f32>, &mut Vec<i64>) + Send + 'scope,
+    {
+        let (ready_in, ready) = sync_channel(1);
+        let (spare, spare_out) = sync_channel(2);
+        for _ in 0..2 {
+            // Cannot fail: the channel has room for two and its other end is held above.
+            let _ = spare.send(Batch::default());
+        }
+        let thread = scope.spawn(move || {
+            for step in 0..steps {
+                let Ok(mut batch) = spare_out.recv() else { return };
+                batch.step = step;
+                fill(step, &mut batch.x, &mut batch.y);
+                if ready_in.send(batch).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { lines: Some((ready, spare)), current: None, thread: Some(thread) }
+    }
+
+    /// The next batch, or `None` after the last one.
+    ///
+    /// # Panics
+    /// With the panic of `fill`, should it panic.
+    pub fn next_batch(&mut self) -> Option<&Batch> {
+        let (ready, spare) = self.lines.as_ref()?;
+        if let Some(used) = self.current.take() {
+            // Refused only when the thread has filled its last batch.
+            let _ = spare.send(used);
+        }
+        if let Ok(batch) = ready.recv() {
+            self.current = Some(batch);
+        } else {
+            self.lines = None;
+            if let Some(Err(cause)) = self.thread.take().map(ScopedJoinHandle::join) {
+                panic::resume_unwind(cause);
+            }
+        }
+        self.current.as_ref()
+    }
+}

@@ -1,0 +1,322 @@
+//! Reads a model file into a graph. What is not understood stops the import, all of it listed at once.
+
+use super::{
+    OLDEST_OPSET, dtype_of,
+    external::{self, ExternalError},
+    schema::{
+        AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProtoValue, ValueInfoProto, attribute_type,
+        data_type,
+    },
+    wire::{self, WireError},
+};
+use crate::{
+    graph::{Attr, Attrs, Graph, Node, Port},
+    tensor::{DType, Data, Tensor},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use thiserror::Error;
+
+/// A model file, read.
+#[derive(Debug)]
+pub struct Model {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its bytes, without external data.
+    pub bytes: Vec<u8>,
+    /// What it computes, in its own opset. Constant nodes are constants of the graph; inputs that only give defaults
+    /// to initializers are left out.
+    pub graph: Graph,
+    /// Initializers and Constant nodes in the order of the file.
+    pub stored: Vec<String>,
+    /// Version of the file format.
+    pub ir_version: i64,
+    /// Program that wrote the file.
+    pub producer: String,
+    /// Files that hold external data, relative to the model's folder.
+    pub external: BTreeSet<String>,
+}
+
+/// Why a model was not read.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The fields are what the message prints.
+pub enum ImportError {
+    #[error("cannot read {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{} is not an ONNX file, or is cut off or damaged: {source}", path.display())]
+    NotOnnx { path: PathBuf, source: WireError },
+    #[error("{}: {source}", path.display())]
+    Refused { path: PathBuf, source: WireError },
+    #[error("{} holds no graph: it is not an ONNX model", path.display())]
+    NoGraph { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    External { path: PathBuf, source: ExternalError },
+    #[error("{}: tensor {tensor:?}: {reason}", path.display())]
+    Tensor { path: PathBuf, tensor: String, reason: String },
+    #[error("{}: opset {found} is older than {OLDEST_OPSET}; convert the model to opset {OLDEST_OPSET} or later", path.display())]
+    Opset { path: PathBuf, found: i64 },
+    #[error("{}: no operator set is imported for ai.onnx", path.display())]
+    NoOpset { path: PathBuf },
+    #[error("{}: {} node(s) cannot be read:{}", path.display(), reasons.len(), list(reasons))]
+    Nodes { path: PathBuf, reasons: Vec<String> },
+    #[error("{}: input {names:?} is read by no node but has no default; export the model without it", path.display())]
+    IdleInput { path: PathBuf, names: Vec<String> },
+}
+
+fn list(reasons: &[String]) -> String {
+    reasons.iter().map(|r| format!("\n  {r}")).collect()
+}
+
+/// Reads the model at `path`.
+pub fn read(path: &Path) -> Result<Model, ImportError> {
+    let bytes = std::fs::read(path).map_err(|source| ImportError::Io { path: path.into(), source })?;
+    let proto = wire::decode(&bytes).map_err(|source| {
+        let path = path.to_owned();
+        // Bytes of another kind of file trip over the first tag, at the top of the model.
+        let other_file = source.problem.is_malformed() || source.path == "model";
+        if other_file { ImportError::NotOnnx { path, source } } else { ImportError::Refused { path, source } }
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Reader { path, folder, external: BTreeSet::new() }.model(proto, bytes)
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    folder: &'a Path,
+    external: BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    fn model(mut self, proto: ModelProto, bytes: Vec<u8>) -> Result<Model, ImportError> {
+        let path = self.path.to_owned();
+        let main = |domain: &str| domain.is_empty() || domain == "ai.onnx";
+        let ir_version = proto.ir_version();
+        let producer = format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned();
+        let opset = proto.opset_import.iter().find(|o| main(o.domain())).map(|o| o.version());
+        let Some(graph) = proto.graph else { return Err(ImportError::NoGraph { path }) };
+        let opset = opset.ok_or_else(|| ImportError::NoOpset { path: path.clone() })?;
+        if opset < OLDEST_OPSET {
+            return Err(ImportError::Opset { path, found: opset });
+        }
+        let functions: BTreeSet<(String, String)> =
+            proto.functions.iter().map(|f| (f.domain().to_owned(), f.name().to_owned())).collect();
+        let (graph, stored) = self.graph(graph, opset, &functions)?;
+        Ok(Model { path, bytes, graph, stored, ir_version, producer, external: self.external })
+    }
+
+    fn graph(
+        &mut self,
+        proto: GraphProto,
+        opset: i64,
+        functions: &BTreeSet<(String, String)>,
+    ) -> Result<(Graph, Vec<String>), ImportError> {
+        let mut graph = Graph { opset, ..Graph::default() };
+        let mut stored = Vec::new();
+        let mut reasons = Vec::new();
+        for sparse in &proto.sparse_initializer {
+            let name = sparse.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
+            reasons.push(format!("initializer {name:?} is sparse; store it dense"));
+        }
+        for t in &proto.initializer {
+            // Text is never computed with on the way to a prediction; a node that reads it is refused by the runtime.
+            if t.data_type() != data_type::STRING {
+                graph.constants.insert(t.name().to_owned(), Arc::new(self.tensor(t)?));
+                stored.push(t.name().to_owned());
+            }
+        }
+        for (i, n) in proto.node.into_iter().enumerate() {
+            if let Some(tensor) = self.constant_node(&n)? {
+                stored.push(n.output[0].clone());
+                graph.constants.insert(n.output[0].clone(), Arc::new(tensor));
+                continue;
+            }
+            match self.node(n, i, functions)? {
+                Ok(node) => graph.nodes.push(node),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        if !reasons.is_empty() {
+            return Err(ImportError::Nodes { path: self.path.to_owned(), reasons });
+        }
+        graph.inputs = proto.input.iter().filter(|i| !graph.constants.contains_key(i.name())).map(port).collect();
+        graph.outputs = proto.output.iter().map(port).collect();
+        Ok((graph, stored))
+    }
+
+    /// The tensor of a Constant node; `None` for every other node.
+    fn constant_node(&mut self, n: &NodeProto) -> Result<Option<Tensor>, ImportError> {
+        if n.op_type() != "Constant" || !n.domain().is_empty() || n.output.len() != 1 {
+            return Ok(None);
+        }
+        let [a] = n.attribute.as_slice() else { return Ok(None) };
+        let tensor = match (a.name(), a.r#type()) {
+            ("value", _) => a.t.as_ref().map(|t| self.tensor(t)).transpose()?,
+            ("value_float", _) => a.f.map(Tensor::scalar),
+            ("value_int", _) => a.i.map(|i| Tensor::i64([], vec![i])),
+            ("value_floats", _) => Some(Tensor::f32([a.floats.len()], a.floats.clone())),
+            ("value_ints", _) => Some(Tensor::ints(&a.ints)),
+            _ => None,
+        };
+        Ok(tensor)
+    }
+
+    fn node(
+        &mut self,
+        n: NodeProto,
+        index: usize,
+        functions: &BTreeSet<(String, String)>,
+    ) -> Result<Result<Node, String>, ImportError> {
+        let first = n.output.iter().find(|o| !o.is_empty());
+        let name = match (n.name(), first) {
+            ("", Some(output)) => output.clone(),
+            ("", None) => format!("node {index}"),
+            (name, _) => name.to_owned(),
+        };
+        let domain = if n.domain() == "ai.onnx" { String::new() } else { n.domain().to_owned() };
+        let mut attrs = Attrs::new();
+        for a in &n.attribute {
+            attrs.insert(a.name().to_owned(), self.attribute(a)?);
+        }
+        let node = Node { name, op: n.op_type().to_owned(), domain, inputs: n.input, outputs: n.output, attrs };
+        let label = node.label();
+        if functions.contains(&(node.domain.clone(), node.op.clone())) {
+            return Ok(Err(format!("node {label} calls a function of the model; inline it before (onnx.inliner)")));
+        }
+        if let Some((attr, Attr::Other(kind))) = node.attrs.iter().find(|(_, v)| matches!(v, Attr::Other(_))) {
+            return Ok(Err(format!(
+                "node {label}: attribute {attr} holds a {kind}, which training cannot pass through"
+            )));
+        }
+        if !node.domain.is_empty() && node.domain != "com.microsoft" {
+            return Ok(Err(format!("node {label}: operators of domain {:?} have nothing to train", node.domain)));
+        }
+        Ok(Ok(node))
+    }
+
+    fn attribute(&mut self, a: &AttributeProto) -> Result<Attr, ImportError> {
+        let text = |s: &[u8]| String::from_utf8_lossy(s).into_owned();
+        // Files of the oldest IR leave the type out; then the field that is filled says it.
+        let kind = a.r#type.unwrap_or_else(|| guess(a));
+        Ok(match kind {
+            attribute_type::FLOAT => Attr::Float(a.f()),
+            attribute_type::INT => Attr::Int(a.i()),
+            attribute_type::STRING => Attr::Str(text(a.s())),
+            attribute_type::INTS => Attr::Ints(a.ints.clone()),
+            attribute_type::FLOATS => Attr::Floats(a.floats.clone()),
+            attribute_type::STRINGS => Attr::Strs(a.strings.iter().map(|s| text(s)).collect()),
+            attribute_type::TENSOR => match &a.t {
+                Some(t) if t.data_type() != data_type::STRING => Attr::Tensor(self.tensor(t)?),
+                _ => Attr::Other("text tensor"),
+            },
+            attribute_type::GRAPH | attribute_type::GRAPHS => Attr::Other("subgraph"),
+            attribute_type::TYPE_PROTO | attribute_type::TYPE_PROTOS => Attr::Other("type"),
+            attribute_type::SPARSE_TENSOR | attribute_type::SPARSE_TENSORS => Attr::Other("sparse tensor"),
+            _ => Attr::Other("value of unknown kind"),
+        })
+    }
+
+    fn tensor(&mut self, t: &TensorProto) -> Result<Tensor, ImportError> {
+        let fail = |reason: String| ImportError::Tensor { path: self.path.into(), tensor: t.name().into(), reason };
+        let dtype = dtype_of(t.data_type())
+            .ok_or_else(|| fail(format!("element type {} of onnx.proto is not supported", t.data_type())))?;
+        let shape = t.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>();
+        let shape = shape.map_err(|_| fail(format!("negative length in shape {:?}", t.dims)))?;
+        let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let n = n.ok_or_else(|| fail(format!("shape {:?} is too large", t.dims)))?;
+        let external = external::read(t, self.folder)
+            .map_err(|source| ImportError::External { path: self.path.into(), source })?;
+        if external.is_some() {
+            let location = t.external_data.iter().find(|e| e.key() == "location");
+            self.external.extend(location.map(|e| e.value().to_owned()));
+        }
+        let held = external.as_ref().or(t.raw_data.as_ref()).map_or(0, Vec::len);
+        let tensor = match external.as_ref().or(t.raw_data.as_ref()).filter(|raw| !raw.is_empty()) {
+            Some(raw) => Tensor::from_le_bytes(dtype, shape, raw),
+            None => typed(t, dtype, shape, n),
+        };
+        tensor.ok_or_else(|| fail(format!("{held} bytes do not fill shape {:?} of {dtype}", t.dims)))
+    }
+}
+
+/// A tensor from the typed field that its element type is stored in.
+fn typed(t: &TensorProto, dtype: DType, shape: Vec<usize>, n: usize) -> Option<Tensor> {
+    let ints = || t.int32_data.iter();
+    let data = match dtype {
+        DType::F32 => Data::F32(t.float_data.clone()),
+        DType::F64 => Data::F64(t.double_data.clone()),
+        DType::I64 => Data::I64(t.int64_data.clone()),
+        DType::I32 => Data::I32(t.int32_data.clone()),
+        DType::U8 => Data::U8(ints().map(|&v| v as u8).collect()),
+        DType::Bool => Data::Bool(ints().map(|&v| v != 0).collect()),
+        DType::U32 => Data::Raw(dtype, t.uint64_data.iter().flat_map(|&v| (v as u32).to_le_bytes()).collect()),
+        DType::U64 => Data::Raw(dtype, t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        DType::I8 => Data::Raw(dtype, ints().map(|&v| v as u8).collect()),
+        DType::I16 | DType::U16 | DType::F16 | DType::BF16 => {
+            Data::Raw(dtype, ints().flat_map(|&v| (v as u16).to_le_bytes()).collect())
+        }
+    };
+    let held = match &data {
+        Data::F32(v) => v.len(),
+        Data::F64(v) => v.len(),
+        Data::I64(v) => v.len(),
+        Data::I32(v) => v.len(),
+        Data::U8(v) => v.len(),
+        Data::Bool(v) => v.len(),
+        Data::Raw(t, v) => v.len() / t.size(),
+    };
+    (held == n).then(|| Tensor::new(shape, data))
+}
+
+fn guess(a: &AttributeProto) -> i32 {
+    if a.f.is_some() {
+        attribute_type::FLOAT
+    } else if a.i.is_some() {
+        attribute_type::INT
+    } else if a.s.is_some() {
+        attribute_type::STRING
+    } else if a.t.is_some() {
+        attribute_type::TENSOR
+    } else if a.g.is_some() {
+        attribute_type::GRAPH
+    } else if !a.floats.is_empty() {
+        attribute_type::FLOATS
+    } else if !a.strings.is_empty() {
+        attribute_type::STRINGS
+    } else {
+        attribute_type::INTS
+    }
+}
+
+fn port(v: &ValueInfoProto) -> Port {
+    let Some(TypeProtoValue::Tensor(t)) = v.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return Port::open(v.name());
+    };
+    let dims = t.shape.as_ref().map(|s| {
+        s.dim
+            .iter()
+            .map(|d| match &d.value {
+                Some(super::schema::DimensionValue::DimValue(n)) => usize::try_from(*n).ok().filter(|&n| n > 0),
+                _ => None,
+            })
+            .collect()
+    });
+    Port { name: v.name().to_owned(), dtype: dtype_of(t.elem_type()), dims }
+}
+
+impl Model {
+    /// Inputs that the file asks for and no node reads: ONNX Runtime would want them fed all the same.
+    pub fn idle_inputs(&self) -> Vec<String> {
+        let read: BTreeSet<&str> = self.graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
+        self.graph.inputs.iter().filter(|i| !read.contains(i.name.as_str())).map(|i| i.name.clone()).collect()
+    }
+
+    /// Number of elements of every stored float tensor, by name.
+    pub fn parameters(&self) -> BTreeMap<&str, usize> {
+        let float = |name: &String| self.graph.constants.get(name).filter(|t| t.dtype().is_float()).map(|t| t.len());
+        self.stored.iter().filter_map(|name| float(name).map(|n| (name.as_str(), n))).collect()
+    }
+}

@@ -1,0 +1,310 @@
+//! Normalisation.
+//!
+//! In the formulas xhat = (x - mean) * inv, inv = 1 / sqrt(var + epsilon); statistics are those of the population.
+
+use super::{
+    Emit,
+    Flow::{Constant, Vjp},
+    Op, OpError,
+    reduce::over_norm,
+};
+use crate::graph::Value;
+
+const LAYER: &[&str] = &["axis", "epsilon", "stash_type"];
+const GROUP: &[&str] = &["num_groups", "epsilon", "stash_type"];
+
+pub(super) const OPS: &[Op] = &[
+    Op::new(
+        "BatchNormalization",
+        &["epsilon", "momentum", "training_mode"],
+        &[Vjp(batch_x), Vjp(batch_scale), Vjp(batch_bias), Constant, Constant],
+    ),
+    Op::new("LayerNormalization", LAYER, &[Vjp(layer_x), Vjp(layer_scale), Vjp(layer_bias)]),
+    Op::new("InstanceNormalization", &["epsilon"], &[Vjp(instance_x), Vjp(instance_scale), Vjp(channel_sum)]),
+    Op::new("GroupNormalization", GROUP, &[Vjp(group_x), Vjp(group_scale), Vjp(group_bias)]),
+    Op::new("LpNormalization", &["axis", "p"], &[Vjp(lp)]),
+    Op::new("LRN", &["alpha", "beta", "bias", "size"], &[Vjp(lrn)]),
+];
+
+/// `v` of [C] as [C, 1, ...], to be broadcast against [N, C, ...].
+fn per_channel(e: &mut Emit<'_>, v: &Value, rank: usize) -> Value {
+    let mut shape = vec![1; rank - 1];
+    shape[0] = v.len();
+    e.reshape(v, &shape)
+}
+
+/// Sum over all axes but the channels, axis 1: [N, C, ...] to [C].
+fn over_images(e: &mut Emit<'_>, v: &Value) -> Value {
+    let axes: Vec<usize> = (0..v.rank()).filter(|&i| i != 1).collect();
+    e.reduce_sum(v, &axes, false)
+}
+
+// --- BatchNormalization: y = scale * xhat + bias with mean and var from the file ---------------------------------------
+
+/// inv of each channel; an error where the node computes the statistics of the batch instead.
+fn frozen(e: &mut Emit<'_>) -> Result<Value, OpError> {
+    if e.int("training_mode", 0)? != 0 {
+        return Err(OpError::Unsupported(
+            "training_mode is 1, so the node normalises by its own batch and has no frozen statistics; export the model \
+             in inference mode (torch: model.eval())"
+                .into(),
+        ));
+    }
+    let var = e.x(4)?;
+    let epsilon = e.float("epsilon", 1e-5)?;
+    Ok(inverse_root(e, &var, epsilon))
+}
+
+/// 1 / sqrt(var + epsilon)
+fn inverse_root(e: &mut Emit<'_>, var: &Value, epsilon: f32) -> Value {
+    let epsilon = e.num(f64::from(epsilon));
+    let shifted = e.add(var, &epsilon);
+    let root = e.unary("Sqrt", &shifted);
+    e.unary("Reciprocal", &root)
+}
+
+/// dx = dy * (scale * inv)
+fn batch_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let inv = frozen(e)?;
+    let scale = e.x(1)?;
+    let factor = e.mul(&scale, &inv);
+    let factor = per_channel(e, &factor, dy.rank());
+    Ok(e.mul(dy, &factor))
+}
+
+/// dscale = sum(dy * (x - mean)) * inv = (sum(dy * x) - mean * sum dy) * inv
+///
+/// The second form reads the batch once less. It loses accuracy in proportion to |mean| * inv, a few units for the
+/// inputs of a trained normalisation.
+fn batch_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let inv = frozen(e)?;
+    let (x, mean) = (e.x(0)?, e.x(3)?);
+    let product = e.mul(dy, &x);
+    let product = over_images(e, &product);
+    let total = over_images(e, dy);
+    let shift = e.mul(&mean, &total);
+    let centred = e.sub(&product, &shift);
+    Ok(e.mul(&centred, &inv))
+}
+
+/// dbias = sum dy
+fn batch_bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    frozen(e)?;
+    channel_sum(e, dy)
+}
+
+/// dbias = sum dy over everything but the channels
+fn channel_sum(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    Ok(over_images(e, dy))
+}
+
+// --- Normalisation by the statistics of x itself ---------------------------------------------------------------------
+
+/// An input and what normalising it over `axes` gives.
+struct Standard {
+    axes: Vec<usize>,
+    xhat: Value,
+    inv: Value,
+}
+
+/// Normalises `x` over `axes`. The forward node has done so too, but does not hand it out.
+fn standardise(e: &mut Emit<'_>, x: &Value, axes: Vec<usize>, epsilon: f32) -> Standard {
+    let mean = e.reduce_mean(x, &axes, true);
+    let centred = e.sub(x, &mean);
+    let square = e.mul(&centred, &centred);
+    let var = e.reduce_mean(&square, &axes, true);
+    let inv = inverse_root(e, &var, epsilon);
+    let xhat = e.mul(&centred, &inv);
+    Standard { axes, xhat, inv }
+}
+
+/// g = gradient of xhat      dx = inv * (g - mean g - xhat * mean(g * xhat)), means over the normalised axes
+fn standardise_back(e: &mut Emit<'_>, s: &Standard, g: &Value) -> Value {
+    let mean = e.reduce_mean(g, &s.axes, true);
+    let product = e.mul(g, &s.xhat);
+    let along = e.reduce_mean(&product, &s.axes, true);
+    let stretch = e.mul(&s.xhat, &along);
+    let d = e.sub(g, &mean);
+    let d = e.sub(&d, &stretch);
+    e.mul(&d, &s.inv)
+}
+
+// --- LayerNormalization: y = scale * xhat + bias over the axes from `axis` on ------------------------------------------
+
+fn layer(e: &mut Emit<'_>) -> Result<Standard, OpError> {
+    if e.dy(1).is_some() || e.dy(2).is_some() {
+        return Err(OpError::Unsupported("the gradient through the outputs Mean and InvStdDev is not written".into()));
+    }
+    let x = e.x(0)?;
+    let axis = e.axis("axis", -1, x.rank())?;
+    let epsilon = e.float("epsilon", 1e-5)?;
+    Ok(standardise(e, &x, (axis..x.rank()).collect(), epsilon))
+}
+
+/// g = dy * scale      dx as in `standardise_back`
+fn layer_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let s = layer(e)?;
+    let scale = e.x(1)?;
+    let g = e.mul(dy, &scale);
+    Ok(standardise_back(e, &s, &g))
+}
+
+/// dscale = sum(dy * xhat)
+fn layer_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let s = layer(e)?;
+    let d = e.mul(dy, &s.xhat);
+    e.to_input(&d)
+}
+
+/// dbias = sum dy
+fn layer_bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    layer(e)?;
+    e.to_input(dy)
+}
+
+// --- InstanceNormalization: y = scale * xhat + bias over the image of each sample and channel --------------------------
+
+fn instance(e: &mut Emit<'_>) -> Result<Standard, OpError> {
+    let x = e.x(0)?;
+    let epsilon = e.float("epsilon", 1e-5)?;
+    Ok(standardise(e, &x, (2..x.rank()).collect(), epsilon))
+}
+
+/// dx as in `standardise_back` with g = dy, times scale, which is the same for a whole image
+fn instance_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let s = instance(e)?;
+    let scale = e.x(1)?;
+    let scale = per_channel(e, &scale, dy.rank());
+    // Into inv, which is small, rather than into dy.
+    let inv = e.mul(&s.inv, &scale);
+    Ok(standardise_back(e, &Standard { inv, ..s }, dy))
+}
+
+/// dscale = sum(dy * xhat)
+fn instance_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let s = instance(e)?;
+    let d = e.mul(dy, &s.xhat);
+    Ok(over_images(e, &d))
+}
+
+// --- GroupNormalization: y = scale * xhat + bias over all channels of a group ------------------------------------------
+
+/// [N, C, ...] seen as [N, groups, channels of a group, pixels].
+fn grouped(e: &mut Emit<'_>, v: &Value) -> Result<Value, OpError> {
+    let groups = e.int("num_groups", 0)?;
+    let (n, c) = (v.shape()[0], v.shape()[1]);
+    let g = usize::try_from(groups).ok().filter(|&g| g > 0 && c.is_multiple_of(g)).ok_or_else(|| OpError::Attribute {
+        name: "num_groups".into(),
+        expected: format!("a divisor of the {c} channels"),
+        got: groups.to_string(),
+    })?;
+    let pixels = v.shape()[2..].iter().product();
+    Ok(e.reshape(v, &[n, g, c / g, pixels]))
+}
+
+/// Shape of scale and bias against [N, groups, channels of a group, pixels]: opset 18 has one number a group, opset 21
+/// one a channel.
+fn group_parameter(e: &Emit<'_>, x: &Value) -> [usize; 3] {
+    let per_group = e.graph.opset() < 21;
+    [x.shape()[1], if per_group { 1 } else { x.shape()[2] }, 1]
+}
+
+fn group(e: &mut Emit<'_>, x: &Value) -> Result<Standard, OpError> {
+    let epsilon = e.float("epsilon", 1e-5)?;
+    Ok(standardise(e, x, vec![2, 3], epsilon))
+}
+
+/// g = dy * scale      dx as in `standardise_back`
+fn group_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (x, scale) = (e.x(0)?, e.x(1)?);
+    let (view, dy) = (grouped(e, &x)?, grouped(e, dy)?);
+    let s = group(e, &view)?;
+    let scale = e.reshape(&scale, &group_parameter(e, &view));
+    let g = e.mul(&dy, &scale);
+    let d = standardise_back(e, &s, &g);
+    Ok(e.reshape(&d, x.shape()))
+}
+
+/// dscale = sum(dy * xhat)
+fn group_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let (view, dy) = (grouped(e, &x)?, grouped(e, dy)?);
+    let s = group(e, &view)?;
+    let d = e.mul(&dy, &s.xhat);
+    group_sum(e, &d)
+}
+
+/// dbias = sum dy
+fn group_bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let dy = grouped(e, dy)?;
+    group_sum(e, &dy)
+}
+
+fn group_sum(e: &mut Emit<'_>, d: &Value) -> Result<Value, OpError> {
+    let target = e.x(e.at())?;
+    let d = e.unbroadcast(d, &group_parameter(e, d));
+    Ok(e.reshape(&d, target.shape()))
+}
+
+// --- Without parameters ----------------------------------------------------------------------------------------------
+
+/// y = x / |x|_p      p = 2: dx = (dy - y * sum(dy * y)) / |x|      p = 1: dx = (dy - sign x * sum(dy * y)) / |x|
+fn lp(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (x, y) = (e.x(0)?, e.y(0)?);
+    let axes = [e.axis("axis", -1, x.rank())?];
+    let (norm, direction) = match e.int("p", 2)? {
+        1 => ("ReduceL1", e.unary("Sign", &x)),
+        2 => ("ReduceL2", y.clone()),
+        other => {
+            return Err(OpError::Attribute { name: "p".into(), expected: "1 or 2".into(), got: other.to_string() });
+        }
+    };
+    let norm = e.reduce(norm, &x, &axes, true);
+    let product = e.mul(dy, &y);
+    let along = e.reduce_sum(&product, &axes, true);
+    let shrink = e.mul(&direction, &along);
+    let d = e.sub(dy, &shrink);
+    let one = e.num(1.0);
+    let inverse = over_norm(e, &one, &norm);
+    Ok(e.mul(&d, &inverse))
+}
+
+/// D = bias + alpha/size * B x^2, y = x * D^-beta      dx = dy * D^-beta - 2 alpha beta/size * x * B^T (dy * y / D)
+///
+/// B sums the `size` channels around each one: entry [c, k] is 1 where c - floor((size-1)/2) <= k <= c + ceil((size-1)/2).
+fn lrn(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (x, y) = (e.x(0)?, e.y(0)?);
+    let alpha = f64::from(e.float("alpha", 1e-4)?);
+    let beta = f64::from(e.float("beta", 0.75)?);
+    let bias = f64::from(e.float("bias", 1.0)?);
+    let size = e.int("size", 0)?;
+    let (n, c) = (x.shape()[0], x.shape()[1]);
+    let flat = [n, c, x.shape()[2..].iter().product()];
+    let width = usize::try_from(size).ok().filter(|&s| s > 0).ok_or_else(|| OpError::Attribute {
+        name: "size".into(),
+        expected: "a positive number of channels".into(),
+        got: size.to_string(),
+    })?;
+    let near = |c: usize, k: usize| k + (width - 1) / 2 >= c && k <= c + width / 2;
+    let band: Vec<f64> = (0..c * c).map(|i| if near(i / c, i % c) { 1.0 } else { 0.0 }).collect();
+    let band = e.nums(&[c, c], &band);
+    let band_t = e.transpose(&band, &[1, 0]);
+
+    let (x, y, dy) = (e.reshape(&x, &flat), e.reshape(&y, &flat), e.reshape(dy, &flat));
+    let square = e.mul(&x, &x);
+    let sums = e.matmul(&band, &square);
+    let sums = e.scale(&sums, alpha / width as f64);
+    let bias = e.num(bias);
+    let d = e.add(&sums, &bias);
+    let exponent = e.num(-beta);
+    let power = e.binary("Pow", &d, &exponent);
+    let direct = e.mul(&dy, &power);
+    let weighted = e.mul(&dy, &y);
+    let weighted = e.div(&weighted, &d);
+    let back = e.matmul(&band_t, &weighted);
+    let back = e.mul(&x, &back);
+    let back = e.scale(&back, 2.0 * alpha * beta / width as f64);
+    let dx = e.sub(&direct, &back);
+    let shape = e.x(0)?;
+    Ok(e.reshape(&dx, shape.shape()))
+}

@@ -1,0 +1,262 @@
+//! The stamp: two metadata entries that say what a model is and what it was made from.
+//!
+//! `docs/stamp-format.md` specifies it. The stamp holds no time and no random number, so equal runs give equal bytes. It
+//! protects against accidents (a stale stamp, a flipped bit); anyone can write one, so it says nothing about who did.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+
+use super::digest::{CONTENT, Digest, DigestError, Digests, digest, model_digest};
+use crate::onnx::patch::{Patch, PatchError, patch_bytes, write_external};
+use crate::onnx::wire::{WireError, layout};
+
+/// Metadata key of the model digest.
+pub const DIGEST_KEY: &str = "dev.onnx-unlearn.digest";
+/// Metadata key of the stamp.
+pub const STAMP_KEY: &str = "dev.onnx-unlearn.stamp.v1";
+/// Name of the report beside a stamped model.
+pub const REPORT: &str = "unlearn-report.json";
+
+/// Where a stamped model comes from and what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Name of the digest, [`CONTENT`].
+    pub content: String,
+    /// Weights digest of the stamped model.
+    pub weights: Digest,
+    /// Graph digest of the stamped model.
+    pub graph: Digest,
+    /// The model it was made from.
+    pub source: SourceDigests,
+    /// The classes taken out, as the user named them.
+    pub forget: Vec<String>,
+    /// The method, `unsir`.
+    pub method: String,
+    /// Digest of the run's parameters, see [`params_digest`].
+    pub params: Digest,
+    /// Weights digests of the models before the source, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Digest>,
+    /// File name of the report.
+    pub report: String,
+    /// Name and version of the program.
+    pub tool: String,
+}
+
+/// Digests of the model a stamped model was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceDigests {
+    /// Of the file's bytes.
+    pub file: Digest,
+    /// Of its weights.
+    pub weights: Digest,
+    /// Of its graph.
+    pub graph: Digest,
+}
+
+/// What only the caller knows about a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StampInfo {
+    /// The classes taken out, as the user named them.
+    pub forget: Vec<String>,
+    /// The method, `unsir`.
+    pub method: String,
+    /// Digest of the run's parameters, see [`params_digest`].
+    pub params: Digest,
+}
+
+/// Why a stamp was not read or written.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The fields are what the message prints.
+pub enum StampError {
+    #[error("cannot read {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("metadata entry {STAMP_KEY}: {0}")]
+    Malformed(String),
+    #[error("metadata entry {STAMP_KEY}: content {0:?} is unknown to this version (it knows {CONTENT})")]
+    Unsupported(String),
+    #[error("{0}")]
+    Inconsistent(String),
+    #[error("the {which} model: {source}")]
+    Digest { which: &'static str, source: Box<DigestError> },
+    #[error(transparent)]
+    Patch(Box<PatchError>),
+    #[error("the patched model has another graph than its source: {found} instead of {expected}")]
+    GraphChanged { expected: Digest, found: Digest },
+    #[error("tensor {0:?} changed although it was not among those to write")]
+    Undeclared(String),
+    #[error("cannot be written as canonical JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl From<PatchError> for StampError {
+    fn from(error: PatchError) -> Self {
+        Self::Patch(Box::new(error))
+    }
+}
+
+impl StampError {
+    /// The stable reason code of `verify`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "input.unreadable",
+            Self::Unsupported(_) => "stamp.unsupported",
+            Self::Inconsistent(_) => "stamp.inconsistent",
+            Self::Wire(_) => "model.refused",
+            Self::Digest { source, .. } => source.code(),
+            _ => "stamp.malformed",
+        }
+    }
+}
+
+/// The digest of a run's parameters: of their canonical JSON (RFC 8785).
+pub fn params_digest(parameters: &impl Serialize) -> Result<Digest, StampError> {
+    Ok(Digest::of(&serde_json_canonicalizer::to_vec(parameters)?))
+}
+
+impl Stamp {
+    /// The stamp of a model made from `source`; `earlier` is the stamp that the source carries.
+    pub fn new(result: &Digests, source: &Digests, info: StampInfo, earlier: Option<&Self>) -> Self {
+        let history = earlier.map(|e| e.history.iter().copied().chain([e.source.weights]).collect());
+        Self {
+            content: CONTENT.into(),
+            weights: result.weights,
+            graph: result.graph,
+            source: SourceDigests { file: source.file, weights: source.weights, graph: source.graph },
+            forget: info.forget,
+            method: info.method,
+            params: info.params,
+            history: history.unwrap_or_default(),
+            report: REPORT.into(),
+            tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
+        }
+    }
+
+    /// The metadata entries that hold the stamp.
+    pub fn to_metadata(&self) -> Result<Vec<(String, String)>, StampError> {
+        let mut value = serde_json::to_value(self)?;
+        let own = params_digest(&value)?;
+        value["self"] = own.to_string().into();
+        let stamp = serde_json_canonicalizer::to_string(&value)?;
+        let model = model_digest(self.graph, self.weights);
+        Ok(vec![(DIGEST_KEY.into(), model.to_string()), (STAMP_KEY.into(), stamp)])
+    }
+
+    /// True when the stamp speaks of the model with these digests.
+    pub fn is_of(&self, digests: &Digests) -> bool {
+        self.weights == digests.weights && self.graph == digests.graph
+    }
+}
+
+/// Reads the stamp of a model's bytes; `None` when there is none. Whether the model still is what the stamp says is
+/// for [`super::verify`] to find out.
+pub fn read(model: &[u8]) -> Result<Option<Stamp>, StampError> {
+    let metadata = layout(model)?.metadata;
+    let find = |key| metadata.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+    let Some(text) = find(STAMP_KEY) else { return Ok(None) };
+    let stamp = parse(text)?;
+    let expected = model_digest(stamp.graph, stamp.weights).to_string();
+    match find(DIGEST_KEY) {
+        Some(found) if found == expected => Ok(Some(stamp)),
+        Some(found) => Err(StampError::Inconsistent(format!(
+            "metadata entry {DIGEST_KEY} is {found:?}, the stamp's weights and graph make {expected}"
+        ))),
+        None => Err(StampError::Inconsistent(format!("there is a stamp but no metadata entry {DIGEST_KEY}"))),
+    }
+}
+
+/// Reads the stamp's JSON. Damage (a wrong `self`) is reported before what the damage led to.
+fn parse(text: &str) -> Result<Stamp, StampError> {
+    let malformed = |error: serde_json::Error| StampError::Malformed(error.to_string());
+    let mut value: Value = serde_json::from_str(text).map_err(malformed)?;
+    let canonical = serde_json_canonicalizer::to_string(&value)?;
+    let Some(object) = value.as_object_mut() else {
+        return Err(StampError::Malformed("is not a JSON object".into()));
+    };
+    let own = object.remove("self");
+    let expected = params_digest(&value)?.to_string();
+    if own.as_ref().and_then(Value::as_str) != Some(&expected) {
+        return Err(StampError::Inconsistent(format!(
+            "metadata entry {STAMP_KEY} is damaged: field self is not the digest of the rest, which is {expected}"
+        )));
+    }
+    if canonical != text {
+        return Err(StampError::Malformed("is not canonical JSON (RFC 8785)".into()));
+    }
+    match value.get("content").and_then(Value::as_str) {
+        Some(CONTENT) => serde_json::from_value(value).map_err(malformed),
+        Some(other) => Err(StampError::Unsupported(other.into())),
+        None => Err(StampError::Malformed("field content is missing".into())),
+    }
+}
+
+/// A finished model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stamped {
+    /// The bytes of the model file.
+    pub model: Vec<u8>,
+    /// Its digests.
+    pub digests: Digests,
+    /// The digests of the model it was made from.
+    pub source: Digests,
+    /// The stamp in it.
+    pub stamp: Stamp,
+    /// The weights that differ from the source's: what the report must declare as trained.
+    pub changed: Vec<String>,
+}
+
+/// Makes the finished bytes of a model with new weights: patched, digested, stamped, and compared with the source.
+///
+/// External data files are written into `out_dir`, where none of their names may exist yet; the model file is for the
+/// caller to write there. `source` is the path of the model the weights were trained from.
+pub fn finish(
+    source: &Path,
+    out_dir: &Path,
+    tensors: &BTreeMap<&str, &[f32]>,
+    info: StampInfo,
+) -> Result<Stamped, StampError> {
+    let bytes = fs::read(source).map_err(|error| StampError::Io { path: source.into(), source: error })?;
+    let source_dir = source.parent().unwrap_or(Path::new(""));
+    let before = digest(&bytes, source_dir).map_err(|e| StampError::Digest { which: "source", source: Box::new(e) })?;
+    // A stamp that is damaged or of another model says nothing about this one's history.
+    let earlier = read(&bytes).ok().flatten().filter(|stamp| stamp.is_of(&before));
+    let mut patch = Patch { tensors: tensors.clone(), metadata: Vec::new() };
+    let patched = patch_bytes(&bytes, &patch)?;
+    for external in &patched.external {
+        write_external(source_dir, out_dir, external)?;
+    }
+    let after =
+        digest(&patched.model, out_dir).map_err(|e| StampError::Digest { which: "patched", source: Box::new(e) })?;
+    if after.graph != before.graph {
+        return Err(StampError::GraphChanged { expected: before.graph, found: after.graph });
+    }
+    let changed = changed(&before, &after);
+    if let Some(name) = changed.iter().find(|name| !tensors.contains_key(name.as_str())) {
+        return Err(StampError::Undeclared(name.clone()));
+    }
+    let stamp = Stamp::new(&after, &before, info, earlier.as_ref());
+    patch.metadata = stamp.to_metadata()?;
+    let model = patch_bytes(&bytes, &patch)?.model;
+    let digests = Digests { file: Digest::of(&model), ..after };
+    Ok(Stamped { model, digests, source: before, stamp, changed })
+}
+
+/// Keys of the weights that differ between two models, those that only one of them has included.
+pub fn changed(before: &Digests, after: &Digests) -> Vec<String> {
+    let by_key = |digests: &Digests| -> BTreeMap<_, _> {
+        digests.tensors.iter().map(|t| (t.id.clone(), (t.key.clone(), t.digest))).collect()
+    };
+    let (before, after) = (by_key(before), by_key(after));
+    let gone = before.iter().filter(|(id, _)| !after.contains_key(*id)).map(|(_, (key, _))| key);
+    let new = after.iter().filter(|(id, (_, digest))| before.get(*id).is_none_or(|(_, old)| old != digest));
+    let mut keys: Vec<_> = gone.chain(new.map(|(_, (key, _))| key)).cloned().collect();
+    keys.sort();
+    keys
+}

@@ -1,0 +1,205 @@
+//! Gates: what was asked, what was measured, and what it comes to.
+
+use crate::evaluate::Evaluation;
+use serde::Serialize;
+
+/// Thresholds, fixed before the run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Gates {
+    /// Largest accuracy on the forgotten classes, 0 to 1.
+    pub max_forget_accuracy: f64,
+    /// Largest fall of the accuracy on the retained classes, 0 to 1.
+    pub max_retain_drop: f64,
+}
+
+/// What became of a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateOutcome {
+    /// Measured, and within the threshold.
+    Pass,
+    /// Measured, and beyond it.
+    Fail,
+    /// Could not be measured.
+    NotAssessed,
+}
+
+impl GateOutcome {
+    /// How it is printed.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::NotAssessed => "not assessed",
+        }
+    }
+}
+
+/// One gate.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gate {
+    /// `forget` or `retain`.
+    pub name: &'static str,
+    /// What became of it.
+    pub outcome: GateOutcome,
+    /// The threshold.
+    pub threshold: f64,
+    /// What was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<f64>,
+    /// What was measured on what, in words.
+    pub detail: String,
+}
+
+/// The overall verdict: fail if any gate failed, else pass if every gate passed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    /// Overall.
+    pub outcome: GateOutcome,
+    /// Gate by gate.
+    pub gates: Vec<Gate>,
+}
+
+/// The three measurements of a run on the same data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// `eval` (held out) or `retain` (the sample that was trained on).
+    pub on: &'static str,
+    /// The source model.
+    pub before: Evaluation,
+    /// After the impair phase.
+    pub after_impair: Evaluation,
+    /// The finished bytes.
+    pub after_repair: Evaluation,
+}
+
+impl Gates {
+    /// Judges the measurements. Without samples of a forgotten class forgetting is not assessed; with `on` other than
+    /// held-out data the retain gate can fail but not pass, because the sample was trained on.
+    pub fn judge(&self, m: &Measured, forget: &[usize]) -> Verdict {
+        let forgotten = |c: usize| forget.contains(&c);
+        let held_out = m.on == "eval";
+        let complete = forget.iter().all(|&c| m.after_repair.classes[c].total > 0);
+        // The worst class decides: an average would let one class hide behind another.
+        let worst = forget
+            .iter()
+            .filter_map(|&c| m.after_repair.accuracy(|k| k == c))
+            .fold(None, |w: Option<f64>, a| Some(w.map_or(a, |w| w.max(a))));
+        let forget_gate = match worst {
+            Some(worst) if held_out && complete => Gate {
+                name: "forget",
+                outcome: if worst <= self.max_forget_accuracy { GateOutcome::Pass } else { GateOutcome::Fail },
+                threshold: self.max_forget_accuracy,
+                measured: Some(worst),
+                detail: format!(
+                    "accuracy on forgotten classes {} (highest of any), at most {}",
+                    percent(worst),
+                    percent(self.max_forget_accuracy)
+                ),
+            },
+            _ => Gate {
+                name: "forget",
+                outcome: GateOutcome::NotAssessed,
+                threshold: self.max_forget_accuracy,
+                measured: None,
+                detail: "no held-out samples of every forgotten class (--eval)".into(),
+            },
+        };
+        let before = m.before.accuracy(|c| !forgotten(c));
+        let after = m.after_repair.accuracy(|c| !forgotten(c));
+        let retain_gate = match (before, after) {
+            (Some(before), Some(after)) => {
+                let drop = before - after;
+                let outcome = match (drop <= self.max_retain_drop, held_out) {
+                    (false, _) => GateOutcome::Fail,
+                    (true, true) => GateOutcome::Pass,
+                    (true, false) => GateOutcome::NotAssessed,
+                };
+                let on = if held_out { "held-out data" } else { "the retain sample, which was trained on" };
+                Gate {
+                    name: "retain",
+                    outcome,
+                    threshold: self.max_retain_drop,
+                    measured: Some(drop),
+                    detail: format!(
+                        "accuracy on retained classes {} -> {} ({on}), a fall of at most {}",
+                        percent(before),
+                        percent(after),
+                        points(self.max_retain_drop)
+                    ),
+                }
+            }
+            _ => Gate {
+                name: "retain",
+                outcome: GateOutcome::NotAssessed,
+                threshold: self.max_retain_drop,
+                measured: None,
+                detail: "no samples of retained classes to measure".into(),
+            },
+        };
+        let gates = vec![forget_gate, retain_gate];
+        let any = |o| gates.iter().any(|g| g.outcome == o);
+        let outcome = if any(GateOutcome::Fail) {
+            GateOutcome::Fail
+        } else if any(GateOutcome::NotAssessed) {
+            GateOutcome::NotAssessed
+        } else {
+            GateOutcome::Pass
+        };
+        Verdict { outcome, gates }
+    }
+}
+
+/// A share as a percentage.
+pub fn percent(v: f64) -> String {
+    format!("{:.2} %", 100.0 * v)
+}
+
+fn points(v: f64) -> String {
+    format!("{:.2} points", 100.0 * v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::ClassScore;
+
+    const GATES: Gates = Gates { max_forget_accuracy: 0.01, max_retain_drop: 0.02 };
+
+    /// Accuracies in percent, 100 samples a class; negative for no samples.
+    fn scores(accuracies: &[i32]) -> Evaluation {
+        let class = |&a: &i32| match usize::try_from(a) {
+            Ok(correct) => ClassScore { total: 100, correct, loss: 0.0 },
+            Err(_) => ClassScore::default(),
+        };
+        Evaluation { classes: accuracies.iter().map(class).collect(), not_finite: 0 }
+    }
+
+    fn outcome(on: &'static str, before: &[i32], after: &[i32], forget: &[usize]) -> GateOutcome {
+        let m = Measured { on, before: scores(before), after_impair: scores(after), after_repair: scores(after) };
+        GATES.judge(&m, forget).outcome
+    }
+
+    #[test]
+    fn both_gates_have_to_pass() {
+        assert_eq!(outcome("eval", &[90, 80, 70], &[1, 79, 69], &[0]), GateOutcome::Pass);
+        assert_eq!(outcome("eval", &[90, 80, 70], &[2, 80, 70], &[0]), GateOutcome::Fail);
+        assert_eq!(outcome("eval", &[90, 80, 70], &[0, 76, 69], &[0]), GateOutcome::Fail);
+        // Nothing changed, or everything was destroyed.
+        assert_eq!(outcome("eval", &[90, 80, 70], &[90, 80, 70], &[0]), GateOutcome::Fail);
+        assert_eq!(outcome("eval", &[90, 80, 70], &[0, 50, 0], &[0]), GateOutcome::Fail);
+    }
+
+    #[test]
+    fn one_forgotten_class_cannot_hide_behind_another() {
+        assert_eq!(outcome("eval", &[90, 80, 70], &[0, 2, 70], &[0, 1]), GateOutcome::Fail);
+        assert_eq!(outcome("eval", &[90, 80, 70], &[0, 1, 70], &[0, 1]), GateOutcome::Pass);
+    }
+
+    #[test]
+    fn without_held_out_samples_nothing_passes_but_damage_still_fails() {
+        assert_eq!(outcome("eval", &[-1, 80, 70], &[-1, 80, 70], &[0]), GateOutcome::NotAssessed);
+        assert_eq!(outcome("retain", &[-1, 80, 70], &[-1, 80, 70], &[0]), GateOutcome::NotAssessed);
+        assert_eq!(outcome("retain", &[-1, 80, 70], &[-1, 40, 70], &[0]), GateOutcome::Fail);
+    }
+}

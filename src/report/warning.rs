@@ -1,0 +1,78 @@
+//! Every warning the tool can give.
+
+use std::fmt;
+
+/// Something the user should know that does not stop the work.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Warning {
+    /// Float arrays are taken as they are.
+    PreprocessingNotApplied {
+        /// The flag of the data.
+        data: &'static str,
+        /// The flags that were given in vain.
+        flags: Vec<&'static str>,
+    },
+    /// The reference variant labels all noise 0.
+    ReferenceLabel,
+    /// The reference variant is about BatchNormalization, and there is none.
+    NoBatchNorm,
+    /// No held-out data.
+    NoEval,
+    /// The held-out data has no samples of a class to forget.
+    EvalWithoutForget(Vec<String>),
+    /// The held-out data has no samples of a retained class.
+    EvalWithoutRetained(Vec<String>),
+    /// A retained class has fewer samples than asked for.
+    FewSamples {
+        /// Classes with fewer samples.
+        classes: usize,
+        /// The smallest number.
+        fewest: usize,
+        /// What was asked for.
+        per_class: usize,
+    },
+    /// The model did not know the class before.
+    NotKnownBefore {
+        /// Accuracy before, 0 to 1.
+        accuracy: f64,
+    },
+    /// A CUDA device was not used although the device was to be chosen.
+    CudaNotUsed(String),
+    /// The model carries a stamp of its own.
+    AlreadyStamped(Vec<String>),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PreprocessingNotApplied { data, flags } => {
+                write!(f, "{data} holds float arrays, which are taken as they are: {} not applied", flags.join(", "))
+            }
+            Self::ReferenceLabel => f.write_str(
+                "the reference variant labels all noise as class 0, which is not among the classes to forget; it is not expected to forget them",
+            ),
+            Self::NoBatchNorm => f.write_str(
+                "the model has no BatchNormalization (exporters fold it into convolutions): batch statistics change nothing",
+            ),
+            Self::NoEval => f.write_str("no --eval data: forgetting is not assessed"),
+            Self::EvalWithoutForget(classes) => {
+                write!(f, "--eval has no samples of {}: forgetting is not assessed", classes.join(", "))
+            }
+            Self::EvalWithoutRetained(classes) => {
+                write!(f, "--eval has no samples of {}, which do not enter the retain accuracy", classes.join(", "))
+            }
+            Self::FewSamples { classes, fewest, per_class } => {
+                write!(f, "{classes} retained class(es) have fewer than {per_class} samples (the fewest: {fewest})")
+            }
+            Self::NotKnownBefore { accuracy } => write!(
+                f,
+                "the model predicted the classes to forget with accuracy {:.1} % before; is this the right class, and is the preprocessing right?",
+                100.0 * accuracy
+            ),
+            Self::CudaNotUsed(reason) => write!(f, "--device auto: cpu, because {reason}"),
+            Self::AlreadyStamped(forgotten) => {
+                write!(f, "the model was unlearned before (classes {}); its history is kept in the stamp", forgotten.join(", "))
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Batch statistics as an option: writes BatchNormalization out in elementary operators, before differentiation.
+//!
+//! The CUDA provider refuses `training_mode=1` from opset 14 on, and the operator knows no sample weights; written out,
+//! the rules of the elementary operators give the gradient, and samples of weight 0 (the padding of the last batch) do
+//! not enter the statistics.
+
+use crate::{
+    graph::{Attr, Attrs, Graph, Node},
+    tensor::Tensor,
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// A running statistic that a step moves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Running {
+    /// Name of the stored statistic.
+    pub name: String,
+    /// Value that holds it after the step.
+    pub next: String,
+}
+
+/// True when the graph has a BatchNormalization node.
+pub fn present(graph: &Graph) -> bool {
+    graph.nodes.iter().any(|n| n.op == "BatchNormalization" && n.domain.is_empty())
+}
+
+/// Rewrites every BatchNormalization. `shapes` are those of one traced batch; `weights` names the sample weights, [batch, 1].
+///
+/// mean = sum_i w_i x_i / m        var = sum_i w_i (x_i - mean)^2 / m        m = H W sum w
+/// y = scale (x - mean) / sqrt(var + epsilon) + bias
+/// running' = momentum running + (1 - momentum) batch        (the variance is the population variance, as in ONNX)
+pub fn write_out(
+    graph: &Graph,
+    shapes: &HashMap<String, (crate::tensor::DType, Vec<usize>)>,
+    weights: &str,
+) -> Result<(Graph, Vec<Running>), String> {
+    let mut out = Graph { nodes: Vec::new(), ..graph.clone() };
+    let mut running = Vec::new();
+    for node in &graph.nodes {
+        if node.op != "BatchNormalization" || !node.domain.is_empty() {
+            out.nodes.push(node.clone());
+            continue;
+        }
+        let shape = node.input(0).and_then(|x| shapes.get(x)).map(|(_, s)| s.clone());
+        let shape = shape.ok_or_else(|| format!("in node {}: the shape of its input is unknown", node.label()))?;
+        running.extend(Writer { out: &mut out, node, shape, weights }.write(graph)?);
+    }
+    Ok((out, running))
+}
+
+struct Writer<'a> {
+    out: &'a mut Graph,
+    node: &'a Node,
+    shape: Vec<usize>,
+    weights: &'a str,
+}
+
+impl Writer<'_> {
+    fn write(mut self, source: &Graph) -> Result<[Running; 2], String> {
+        let node = self.node.clone();
+        let input = |i: usize| {
+            node.input(i).map(str::to_owned).ok_or_else(|| format!("in node {}: input {i} is missing", node.label()))
+        };
+        let (x, scale, bias, mean, var) = (input(0)?, input(1)?, input(2)?, input(3)?, input(4)?);
+        let y = node.output(0).ok_or_else(|| format!("in node {}: no output", node.label()))?.to_owned();
+        let float = |name: &str, default: f32| match node.attrs.get(name) {
+            Some(Attr::Float(v)) => *v,
+            _ => default,
+        };
+        let (epsilon, momentum) = (float("epsilon", 1e-5), float("momentum", 0.9));
+        let rank = self.shape.len();
+        let channels = self.shape[1];
+        let places: usize = self.shape[2..].iter().product();
+
+        let column: Vec<i64> = (0..rank).map(|i| if i == 0 { -1 } else { 1 }).collect();
+        let row: Vec<i64> = (0..rank).map(|i| if i == 1 { channels as i64 } else { 1 }).collect();
+        let (column, row, flat) =
+            (self.ints("column", &column), self.ints("row", &row), self.ints("flat", &[channels as i64]));
+        let axes: Vec<i64> = (0..rank as i64).filter(|&i| i != 1).collect();
+        let axes = self.ints("axes", &axes);
+
+        let weights = self.weights.to_owned();
+        let w = self.op("Reshape", "w", &[&weights, &column]);
+        let all = self.op_with("ReduceSum", "all", &[&weights], &[("keepdims", Attr::Int(0))]);
+        let places = self.number("places", places as f32);
+        let count = self.op("Mul", "count", &[&all, &places]);
+        let keep = [("keepdims", Attr::Int(1))];
+        let weighted = self.op("Mul", "weighted", &[&x, &w]);
+        let sum = self.op_with("ReduceSum", "sum", &[&weighted, &axes], &keep);
+        let batch_mean = self.op("Div", "mean", &[&sum, &count]);
+        let centred = self.op("Sub", "centred", &[&x, &batch_mean]);
+        let square = self.op("Mul", "square", &[&centred, &centred]);
+        let square = self.op("Mul", "weighted_square", &[&square, &w]);
+        let squares = self.op_with("ReduceSum", "squares", &[&square, &axes], &keep);
+        let batch_var = self.op("Div", "var", &[&squares, &count]);
+        let epsilon = self.number("epsilon", epsilon);
+        let shifted = self.op("Add", "shifted", &[&batch_var, &epsilon]);
+        let deviation = self.op("Sqrt", "deviation", &[&shifted]);
+        let scale = self.op("Reshape", "scale", &[&scale, &row]);
+        let bias = self.op("Reshape", "bias", &[&bias, &row]);
+        let factor = self.op("Div", "factor", &[&scale, &deviation]);
+        let scaled = self.op("Mul", "scaled", &[&centred, &factor]);
+        self.push("Add", &[&scaled, &bias], &y, &[]);
+
+        let old = self.number("momentum", momentum);
+        let new = self.number("rest", 1.0 - momentum);
+        let mut moved = |running: &str, batch: &str, part: &str| {
+            let kept = self.op("Mul", &format!("{part}_kept"), &[running, &old]);
+            let flat = self.op("Reshape", &format!("{part}_flat"), &[batch, &flat]);
+            let added = self.op("Mul", &format!("{part}_added"), &[&flat, &new]);
+            let next = self.op("Add", &format!("{part}_next"), &[&kept, &added]);
+            Running { name: stored_name(source, running).to_owned(), next }
+        };
+        Ok([moved(&mean, &batch_mean, "running_mean"), moved(&var, &batch_var, "running_var")])
+    }
+
+    fn ints(&mut self, part: &str, values: &[i64]) -> String {
+        self.constant(part, Tensor::ints(values))
+    }
+
+    fn number(&mut self, part: &str, value: f32) -> String {
+        self.constant(part, Tensor::scalar(value))
+    }
+
+    fn constant(&mut self, part: &str, tensor: Tensor) -> String {
+        let name = format!("{}/batch/{part}_constant", self.node.name);
+        self.out.constants.insert(name.clone(), Arc::new(tensor));
+        name
+    }
+
+    fn op(&mut self, op: &str, part: &str, inputs: &[&str]) -> String {
+        self.op_with(op, part, inputs, &[])
+    }
+
+    fn op_with(&mut self, op: &str, part: &str, inputs: &[&str], attrs: &[(&str, Attr)]) -> String {
+        let output = format!("{}/batch/{part}", self.node.name);
+        self.push(op, inputs, &output, attrs);
+        output
+    }
+
+    fn push(&mut self, op: &str, inputs: &[&str], output: &str, attrs: &[(&str, Attr)]) {
+        self.out.nodes.push(Node {
+            name: output.to_owned(),
+            op: op.to_owned(),
+            domain: String::new(),
+            inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
+            outputs: vec![output.to_owned()],
+            attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect::<Attrs>(),
+        });
+    }
+}
+
+/// The stored tensor behind Identity aliases.
+fn stored_name<'g>(graph: &'g Graph, mut name: &'g str) -> &'g str {
+    let producers = graph.producers();
+    while let Some(node) = producers.get(name).map(|&i| &graph.nodes[i]).filter(|n| n.op == "Identity") {
+        let Some(input) = node.input(0) else { break };
+        name = input;
+    }
+    name
+}

@@ -1,0 +1,124 @@
+//! Tells weights from constants, by rule and with a reason for everything that stays frozen.
+
+use crate::{
+    autodiff::{self, NotDifferentiable},
+    graph::Graph,
+    ops::{self, Flow},
+    tensor::{DType, Tensor},
+};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Operators whose constant operands may be numbers of the architecture rather than weights.
+const ARITHMETIC: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where"];
+
+/// An additive mask holds numbers this low where attention is switched off; no bias does.
+const MASKED: f32 = -1e4;
+
+/// A float constant of the model and what training does with it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stored {
+    /// Name in the file.
+    pub name: String,
+    /// Length of every axis.
+    pub shape: Vec<usize>,
+    /// Why it is not trained; `None` for a weight.
+    pub frozen: Option<&'static str>,
+}
+
+/// Sorts the float constants of a graph whose only output are the logits. `input` is the data input.
+pub fn sort(graph: &Graph, input: &str) -> Result<Vec<Stored>, NotDifferentiable> {
+    let raw = raw_data(graph, input);
+    let consumers = consumers(graph);
+    let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
+    for (name, tensor) in &graph.constants {
+        if tensor.dtype().is_float() {
+            verdicts.insert(name, constant_by_rule(graph, name, tensor, &consumers, &raw));
+        }
+    }
+    let candidates = verdicts.iter().filter(|(_, why)| why.is_none()).map(|(name, _)| (*name).to_owned());
+    let wanted: BTreeSet<String> = candidates.chain([input.to_owned()]).collect();
+    let (_, obstacles) = autodiff::reach(&graph.nodes, &wanted);
+    if !obstacles.is_empty() {
+        return Err(NotDifferentiable(obstacles));
+    }
+    let heard = heard(graph);
+    let stored = |name: &str, mut frozen: Option<&'static str>| {
+        if frozen.is_none() && !heard.contains(name) {
+            frozen = Some("no gradient reaches it (statistics, a bound, or not used for the logits)");
+        }
+        Stored { name: name.to_owned(), shape: graph.constants[name].shape().to_vec(), frozen }
+    };
+    Ok(verdicts.iter().map(|(name, why)| stored(name, *why)).collect())
+}
+
+/// Why a float constant is a number of the architecture, `None` if it is a weight.
+fn constant_by_rule(
+    graph: &Graph,
+    name: &str,
+    tensor: &Tensor,
+    consumers: &BTreeMap<&str, Vec<usize>>,
+    raw: &BTreeSet<&str>,
+) -> Option<&'static str> {
+    if tensor.dtype() != DType::F32 {
+        return Some("element type is not float32");
+    }
+    let nodes = consumers.get(name).map(|list| list.iter().map(|&i| &graph.nodes[i]).collect::<Vec<_>>());
+    let nodes = nodes.unwrap_or_default();
+    if nodes.is_empty() {
+        return Some("not used for the logits");
+    }
+    let arithmetic = nodes.iter().all(|n| ARITHMETIC.contains(&n.op.as_str()));
+    if arithmetic && tensor.len() <= 1 {
+        return Some("a single number in arithmetic");
+    }
+    let scales_input = |n: &&crate::graph::Node| n.inputs.iter().any(|i| raw.contains(i.as_str()));
+    if arithmetic && nodes.iter().any(scales_input) {
+        return Some("scales the input");
+    }
+    if tensor.as_f32().is_some_and(|v| v.iter().any(|&x| x <= MASKED)) {
+        return Some("a mask");
+    }
+    None
+}
+
+/// Values computed from the data input by arithmetic with constants and by moving elements only: the input, scaled.
+fn raw_data<'g>(graph: &'g Graph, input: &'g str) -> BTreeSet<&'g str> {
+    const MOVES: &[&str] = &["Cast", "Transpose", "Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze", "Concat"];
+    let mut raw = BTreeSet::from([input]);
+    for node in &graph.nodes {
+        let touched = node.inputs.iter().any(|i| raw.contains(i.as_str()));
+        let rest_known = node.inputs.iter().all(|i| raw.contains(i.as_str()) || graph.constants.contains_key(i));
+        if touched && rest_known && (ARITHMETIC.contains(&node.op.as_str()) || MOVES.contains(&node.op.as_str())) {
+            raw.extend(node.outputs.iter().map(String::as_str));
+        }
+    }
+    raw
+}
+
+fn consumers(graph: &Graph) -> BTreeMap<&str, Vec<usize>> {
+    let mut map: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        for input in &node.inputs {
+            map.entry(input).or_default().push(i);
+        }
+    }
+    map
+}
+
+/// Values from which a gradient path leads to the outputs.
+fn heard(graph: &Graph) -> BTreeSet<&str> {
+    let mut heard: BTreeSet<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    for node in graph.nodes.iter().rev() {
+        if !node.outputs.iter().any(|o| heard.contains(o.as_str())) {
+            continue;
+        }
+        let Some(op) = ops::find(node) else { continue };
+        for (i, input) in node.inputs.iter().enumerate() {
+            if matches!(op.flow(i), Some(Flow::Vjp(_))) {
+                heard.insert(input);
+            }
+        }
+    }
+    heard
+}

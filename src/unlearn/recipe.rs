@@ -1,0 +1,82 @@
+//! Every number that decides what a run does.
+
+use crate::train::{BatchNorm, NoiseLoss, Optimizer};
+use serde::{Deserialize, Serialize};
+
+/// Which UNSIR is run; `docs/method.md` has the differences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// The intended algorithm.
+    Corrected,
+    /// Step for step what the published notebook does.
+    Reference,
+}
+
+/// How noise is learned and used.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NoiseSettings {
+    /// Noise images learned for each class, together in one batch.
+    pub images: usize,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Learning rate of Adam.
+    pub lr: f64,
+    /// The objective.
+    pub loss: NoiseLoss,
+    /// Noise samples of each class in the impair set; the images are repeated up to this number.
+    pub samples: usize,
+}
+
+/// One training phase.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSettings {
+    /// Learning rate.
+    pub lr: f64,
+    /// Passes over the samples.
+    pub epochs: usize,
+}
+
+/// Every setting of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Which UNSIR.
+    pub variant: Variant,
+    /// Classes to forget, ascending.
+    pub forget: Vec<usize>,
+    /// Seed of the noise and of the shuffles.
+    pub seed: u64,
+    /// Samples in a batch of impair and repair.
+    pub batch_size: usize,
+    /// The noise.
+    pub noise: NoiseSettings,
+    /// Training on noise and retain sample.
+    pub impair: PhaseSettings,
+    /// Training on the retain sample.
+    pub repair: PhaseSettings,
+    /// Optimizer of impair and repair.
+    pub optimizer: Optimizer,
+    /// Largest joint norm of the gradients.
+    pub clip_norm: Option<f64>,
+    /// What BatchNormalization does while training.
+    pub batch_norm: BatchNorm,
+}
+
+impl Recipe {
+    /// Noise images that enter the impair set. The notebook's loop runs over the channel axis and so takes as many
+    /// images as a sample has channels.
+    pub fn noise_images_used(&self, channels: usize) -> usize {
+        match self.variant {
+            Variant::Corrected => self.noise.images,
+            Variant::Reference => self.noise.images.min(channels),
+        }
+    }
+
+    /// The label that noise of `class` gets. The notebook labels all noise 0.
+    pub fn noise_label(&self, class: usize) -> usize {
+        match self.variant {
+            Variant::Corrected => class,
+            Variant::Reference => 0,
+        }
+    }
+}
