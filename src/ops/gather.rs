@@ -153,8 +153,7 @@ fn one_hot_values(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let axis = e.axis("axis", -1, dy.rank())?;
     let (index, depth) = (e.x(0)?, e.x(1)?);
     let marks = e.nums(&[2], &[0.0, 1.0]);
-    let marks =
-        e.op("OneHot", &[&index, &depth, &marks], &[("axis", Attr::Int(axis as i64))], dy.shape());
+    let marks = e.op("OneHot", &[&index, &depth, &marks], &[("axis", Attr::Int(axis as i64))], dy.shape());
     let axes: Vec<usize> = (0..dy.rank()).collect();
     let at = e.mul(dy, &marks);
     let at = e.reduce_sum(&at, &axes, false);

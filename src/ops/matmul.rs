@@ -35,11 +35,8 @@ fn gemm_c(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 fn product(e: &mut Emit<'_>, a: &Value, b: &Value, trans_a: bool, trans_b: bool) -> Result<Value, OpError> {
     let alpha = e.float("alpha", 1.0)?;
     let shape = [a.shape()[usize::from(trans_a)], b.shape()[usize::from(!trans_b)]];
-    let attrs = [
-        ("alpha", Attr::Float(alpha)),
-        ("transA", Attr::Int(trans_a.into())),
-        ("transB", Attr::Int(trans_b.into())),
-    ];
+    let attrs =
+        [("alpha", Attr::Float(alpha)), ("transA", Attr::Int(trans_a.into())), ("transB", Attr::Int(trans_b.into()))];
     Ok(e.op("Gemm", &[a, b], &attrs, &shape))
 }
 

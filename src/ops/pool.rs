@@ -44,12 +44,8 @@ fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
         e.y(1)?
     } else {
         // The order in which indices count does not change the maxima.
-        let attrs: Vec<(&str, Attr)> = node
-            .attrs
-            .iter()
-            .filter(|(k, _)| *k != "storage_order")
-            .map(|(k, v)| (k.as_str(), v.clone()))
-            .collect();
+        let attrs: Vec<(&str, Attr)> =
+            node.attrs.iter().filter(|(k, _)| *k != "storage_order").map(|(k, v)| (k.as_str(), v.clone())).collect();
         let shape = dy.shape().to_vec();
         e.graph.raw("", "MaxPool", &[x.name()], &attrs, &[shape.clone(), shape]).remove(1)
     };
@@ -77,7 +73,9 @@ fn average_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let each = if along.iter().all(|v| v.iter().all(|c| (c - v[0]).abs() < f64::EPSILON)) {
         e.scale(dy, along.iter().map(|v| v[0]).product())
     } else {
-        let weights = along.iter().fold(vec![1.0], |all: Vec<f64>, v| all.iter().flat_map(|a| v.iter().map(move |b| a * b)).collect());
+        let weights = along
+            .iter()
+            .fold(vec![1.0], |all: Vec<f64>, v| all.iter().flat_map(|a| v.iter().map(move |b| a * b)).collect());
         let shape: Vec<usize> = axes.iter().map(|a| a.out).collect();
         let weights = e.nums(&shape, &weights);
         e.mul(dy, &weights)
@@ -105,9 +103,7 @@ fn lp_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
             let back = spread_over_windows(e, &axes, &ratio)?;
             Ok(e.mul(&back, &x))
         }
-        other => {
-            Err(OpError::Attribute { name: "p".into(), expected: "1 or 2".into(), got: other.to_string() })
-        }
+        other => Err(OpError::Attribute { name: "p".into(), expected: "1 or 2".into(), got: other.to_string() }),
     }
 }
 

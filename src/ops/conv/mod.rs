@@ -87,7 +87,8 @@ impl Geometry {
 
     /// Number of (window, position) pairs that a tap connects.
     fn pairs(&self) -> usize {
-        let along = |a: &Axis| (0..a.out).map(|o| (0..a.kernel).filter(|&t| a.reads(o, t).is_some()).count()).sum::<usize>();
+        let along =
+            |a: &Axis| (0..a.out).map(|o| (0..a.kernel).filter(|&t| a.reads(o, t).is_some()).count()).sum::<usize>();
         self.axes.iter().map(along).product()
     }
 }
@@ -107,13 +108,16 @@ pub enum Form {
     Dense,
 }
 
-/// The form of the gradient to the input, from measurements on two CPU cores at batch 256 (`cargo test -- --ignored
-/// convolution_forms` repeats them): below nine windows an image the runtime's operators run products too small for the
-/// machine, above them turning the kernel round is cheap beside what `Conv` gains over `ConvTranspose`.
+/// The form of the gradient to the input.
+///
+/// This and the next two come from measurements on two CPU cores at batch 256; `cargo test --release --test gradients --
+/// --ignored convolution_forms --nocapture` repeats them. On small maps the runtime's operators, which work image by
+/// image, run products too small for the machine; above, turning the kernel round is cheap beside what `Conv` gains over
+/// `ConvTranspose`.
 pub fn input_form(q: &Geometry) -> Form {
     if covers(q) && q.windows() == 1 {
         Form::Dense
-    } else if q.g == 1 && q.windows() < 9 {
+    } else if small(q) {
         Form::Columns
     } else if q.axes.iter().all(|a| a.stride == 1) {
         Form::Flipped
@@ -122,7 +126,7 @@ pub fn input_form(q: &Geometry) -> Form {
     }
 }
 
-/// The form of the gradient to the weight, chosen like [`input_form`].
+/// The form of the gradient to the weight.
 pub fn weight_form(q: &Geometry) -> Form {
     let many = q.windows() >= 256 && q.c >= 16;
     if covers(q) {
@@ -134,15 +138,22 @@ pub fn weight_form(q: &Geometry) -> Form {
     }
 }
 
-/// The form of the convolution itself, chosen like [`input_form`], where its weight changes from step to step.
+/// The form of the convolution itself, where its weight changes from step to step.
 pub fn forward_form(q: &Geometry) -> Form {
     if covers(q) && q.windows() == 1 {
         Form::Dense
-    } else if q.g == 1 && q.windows() < 9 {
+    } else if small(q) {
         Form::Columns
     } else {
         Form::Direct
     }
+}
+
+/// Too few windows an image for a product of their own; with many channels the limit is higher, because the weight is
+/// then what each small product has to read again.
+fn small(q: &Geometry) -> bool {
+    let limit = if q.c * q.m >= 1 << 16 && q.taps() > 1 { 16 } else { 8 };
+    q.g == 1 && q.windows() <= limit
 }
 
 /// True when every window sees every position of a small map. Spread out, the weight has an entry for every window and
