@@ -172,14 +172,14 @@ fn conv_geometry(e: &Emit<'_>) -> Result<Geometry, OpError> {
     Ok(Geometry { n: x.shape()[0], c: x.shape()[1], m: w.shape()[0], g, axes })
 }
 
-/// y = sum over taps of W_t x_t + b      dx = sum over taps of W_t^T dy, put back where the tap read
+/// y = sum over taps of W[t] x[t] + b      dx = sum over taps of W[t]^T dy, put back where the tap read
 fn conv_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = conv_geometry(e)?;
     let w = e.x(1)?;
     Ok(input_gradient(e, &q, input_form(&q), dy, &w))
 }
 
-/// dW_t = sum over images and windows of dy x_t^T
+/// dW[t] = sum over images and windows of dy x[t]^T
 fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = conv_geometry(e)?;
     let x = e.x(0)?;
@@ -187,6 +187,7 @@ fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 }
 
 /// db = dy summed over images and positions
+#[allow(clippy::unnecessary_wraps)] // the type of every rule
 fn bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let axes: Vec<usize> = (0..dy.rank()).filter(|&i| i != 1).collect();
     Ok(e.reduce_sum(dy, &axes, false))
