@@ -3,7 +3,10 @@ use onnx_unlearn::{
     graph::{Attrs, Builder, Node},
     ops::{
         Emit,
-        conv::{Axis, Form, Geometry, forward, forward_form, input_form, input_gradient, weight_form, weight_gradient},
+        conv::{
+            Axis, Form, Geometry, forward, forward_form, input_form, input_gradient, lower_forward, weight_form,
+            weight_gradient,
+        },
     },
     runtime::Session,
     tensor::{DType, Tensor},
@@ -188,6 +191,48 @@ fn convolution_forms_agree() {
             }
         }
     }
+}
+
+/// A lowered forward node computes what the node computes, bias included.
+#[test]
+fn lowered_forward() {
+    let mut lowered = 0;
+    for &shape in SHAPES {
+        let q = geometry(shape);
+        let y: Vec<usize> = [q.n, q.m].into_iter().chain(q.out()).collect();
+        let feeds = [("x", any(shape.0)), ("w", any(shape.1)), ("b", any(&shape.1[..1]))];
+        let mut graph = Builder::new(18);
+        for (name, t) in &feeds {
+            graph.input(name, t.dtype(), t.shape());
+        }
+        let (strides, pads, dilations) = (shape.3, shape.4, shape.5);
+        let attrs = [("group", shape.2.into()), ("strides", strides.into()), ("pads", pads.into())];
+        let attrs = attrs.into_iter().chain([("dilations", dilations.into())]);
+        let node = Node {
+            name: "conv".into(),
+            op: "Conv".into(),
+            domain: String::new(),
+            inputs: feeds.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            outputs: vec!["y".into()],
+            attrs: attrs.map(|(k, v)| (k.to_owned(), v)).collect(),
+        };
+        let known = HashMap::new();
+        let value = lower_forward(&mut Emit::new(&mut graph, &node, &known, &[], 0, DType::F32), &y);
+        let Some(value) = value.expect("a convolution") else { continue };
+        lowered += 1;
+        assert_eq!(value.shape(), y);
+        graph.output(&value);
+        graph.forward(node, &[y]);
+        let own = graph.value("y").expect("the node's output").clone();
+        graph.output(&own);
+        let mut session = engine().session("lowered", &onnx_unlearn::onnx::export(&graph.finish())).expect("opens");
+        let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
+        let both = session.run(&feeds).expect("runs");
+        for (a, b) in both[0].as_f32().expect("floats").iter().zip(both[1].as_f32().expect("floats")) {
+            assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{q:?}: {a} against {b}");
+        }
+    }
+    assert!(lowered >= 8, "only {lowered} shapes were lowered");
 }
 
 /// Times every form on the convolutions of `ResNet18` for 32x32 images at batch 256; the best of nine rounds, in ms.

@@ -18,7 +18,7 @@ use super::{
     Op, OpError,
     window::{split_padding, windows},
 };
-use crate::graph::{Node, Value};
+use crate::graph::Value;
 
 const CONV: &[&str] = &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
 const CONV_TRANSPOSE: &[&str] =
@@ -165,23 +165,23 @@ fn covers(q: &Geometry) -> bool {
 }
 
 /// The geometry of a `Conv` node from the shapes of its values.
-fn conv_geometry(e: &Emit<'_>) -> Result<Geometry, OpError> {
-    let (x, w, y) = (e.x(0)?, e.x(1)?, e.y(0)?);
+fn conv_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
+    let (x, w) = (e.x(0)?, e.x(1)?);
     let g = e.int("group", 1)? as usize;
-    let axes = windows(e, &x.shape()[2..], &y.shape()[2..], &w.shape()[2..])?;
+    let axes = windows(e, &x.shape()[2..], &y[2..], &w.shape()[2..])?;
     Ok(Geometry { n: x.shape()[0], c: x.shape()[1], m: w.shape()[0], g, axes })
 }
 
 /// y = sum over taps of W[t] x[t] + b      dx = sum over taps of W[t]^T dy, put back where the tap read
 fn conv_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let q = conv_geometry(e)?;
+    let q = conv_geometry(e, dy.shape())?;
     let w = e.x(1)?;
     Ok(input_gradient(e, &q, input_form(&q), dy, &w))
 }
 
 /// dW[t] = sum over images and windows of dy x[t]^T
 fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let q = conv_geometry(e)?;
+    let q = conv_geometry(e, dy.shape())?;
     let x = e.x(0)?;
     Ok(weight_gradient(e, &q, weight_form(&q), &x, dy))
 }
@@ -227,13 +227,14 @@ fn transposed_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(weight_gradient(e, &q, weight_form(&q), dy, &x))
 }
 
-/// Writes a forward `Conv` node in another form where that is faster for weights that change from step to step; `None`
-/// where the node is best left as it is. The result stands for the node's output (not under its name).
-pub fn lower_forward(e: &mut Emit<'_>, node: &Node) -> Result<Option<Value>, OpError> {
-    if node.op != "Conv" || !node.domain.is_empty() {
+/// Writes the node of `e`, a `Conv` whose output has the shape `y`, in another form where that is faster for weights
+/// that change from step to step; `None` where the node is best left as it is, or is no `Conv`. The result stands for
+/// the node's output, under a name of its own; columns of x are shared with the gradient to the weight.
+pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
+    if e.node().op != "Conv" || !e.node().domain.is_empty() {
         return Ok(None);
     }
-    let q = conv_geometry(e)?;
+    let q = conv_geometry(e, y)?;
     let form = forward_form(&q);
     if form == Form::Direct {
         return Ok(None);
