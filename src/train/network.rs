@@ -245,7 +245,7 @@ impl BatchedNetwork<'_> {
         for (name, tensor) in weights.iter().filter(|(name, _)| !self.moves(name)) {
             b.named_constant(name, Arc::clone(tensor));
         }
-        self.traced.replay(&mut b);
+        self.traced.replay(&mut b, false);
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
         let wanted = BTreeSet::from([self.network.input.clone()]);
         let dz = self.backward(&mut b, &logits, &ce, &wanted)?;
@@ -288,7 +288,7 @@ impl BatchedNetwork<'_> {
         for name in &trained {
             b.input(name, DType::F32, weights[name].shape());
         }
-        self.traced.replay(&mut b);
+        self.traced.replay(&mut b, true);
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
         let found = self.backward(&mut b, &logits, &ce, &trained)?;
         let mut pairs: Vec<(String, Value)> = found.into_iter().collect();
@@ -335,7 +335,7 @@ impl BatchedNetwork<'_> {
             b.input(name, DType::F32, weights[name].shape());
         }
         wanted.insert(self.network.input.clone());
-        self.traced.replay(&mut b);
+        self.traced.replay(&mut b, true);
         let (logits, ce) = self.loss(&mut b, &t, &sample_weights);
         let found = self.backward(&mut b, &logits, &ce, &wanted)?;
         for (name, gradient) in &found {

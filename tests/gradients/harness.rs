@@ -191,7 +191,7 @@ impl Case {
         for (name, t) in feeds {
             b.input(name, t.dtype(), t.shape());
         }
-        traced.replay(&mut b);
+        traced.replay(&mut b, false);
         let pairs: Vec<_> = outputs
             .iter()
             .zip(seeds)
