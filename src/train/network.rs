@@ -66,7 +66,7 @@ pub enum TrainError {
     NoWeights { path: PathBuf, reason: String },
     #[error(
         "{}: at batch size {batch} the class scores have shape {shape:?} instead of [{batch}, classes]: the batch size is \
-         frozen into the graph; export the model with a dynamic batch axis, or pass --batch-size {found}", path.display()
+         frozen into the graph; export the model with a dynamic batch axis, or pass --batch-size {found} --noise-images {found}", path.display()
     )]
     FrozenBatch { path: PathBuf, batch: usize, shape: Vec<usize>, found: usize },
     #[error(
