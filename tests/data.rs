@@ -301,7 +301,7 @@ fn npz_errors_say_what_is_wrong() {
     says(
         &[("x", npy(&[2, 4, 4, 3], &[0u8; 96])), y(&[0, 1])],
         "each sample of `x` has shape [4, 4, 3], but the model's input `image` takes [3, 2, 2] (channels, height, width); \
-         --resize 2,2 would scale it",
+         --resize 2x2 would scale it",
     );
     let mut floats = [0f32; 24];
     floats[13] = f32::NAN;
@@ -383,8 +383,8 @@ fn wrong_flags_are_refused() {
     says(Preprocess { std: vec![-1.0], ..plain() }, "--std -1: is divided by");
     says(Preprocess { mean: vec![f32::NAN], ..plain() }, "--mean NaN: must be a finite number");
     says(Preprocess { scale: Some(0.0), ..plain() }, "--scale 0: must be a finite number other than 0");
-    says(Preprocess { resize: Some((0, 2)), ..plain() }, "--resize 0,2: height and width must be at least 1");
-    says(Preprocess { resize: Some((4, 2)), ..plain() }, "--resize 4,2 should be 2,2");
+    says(Preprocess { resize: Some((0, 2)), ..plain() }, "--resize 0x2: height and width must be at least 1");
+    says(Preprocess { resize: Some((4, 2)), ..plain() }, "--resize 4x2 should be 2x2");
 }
 
 // ---- what is it?
@@ -560,7 +560,7 @@ fn pictures_are_scaled_only_when_asked() {
     halves.save(dir.path().join("0/a.png")).unwrap();
     let message = Case::default().message(dir.path());
     assert!(message.contains("has shape [4, 4, 3], but the model's input `image` takes [3, 2, 2]"), "{message}");
-    assert!(message.contains("--resize 2,2 would scale it"), "{message}");
+    assert!(message.contains("--resize 2x2 would scale it"), "{message}");
 
     let preprocess = Preprocess { resize: Some((2, 2)), scale: Some(1.0), ..Preprocess::default() };
     let case = Case { preprocess, ..Case::default() };

@@ -1,9 +1,5 @@
 //! Walks a graph backwards using the rules of [`ops`](crate::ops). No operator is named here.
 
-mod loss;
-
-pub use loss::{CrossEntropy, cross_entropy};
-
 use crate::{
     graph::{Builder, Node, Value},
     ops::{self, Emit, Flow, OpError},
@@ -135,5 +131,5 @@ pub fn backward(
 /// The sum of all gradients that arrive at a value.
 fn total(graph: &mut Builder, parts: Option<&Vec<Value>>) -> Option<Value> {
     let (first, rest) = parts?.split_first()?;
-    Some(rest.iter().fold(first.clone(), |sum, part| graph.op("Add", &[&sum, part], &[], sum.shape())))
+    Some(rest.iter().fold(first.clone(), |sum, part| ops::sum(graph, &sum, part)))
 }

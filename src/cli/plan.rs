@@ -98,7 +98,8 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
     };
     ensure!(
         args.noise_penalty.is_finite() && args.noise_penalty >= 0.0,
-        "--noise-penalty: expected a number of at least 0"
+        "--noise-penalty {}: expected a number of at least 0",
+        args.noise_penalty
     );
     if reference {
         channels.context(

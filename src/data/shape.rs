@@ -44,7 +44,7 @@ impl<'a> Target<'a> {
             (Layout::Nchw | Layout::Auto, _) => Axes::Chw,
         };
         if let Some((h, w)) = preprocess.resize.filter(|(h, w)| *h == 0 || *w == 0) {
-            let value = format!("{h},{w}");
+            let value = format!("{h}x{w}");
             return Err(DataError::FlagValue {
                 flag: "--resize",
                 value,
@@ -118,7 +118,7 @@ impl<'a> Target<'a> {
             item: "the image (height, width, channels)".to_owned(),
             found: print(found.hwc),
             wanted: format!(
-                "`{}` takes images of one size, and {first_name} has {}; --resize H,W would scale them all",
+                "`{}` takes images of one size, and {first_name} has {}; --resize HxW would scale them all",
                 self.input.name,
                 print(first.hwc)
             ),
@@ -140,8 +140,8 @@ impl<'a> Target<'a> {
         };
         let hint = match (size, self.resize) {
             _ if !is_image => String::new(),
-            (Some((h, w)), Some((rh, rw))) if (h, w) != (rh, rw) => format!("; --resize {rh},{rw} should be {h},{w}"),
-            (Some((h, w)), None) => format!("; --resize {h},{w} would scale it"),
+            (Some((h, w)), Some((rh, rw))) if (h, w) != (rh, rw) => format!("; --resize {rh}x{rw} should be {h}x{w}"),
+            (Some((h, w)), None) => format!("; --resize {h}x{w} would scale it"),
             _ => String::new(),
         };
         let dims = listing(dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())));

@@ -21,7 +21,7 @@ mod window;
 
 pub use emit::{Emit, broadcast, resolve_axis};
 
-use crate::graph::{Node, Value};
+use crate::graph::{Builder, Node, Value};
 use thiserror::Error;
 
 /// Writes the gradient of one input: `dy` is the gradient of the first output, the result has the input's shape.
@@ -113,6 +113,11 @@ pub enum OpError {
     /// Anything else the rule does not cover, in words.
     #[error("{0}")]
     Unsupported(String),
+}
+
+/// The sum of two values of one shape, as gradients of the same value are added up.
+pub fn sum(graph: &mut Builder, a: &Value, b: &Value) -> Value {
+    graph.op("Add", &[a, b], &[], a.shape())
 }
 
 /// Every operator record, by family.

@@ -6,12 +6,14 @@
 
 mod batch_norm;
 mod head;
+mod loss;
 mod network;
 mod optimizer;
 mod trace;
 mod weights;
 
 pub use head::{Head, HeadError, classes as classes_of};
+pub use loss::{CrossEntropy, cross_entropy};
 pub use network::{BatchNorm, BatchedNetwork, Network, NoiseLoss, NoiseStepper, TrainError, WeightStepper, Weights};
 pub use optimizer::{Optimizer, Schedule};
 pub use trace::{Traced, trace};

@@ -3,12 +3,13 @@
 use super::{
     batch_norm::{self, Running},
     head::{self, Head, HeadError},
+    loss::{self, CrossEntropy},
     optimizer::{self, Optimizer},
     trace::{Traced, trace},
     weights::{self, Stored},
 };
 use crate::{
-    autodiff::{self, CrossEntropy, NotDifferentiable},
+    autodiff::{self, NotDifferentiable},
     graph::{Builder, Graph, Value},
     onnx::{self, LiftError, Model},
     runtime::{Engine, RuntimeError, State, Stepper},
@@ -389,7 +390,7 @@ impl BatchedNetwork<'_> {
         b.set_scope("logits");
         let flat_shape = [self.batch, self.classes];
         let flat = reshaped(b, &logits, &flat_shape);
-        let ce = autodiff::cross_entropy(b, &flat, targets, sample_weights);
+        let ce = loss::cross_entropy(b, &flat, targets, sample_weights);
         (logits, ce)
     }
 

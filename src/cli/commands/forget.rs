@@ -74,6 +74,7 @@ struct Work {
     objective: Vec<Vec<f32>>,
     before: Evaluation,
     after_impair: Evaluation,
+    warning: Option<Warning>,
 }
 
 /// The finished files, in the staging folder.
@@ -244,8 +245,10 @@ impl<'a> Job<'a> {
         let engine = &self.runtime.engine;
         let source = self.network.weights()?;
         let before = self.evaluate_file(&self.args.model)?;
-        if let Some(accuracy) = before.accuracy(|c| self.recipe.forget.contains(&c)).filter(|&a| a < 0.5) {
-            printer.warning(Warning::NotKnownBefore { accuracy });
+        let unknown = before.accuracy(|c| self.recipe.forget.contains(&c)).filter(|&a| a < 0.5);
+        let warning = unknown.map(|accuracy| Warning::NotKnownBefore { accuracy });
+        if let Some(warning) = &warning {
+            printer.warning(warning);
         }
 
         let noise = {
@@ -278,7 +281,7 @@ impl<'a> Job<'a> {
                 phase.last_loss
             ));
         }
-        Ok(Work { weights, phases, objective: noise.objective, before, after_impair })
+        Ok(Work { weights, phases, objective: noise.objective, before, after_impair, warning })
     }
 
     fn impair_mix<'m>(&'m self, noise: &NoiseRun, network: &BatchedNetwork<'_>) -> Mix<'m> {
@@ -477,7 +480,7 @@ impl<'a> Job<'a> {
             measured,
             check: finished.check.clone(),
             verdict,
-            warnings: self.warnings.iter().map(ToString::to_string).collect(),
+            warnings: self.warnings.iter().chain(&work.warning).map(ToString::to_string).collect(),
             limitations: LIMITATIONS.to_vec(),
         })
     }
@@ -560,7 +563,7 @@ fn channels(data: &Dataset) -> Option<usize> {
     }
 }
 
-/// Number of classes, from one run on a sample of zeros.
+/// Number of classes, from one run on zeros: two samples, so that a graph with a batch of one inside is found out here.
 fn count_classes(
     runtime: &Opened,
     model: &Model,
@@ -569,7 +572,7 @@ fn count_classes(
     preprocess: &Preprocess,
 ) -> Result<usize> {
     let open: Vec<usize> = (0..input.dims.len()).filter(|&i| input.dims[i].is_none()).collect();
-    let mut shape: Vec<usize> = vec![fixed_batch(model, &network.input).unwrap_or(1)];
+    let mut shape: Vec<usize> = vec![fixed_batch(model, &network.input).unwrap_or(2)];
     let sides = match (open.as_slice(), preprocess.resize) {
         ([], _) => Vec::new(),
         ([_, _], Some((h, w))) => vec![h, w],

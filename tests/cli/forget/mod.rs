@@ -1,0 +1,12 @@
+//! `forget`: what a run writes and says, what it is run on, and everything it refuses.
+
+mod classes;
+mod data;
+mod hardware;
+mod models;
+mod output;
+mod refused_data;
+mod refused_flags;
+mod refused_models;
+mod settings;
+mod verdict;

@@ -1,0 +1,159 @@
+//! Every form a model file can have: each is trained, and each keeps every byte that is not a weight.
+
+use crate::common::{
+    model,
+    program::{Forget, run},
+};
+use onnx_unlearn::onnx::wire::{Storage, layout};
+use std::{collections::BTreeSet, fs, ops::Range, path::Path};
+
+/// Forgets with `name`, verifies the result against its source and compares them byte by byte.
+fn trained_in_place(name: &str, flags: &[&str]) -> serde_json::Value {
+    let source = model(name);
+    let forget = flags.iter().fold(Forget::new(&source).flag("--keep-failed"), |f, flag| f.flag(flag));
+    let ran = forget.run();
+    assert!(matches!(ran.code, Some(0 | 1)), "{name}: {}", ran.stderr);
+    let report = forget.report();
+    assert_eq!(report["check"]["within"], true, "{name}: {}", report["check"]);
+    let result = forget.result();
+    run(["verify".as_ref(), result.as_os_str(), "--source".as_ref(), source.as_os_str()]).exits(0);
+    let trained: BTreeSet<String> = report["trained"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|t| t["name"].as_str().expect("a name").to_owned())
+        .collect();
+    only_weights_differ(&source, &result, &trained);
+    report
+}
+
+/// Walks both byte streams: nothing but the payloads of `trained` and this tool's metadata may differ.
+fn only_weights_differ(source: &Path, result: &Path, trained: &BTreeSet<String>) {
+    let before = fs::read(source).expect("readable");
+    let after = fs::read(result).expect("readable");
+    let places = layout(&before).expect("a model");
+    assert!(!trained.is_empty());
+    let mut inline: Vec<Range<usize>> = Vec::new();
+    let mut outside: Vec<(String, Range<usize>)> = Vec::new();
+    for tensor in places.tensors.iter().filter(|t| trained.contains(&t.name)) {
+        match &tensor.storage {
+            Storage::Inline(ranges) => inline.extend(ranges.iter().cloned()),
+            Storage::External(entries) => {
+                let entry = |key: &str| entries.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
+                let number = |key: &str| entry(key).map_or(0, |v| v.parse::<usize>().expect("a number"));
+                let offset = number("offset");
+                outside.push((entry("location").expect("a location").into(), offset..offset + number("length")));
+            }
+            Storage::Other => panic!("{} cannot have been trained", tensor.name),
+        }
+    }
+    assert_eq!(inline.is_empty(), !outside.is_empty(), "weights lie in the file or beside it");
+    let changed = differences(&before, &after[..before.len()], &inline);
+    assert_eq!(changed > 0, !inline.is_empty());
+    // What follows the source's bytes is this tool's metadata and nothing else.
+    let new = layout(&after).expect("a model").metadata;
+    let (old, own) = new.split_at(places.metadata.len());
+    assert!(old.iter().zip(&places.metadata).all(|(a, b)| (&a.key, &a.value) == (&b.key, &b.value)));
+    let keys: Vec<&str> = own.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, ["dev.onnx-unlearn.digest", "dev.onnx-unlearn.stamp.v1"]);
+    assert_eq!((own[0].span.start, own[0].span.end), (before.len(), own[1].span.start));
+    assert_eq!(own[1].span.end, after.len());
+
+    for file in outside.iter().map(|(file, _)| file).collect::<BTreeSet<_>>() {
+        let ranges: Vec<_> = outside.iter().filter(|(f, _)| f == file).map(|(_, r)| r.clone()).collect();
+        let read = |model: &Path| fs::read(model.with_file_name(file)).expect("readable");
+        assert!(differences(&read(source), &read(result), &ranges) > 0);
+    }
+}
+
+/// Counts bytes that differ; fails on one outside `allowed`.
+fn differences(before: &[u8], after: &[u8], allowed: &[Range<usize>]) -> usize {
+    assert_eq!(before.len(), after.len());
+    let different = (0..before.len()).filter(|&i| before[i] != after[i]);
+    different.inspect(|i| assert!(allowed.iter().any(|r| r.contains(i)), "byte {i} is no weight and changed")).count()
+}
+
+#[test]
+fn folded_and_with_batch_norm() {
+    trained_in_place("fashion-mnist", &[]);
+    let report = trained_in_place("fashion-mnist-bn", &[]);
+    assert!(report["frozen"].as_array().is_some_and(|f| f.len() == 12), "mean and variance of six layers");
+}
+
+#[test]
+fn weights_in_a_data_file() {
+    trained_in_place("fashion-mnist-external", &[]);
+}
+
+#[test]
+fn weights_in_constant_nodes() {
+    trained_in_place("fashion-mnist-constants", &[]);
+}
+
+#[test]
+fn weights_that_are_inputs_too_in_an_old_file_format() {
+    trained_in_place("fashion-mnist-inputs", &[]);
+}
+
+#[test]
+fn weights_in_typed_fields() {
+    trained_in_place("fashion-mnist-float-data", &[]);
+}
+
+#[test]
+fn an_older_opset() {
+    trained_in_place("fashion-mnist-opset11", &[]);
+}
+
+#[test]
+fn a_final_softmax_is_stepped_over_and_said() {
+    let report = trained_in_place("fashion-mnist-softmax", &[]);
+    assert_eq!(report["head"]["behind"], "Softmax");
+    assert_eq!(report["head"]["output"], "probabilities");
+    Forget::new(model("fashion-mnist-softmax")).run().says(&["before the final Softmax"]);
+}
+
+#[test]
+fn the_form_of_the_file_does_not_change_the_training() {
+    let trained = |name: &str| {
+        let forget = Forget::new(model(name)).flag("--keep-failed").flag("--quiet");
+        assert!(matches!(forget.run().code, Some(0 | 1)));
+        let report = forget.report();
+        (report["phases"].clone(), report["measured"].clone())
+    };
+    let plain = trained("fashion-mnist");
+    for name in ["fashion-mnist-external", "fashion-mnist-constants", "fashion-mnist-float-data"] {
+        assert_eq!(trained(name), plain, "{name}");
+    }
+}
+
+#[test]
+fn batch_statistics_are_written_back_and_declared() {
+    let source = model("fashion-mnist-bn");
+    let forget = Forget::new(&source).flag("--keep-failed").set("--batch-norm", "batch");
+    assert!(matches!(forget.run().code, Some(0 | 1)));
+    let report = forget.report();
+    let trained: BTreeSet<String> = report["trained"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|t| t["name"].as_str().expect("a name").to_owned())
+        .collect();
+    let statistics = trained.iter().filter(|n| n.contains("running_")).count();
+    assert_eq!(statistics, 12, "mean and variance of six layers moved: {trained:?}");
+    only_weights_differ(&source, &forget.result(), &trained);
+    run(["verify".as_ref(), forget.result().as_os_str(), "--source".as_ref(), source.as_os_str()]).exits(0);
+}
+
+#[test]
+fn a_result_can_be_unlearned_again() {
+    let first = Forget::new(model("fashion-mnist")).flag("--keep-failed");
+    assert!(matches!(first.run().code, Some(0 | 1)));
+    let second = Forget::new(first.result()).set("--forget", "7").flag("--keep-failed");
+    let ran = second.run();
+    assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
+    ran.says(&["warning: the model was unlearned before (classes 5)"]);
+    run(["verify".as_ref(), second.result().as_os_str(), "--source".as_ref(), first.result().as_os_str()]).exits(0);
+    let metadata = layout(&fs::read(second.result()).expect("readable")).expect("a model").metadata;
+    assert_eq!(metadata.iter().filter(|m| m.key.starts_with("dev.onnx-unlearn.")).count(), 2, "one stamp, not two");
+}

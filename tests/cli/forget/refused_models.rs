@@ -1,0 +1,258 @@
+//! Models that cannot be trained: the message names file, node or tensor and what to do.
+
+use crate::common::{
+    model,
+    models::{self, dense, product},
+    program::{Forget, run},
+    temporary,
+};
+use onnx_unlearn::{
+    graph::{Attr, Builder, Value},
+    tensor::Tensor,
+};
+use std::{fs, path::Path};
+
+/// Runs `forget` on the model and checks that it is refused with these words and without a trace.
+#[track_caller]
+fn refused(path: &Path, words: &[&str]) -> String {
+    let forget = Forget::new(path);
+    let ran = forget.run().fails(words);
+    assert!(!forget.out().exists(), "nothing is left behind");
+    ran.error().to_owned()
+}
+
+/// The same for a model built on the spot.
+#[track_caller]
+fn refused_build(build: impl FnOnce(&mut Builder, Value) -> Vec<Value>, words: &[&str]) -> String {
+    let folder = temporary();
+    let path = folder.path().join("built.onnx");
+    models::write(&path, build, |_| {});
+    refused(&path, words)
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    refused(Path::new("no/such/model.onnx"), &["cannot read no/such/model.onnx", "No such file"]);
+    refused(Path::new("fixtures"), &["cannot read fixtures", "directory"]);
+}
+
+#[test]
+fn a_file_that_is_no_model() {
+    let folder = temporary();
+    let path = folder.path().join("text.onnx");
+    for text in ["This is a text about models.\n", "PK\u{3}\u{4}", "{\"json\": true}"] {
+        fs::write(&path, text).expect("written");
+        refused(&path, &["text.onnx is not an ONNX file, or is cut off or damaged"]);
+    }
+    fs::write(&path, b"").expect("written");
+    refused(&path, &["text.onnx holds no graph: it is not an ONNX model"]);
+}
+
+#[test]
+fn a_cut_model() {
+    let folder = temporary();
+    let path = folder.path().join("cut.onnx");
+    let whole = fs::read(model("fashion-mnist")).expect("readable");
+    for length in [10, 1000, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).expect("written");
+        refused(&path, &["cut.onnx is not an ONNX file, or is cut off or damaged", "the data ends early"]);
+    }
+}
+
+#[test]
+fn external_data_that_is_missing_or_cut() {
+    let folder = temporary();
+    let path = folder.path().join("fashion-mnist-external.onnx");
+    fs::copy(model("fashion-mnist-external"), &path).expect("copied");
+    refused(&path, &["fashion-mnist-external.onnx: tensor \"", "fashion-mnist-external.data", "No such file"]);
+    let data = fs::read(model("fashion-mnist-external").with_extension("data")).expect("readable");
+    fs::write(path.with_extension("data"), &data[..data.len() / 2]).expect("written");
+    refused(&path, &["tensor \"", "pass the end of external file", "fashion-mnist-external.data"]);
+}
+
+#[test]
+fn external_data_outside_the_folder() {
+    let bytes = fs::read(model("fashion-mnist-external")).expect("readable");
+    let folder = temporary();
+    let inner = folder.path().join("inner");
+    fs::create_dir(&inner).expect("a folder");
+    let path = inner.join("model.onnx");
+    let data = fs::read(model("fashion-mnist-external").with_extension("data")).expect("readable");
+    // Names of the same length, so that the bytes around them stay right.
+    let name = b"fashion-mnist-external.data";
+    for outside in ["../hion-mnist-external.data", "/ashion-mnist-external.data", "inner/../../-external.data\0"] {
+        let outside = &outside.as_bytes()[..name.len().min(outside.len())];
+        let mut changed = bytes.clone();
+        let mut at = 0;
+        while let Some(found) = changed[at..].windows(name.len()).position(|w| w == name) {
+            changed[at + found..at + found + outside.len()].copy_from_slice(outside);
+            at += found + name.len();
+        }
+        fs::write(&path, changed).expect("written");
+        fs::write(folder.path().join("hion-mnist-external.data"), &data).expect("written");
+        refused(&path, &["model.onnx: tensor \"", "leaves the model's folder", "relative path without `..`"]);
+    }
+    #[cfg(unix)]
+    {
+        fs::write(&path, &bytes).expect("written");
+        let link = inner.join("fashion-mnist-external.data");
+        std::os::unix::fs::symlink(folder.path().join("hion-mnist-external.data"), &link).expect("linked");
+        refused(&path, &["tensor \"", "is or lies behind a symbolic link"]);
+    }
+}
+
+#[test]
+fn no_classifier_head() {
+    let argmax = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 10);
+        vec![b.op("ArgMax", &[&scores], &[("axis", Attr::Int(1)), ("keepdims", Attr::Int(0))], &[1])]
+    };
+    refused_build(argmax, &["no classifier head", "\"ArgMax\" ends in ArgMax", "one score per class"]);
+    let sigmoid = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 10);
+        vec![b.op("Sigmoid", &[&scores], &[], &[1, 10])]
+    };
+    refused_build(sigmoid, &["no classifier head", "ends in Sigmoid", "independent scores"]);
+    let rank_three = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 10);
+        let shape = b.constant(Tensor::ints(&[-1, 5, 2]));
+        vec![b.op("Reshape", &[&scores, &shape], &[], &[1, 5, 2])]
+    };
+    refused_build(rank_three, &["no classifier head", "shape [1, 5, 2]", "[batch, classes]"]);
+    let one_score = |b: &mut Builder, x: Value| vec![dense(b, &x, 1)];
+    refused_build(one_score, &["no classifier head", "shape [1, 1]", "at least two classes"]);
+}
+
+#[test]
+fn several_outputs_need_a_choice() {
+    let folder = temporary();
+    let path = folder.path().join("two.onnx");
+    let two = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 10);
+        let doubled = b.op("Add", &[&scores, &scores], &[], &[1, 10]);
+        vec![scores, doubled]
+    };
+    models::write(&path, two, |_| {});
+    refused(&path, &["several outputs (MatMul, Add); say which one holds the class scores with --output NAME"]);
+    let wrong = Forget::new(&path).set("--output", "Sum").run();
+    wrong.fails(&["--output Sum: the model has no such output; it has MatMul, Add"]);
+    let right = Forget::new(&path).set("--output", "Add").flag("--keep-failed");
+    right.run().says(&["the loss is computed on Add"]);
+    assert_eq!(right.report()["head"]["output"], "Add");
+}
+
+#[test]
+fn every_operator_without_a_rule_is_listed() {
+    let build = |b: &mut Builder, x: Value| {
+        let curved = b.op("Sinh", &[&x], &[], &[1, 1, 28, 28]);
+        let scores = dense(b, &curved, 10);
+        vec![b.op("Cosh", &[&scores], &[], &[1, 10])]
+    };
+    let error = refused_build(build, &["built.onnx: cannot be trained: 2 node(s) cannot be differentiated"]);
+    for node in ["Sinh", "Cosh"] {
+        let line = error.lines().find(|line| line.contains(node)).unwrap_or_else(|| panic!("{node} in {error}"));
+        assert!(line.contains("no gradient rule for this operator"), "{line}");
+    }
+}
+
+#[test]
+fn a_frozen_batch_is_explained() {
+    // The batch is declared to be 4.
+    let folder = temporary();
+    let path = folder.path().join("four.onnx");
+    let declare = |graph: &mut onnx_unlearn::graph::Graph| {
+        graph.inputs[0].dims = Some(vec![Some(4), Some(1), Some(28), Some(28)]);
+    };
+    models::write(&path, |b, x| vec![dense(b, &x, 10)], declare);
+    refused(
+        &path,
+        &["four.onnx: input \"input\" is declared for batches of 4; export the model with a dynamic batch axis"],
+    );
+    // The batch is 1 by a Reshape inside.
+    let reshape = |b: &mut Builder, x: Value| {
+        let shape = b.constant(Tensor::ints(&[1, 784]));
+        let flat = b.op("Reshape", &[&x, &shape], &[], &[1, 784]);
+        vec![product(b, &flat, 10)]
+    };
+    refused_build(reshape, &["built.onnx", "export it with a dynamic batch axis"]);
+    // The batch is averaged away.
+    let mean = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 10);
+        vec![b.op("ReduceMean", &[&scores], &[("axes", Attr::Ints(vec![0])), ("keepdims", Attr::Int(1))], &[1, 10])]
+    };
+    let error = refused_build(mean, &["built.onnx", "the batch size is frozen into the graph", "dynamic batch axis"]);
+    assert!(error.contains("[1, 10] instead of ["), "{error}");
+}
+
+#[test]
+fn nothing_to_train() {
+    let build = |b: &mut Builder, x: Value| {
+        let shape = b.constant(Tensor::ints(&[-1, 784]));
+        vec![b.op("Reshape", &[&x, &shape], &[], &[1, 784])]
+    };
+    refused_build(build, &["built.onnx: no weights to train: the model stores no float tensors"]);
+}
+
+#[test]
+fn inputs_that_cannot_be_fed() {
+    let folder = temporary();
+    let path = folder.path().join("inputs.onnx");
+    let two = |b: &mut Builder, x: Value| {
+        let other = b.input("mask", onnx_unlearn::tensor::DType::F32, &[1, 1, 28, 28]);
+        let masked = b.op("Mul", &[&x, &other], &[], &[1, 1, 28, 28]);
+        vec![dense(b, &masked, 10)]
+    };
+    models::write(&path, two, |_| {});
+    refused(&path, &["depend on several inputs (input, mask); models with one input are supported"]);
+    let double = |graph: &mut onnx_unlearn::graph::Graph| {
+        graph.inputs[0].dtype = Some(onnx_unlearn::tensor::DType::F64);
+    };
+    models::write(&path, |b, x| vec![dense(b, &x, 10)], double);
+    refused(&path, &["input \"input\" has element type float64; models with a float32 input are supported"]);
+}
+
+#[test]
+fn the_source_is_never_overwritten() {
+    let folder = temporary();
+    let path = folder.path().join("model.onnx");
+    fs::copy(model("fashion-mnist"), &path).expect("copied");
+    let before = fs::read(&path).expect("readable");
+    let run = |force: bool| {
+        let forget = Forget::new(&path).set("--out", folder.path());
+        if force { forget.flag("--force").run() } else { forget.run() }
+    };
+    run(false).fails(&["model.onnx exists; choose another --out folder"]);
+    run(true).fails(&["--out", "the result would replace the input", "model.onnx"]);
+    assert!(fs::read(&path).expect("readable") == before);
+}
+
+#[test]
+fn a_result_that_tract_cannot_check_is_a_no() {
+    // tract has no LpPool; ONNX Runtime does.
+    let folder = temporary();
+    let path = folder.path().join("pooled.onnx");
+    let pooled = |b: &mut Builder, x: Value| {
+        let attrs = [("kernel_shape", Attr::Ints(vec![4, 4])), ("strides", Attr::Ints(vec![4, 4]))];
+        let small = b.op("LpPool", &[&x], &attrs, &[1, 1, 7, 7]);
+        let flat = b.op("Flatten", &[&small], &[], &[1, 49]);
+        vec![product(b, &flat, 10)]
+    };
+    models::write(&path, pooled, |_| {});
+    // Gates that let everything pass: only the check decides.
+    let free = || Forget::new(&path).set("--max-forget-accuracy", "1").set("--max-retain-drop", "1");
+    let refused = free();
+    let ran = refused.run().exits(1);
+    for line in [
+        "check        not checked   not checked: tract cannot load the model: ",
+        "LpPool",
+        "verdict      pass\n",
+        "(--allow-unchecked writes it all the same)",
+    ] {
+        assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
+    }
+    assert!(!refused.out().exists());
+    let allowed = free().flag("--allow-unchecked");
+    allowed.run().exits(0);
+    assert_eq!(allowed.report()["check"]["outcome"], "not_checked");
+    run(["verify".as_ref(), allowed.result().as_os_str()]).exits(0);
+}

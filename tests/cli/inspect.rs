@@ -1,0 +1,78 @@
+//! `inspect`: what a model is and what of it would be trained, without a runtime.
+
+use crate::common::{
+    model, models,
+    program::{Ran, program, run},
+    temporary,
+};
+
+fn inspect(name: &str, more: &[&str]) -> Ran {
+    run(["inspect", model(name).to_str().expect("UTF-8")].iter().chain(more))
+}
+
+#[test]
+fn a_trainable_model() {
+    let ran = inspect("fashion-mnist-bn", &[]).exits(0);
+    assert_eq!(ran.stderr, "");
+    for line in [
+        "model       fixtures/models/fashion-mnist-bn.onnx\n",
+        "opset       17 (IR ",
+        "inputs      input float32[?, 1, 28, 28]\n",
+        "outputs     logits float32[?, 10]\n",
+        "BatchNormalization 6, Conv 6, ",
+        "stamped     no\n",
+        "noise       is learned for input input\n",
+        "loss        is computed on logits\n",
+        "trainable   yes\n",
+    ] {
+        assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
+    }
+    assert_eq!(ran.stdout.lines().filter(|l| l.starts_with("frozen ")).count(), 12, "{}", ran.stdout);
+}
+
+#[test]
+fn json_says_the_same() {
+    let json = inspect("fashion-mnist-softmax", &["--json"]).exits(0).json();
+    assert_eq!((json["trainable"].as_bool(), json["behind"].as_str()), (Some(true), Some("Softmax")));
+    assert_eq!(json["operators"]["Conv"], 6);
+    let trained = json["trained"].as_array().expect("a list");
+    assert!(trained.iter().all(|t| t["reason"].is_null() && t["shape"].is_array()), "{trained:?}");
+    let external = inspect("fashion-mnist-external", &["--json"]).exits(0).json();
+    assert_eq!(external["external_files"], serde_json::json!(["fashion-mnist-external.data"]));
+    let parameters = |name| inspect(name, &["--json"]).json()["parameters"].as_u64();
+    assert_eq!(parameters("fashion-mnist-constants"), parameters("fashion-mnist"));
+}
+
+#[test]
+fn no_runtime_is_needed() {
+    let mut program = program();
+    program.env("ORT_DYLIB_PATH", "/no/such/library.so").arg("inspect").arg(model("fashion-mnist"));
+    assert!(program.output().expect("the program starts").status.success());
+}
+
+#[test]
+fn every_operator_without_a_rule_is_listed() {
+    let folder = temporary();
+    let path = folder.path().join("curved.onnx");
+    let build = |b: &mut onnx_unlearn::graph::Builder, x| {
+        let curved = b.op("Sinh", &[&x], &[], &[1, 1, 28, 28]);
+        let scores = models::dense(b, &curved, 10);
+        vec![b.op("Cosh", &[&scores], &[], &[1, 10])]
+    };
+    models::write(&path, build, |_| {});
+    let ran = run(["inspect".as_ref(), path.as_os_str()]).exits(1);
+    assert!(ran.stdout.contains("trainable   no: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("operators   Cosh 1, Flatten 1, MatMul 1, Sinh 1\n"), "{}", ran.stdout);
+    for node in ["Sinh", "Cosh"] {
+        let line = ran.stdout.lines().find(|l| l.trim_start().starts_with("in node ") && l.contains(node));
+        assert!(line.is_some_and(|l| l.contains("no gradient rule")), "{node} in\n{}", ran.stdout);
+    }
+    let json = run(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]).exits(1).json();
+    assert!(json["problem"].as_str().is_some_and(|p| p.contains("Sinh") && p.contains("Cosh")), "{json}");
+}
+
+#[test]
+fn an_unreadable_model_is_an_error() {
+    run(["inspect", "no/such/model.onnx"]).fails(&["cannot read no/such/model.onnx"]);
+    run(["inspect", "fixtures/README.md"]).fails(&["fixtures/README.md is not an ONNX file"]);
+}

@@ -1,0 +1,12 @@
+//! The program as a person meets it: exit codes, stdout, stderr and files, one file per command.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod demo;
+mod digest;
+mod forget;
+mod inspect;
+mod program;
+mod runtime;
+mod verify;
