@@ -100,7 +100,11 @@ fn check(model: &str, golden: &str, kept: &[usize]) {
             let after = stepper.weights().expect("weights");
             let prefix = format!("adam{step}/");
             for name in golden.below(&prefix) {
-                close(&format!("{name} after {step} steps"), floats(&after, name), golden.floats(&format!("{prefix}{name}")));
+                close(
+                    &format!("{name} after {step} steps"),
+                    floats(&after, name),
+                    golden.floats(&format!("{prefix}{name}")),
+                );
             }
         }
     }

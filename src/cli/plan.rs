@@ -59,7 +59,12 @@ fn size(text: &str) -> Result<(usize, usize)> {
 
 /// What the report says about preprocessing.
 pub fn preprocess_record(p: &Preprocess) -> PreprocessRecord {
-    PreprocessRecord { resize: p.resize, mean: p.mean.clone(), std: p.std.clone(), scale: p.scale }
+    let layout = match p.layout {
+        Layout::Auto => "auto",
+        Layout::Nchw => "nchw",
+        Layout::Nhwc => "nhwc",
+    };
+    PreprocessRecord { layout, resize: p.resize, mean: p.mean.clone(), std: p.std.clone(), scale: p.scale }
 }
 
 /// Reads the gates.
@@ -96,14 +101,15 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         "--noise-penalty {}: expected a number of at least 0",
         args.noise_penalty
     );
-    let samples = match (args.noise_samples, reference) {
-        (Some(n), _) => some("--noise-samples", n)?,
-        (None, false) => 5120,
-        (None, true) => {
-            20 * channels.context(
-                "--variant reference is defined for images with channels first; this model takes something else",
-            )?
-        }
+    if reference {
+        channels.context(
+            "--variant reference is defined for images with channels first; this model takes something else",
+        )?;
+    }
+    let samples = match args.noise_samples {
+        Some(n) => some("--noise-samples", n)?,
+        None if reference => 20 * channels.unwrap_or(1),
+        None => 5120,
     };
     Ok(Recipe {
         variant: if reference { Variant::Reference } else { Variant::Corrected },

@@ -106,6 +106,13 @@ impl Builder {
         self.graph.nodes.push(node);
     }
 
+    /// Gives `value` the name that later nodes read it by.
+    pub fn alias(&mut self, name: &str, value: &Value) {
+        let shape = value.shape().to_vec();
+        self.declare(name, &shape);
+        self.graph.nodes.push(identity(value.name(), name));
+    }
+
     /// Writes a node with one output of the given shape, or hands back the value if this very node is there already.
     pub fn op(&mut self, op: &str, inputs: &[&Value], attrs: &[(&str, Attr)], shape: &[usize]) -> Value {
         let inputs: Vec<&str> = inputs.iter().map(|v| v.name()).collect();
@@ -158,22 +165,13 @@ impl Builder {
     /// Makes `value` a graph output under its own name.
     pub fn output(&mut self, value: &Value) {
         if !self.graph.outputs.iter().any(|o| o.name == value.name()) {
-            self.graph.outputs.push(Port { dtype: None, ..Port::open(value.name()) });
+            self.graph.outputs.push(Port::open(value.name()));
         }
     }
 
     /// Makes `value` a graph output under another name.
     pub fn output_as(&mut self, value: &Value, name: &str) {
-        let shape = value.shape().to_vec();
-        self.declare(name, &shape);
-        self.graph.nodes.push(Node {
-            name: name.to_owned(),
-            op: "Identity".into(),
-            domain: String::new(),
-            inputs: vec![value.name().to_owned()],
-            outputs: vec![name.to_owned()],
-            attrs: Attrs::new(),
-        });
+        self.alias(name, value);
         self.graph.outputs.push(Port::open(name));
     }
 
@@ -199,6 +197,17 @@ impl Builder {
                 return name;
             }
         }
+    }
+}
+
+fn identity(from: &str, to: &str) -> Node {
+    Node {
+        name: to.to_owned(),
+        op: "Identity".into(),
+        domain: String::new(),
+        inputs: vec![from.to_owned()],
+        outputs: vec![to.to_owned()],
+        attrs: Attrs::new(),
     }
 }
 

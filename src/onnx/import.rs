@@ -130,7 +130,10 @@ impl Reader<'_> {
         }
         for (i, n) in proto.node.into_iter().enumerate() {
             if let Some(tensor) = self.constant_node(&n)? {
-                stored.push(n.output[0].clone());
+                // Elements in an attribute's own lists are numbers of the architecture; weights are tensors.
+                if n.attribute[0].t.is_some() {
+                    stored.push(n.output[0].clone());
+                }
                 graph.constants.insert(n.output[0].clone(), Arc::new(tensor));
                 continue;
             }

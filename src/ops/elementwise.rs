@@ -16,12 +16,12 @@ use crate::{
 use std::f64::consts::FRAC_2_SQRT_PI;
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Add", &[], &[Vjp(add), Vjp(add)]),
-    Op::new("Sub", &[], &[Vjp(add), Vjp(sub_right)]),
+    Op::new("Add", &[], &[Vjp(pass), Vjp(pass)]),
+    Op::new("Sub", &[], &[Vjp(pass), Vjp(minus)]),
     Op::new("Mul", &[], &[Vjp(mul), Vjp(mul)]),
     Op::new("Div", &[], &[Vjp(div_left), Vjp(div_right)]),
     Op::new("Pow", &[], &[Vjp(pow_base), Vjp(pow_exponent)]),
-    Op::new("Neg", &[], &[Vjp(neg)]),
+    Op::new("Neg", &[], &[Vjp(minus)]),
     Op::new("Abs", &[], &[Vjp(abs)]),
     Op::new("Exp", &[], &[Vjp(exp)]),
     Op::new("Log", &[], &[Vjp(log)]),
@@ -33,11 +33,11 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Where", &[], &[Constant, Vjp(where_true), Vjp(where_false)]),
     Op::variadic("Min", &[], &[Vjp(extremum)]),
     Op::variadic("Max", &[], &[Vjp(extremum)]),
-    Op::variadic("Sum", &[], &[Vjp(add)]),
+    Op::variadic("Sum", &[], &[Vjp(pass)]),
     Op::variadic("Mean", &[], &[Vjp(mean)]),
     Op::new("Clip", &[], &[Vjp(clip), Constant, Constant]),
     Op::new("Cast", &["to", "saturate", "round_mode"], &[Vjp(cast)]),
-    Op::new("Identity", &[], &[Vjp(identity)]),
+    Op::new("Identity", &[], &[Vjp(pass)]),
     Op::new("Equal", &[], &[Constant, Constant]),
     Op::new("Less", &[], &[Constant, Constant]),
     Op::new("LessOrEqual", &[], &[Constant, Constant]),
@@ -47,8 +47,6 @@ pub(super) const OPS: &[Op] = &[
     Op::new("And", &[], &[Constant, Constant]),
     Op::new("Or", &[], &[Constant, Constant]),
     Op::new("IsNaN", &[], &[Constant]),
-    Op::new("ArgMax", &[], &[Constant]),
-    Op::new("ArgMin", &[], &[Constant]),
 ];
 
 /// A cast to an integer or bool makes an index or a mask, which is constant by nature.
@@ -59,13 +57,13 @@ pub(super) fn casts_to_integer(node: &Node) -> bool {
     node.op == "Cast" && matches!(node.attrs.get("to"), Some(Attr::Int(to)) if ![1, 10, 11, 16].contains(to))
 }
 
-/// y = a + b      da = dy      db = dy
-fn add(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+/// y = x      dx = dy              y = a + b + ...      da = dy      db = dy
+fn pass(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     e.to_input(dy)
 }
 
-/// y = a - b      db = -dy
-fn sub_right(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+/// y = -x     dx = -dy             y = a - b            db = -dy
+fn minus(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let d = e.to_input(dy)?;
     Ok(e.neg(&d))
 }
@@ -152,11 +150,6 @@ fn number(t: &Tensor) -> Option<f64> {
         Data::I32(v) if v.len() == 1 => Some(f64::from(v[0])),
         _ => t.to_scalar(),
     }
-}
-
-/// y = -x      dx = -dy
-fn neg(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    Ok(e.neg(dy))
 }
 
 /// y = |x|      dx = dy * sign x, 0 at the kink
@@ -284,9 +277,4 @@ fn bound(e: &Emit<'_>, i: usize) -> Result<Option<f64>, OpError> {
 fn cast(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     Ok(e.op("CastLike", &[dy, &x], &[], x.shape()))
-}
-
-/// y = x      dx = dy
-fn identity(_: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    Ok(dy.clone())
 }

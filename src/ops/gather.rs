@@ -14,8 +14,6 @@ pub(super) const OPS: &[Op] = &[
     Op::new("ScatterElements", &["axis", "reduction"], &[Vjp(scatter_x), Constant, Vjp(scatter_updates)]),
     Op::new("ScatterND", &["reduction"], &[Vjp(scatter_nd_x), Constant, Vjp(scatter_nd_updates)]),
     Op::new("TopK", &["axis", "largest", "sorted"], &[Vjp(top_k), Constant]),
-    Op::new("ArgMax", &["axis", "keepdims", "select_last_index"], &[Constant]),
-    Op::new("ArgMin", &["axis", "keepdims", "select_last_index"], &[Constant]),
     Op::new("OneHot", &["axis"], &[Constant, Constant, Vjp(one_hot_values)]),
     Op::new("Trilu", &["upper"], &[Vjp(trilu), Constant]),
     Op::new("CumSum", &["exclusive", "reverse"], &[Vjp(cum_sum), Constant]),
@@ -140,13 +138,9 @@ fn scatter_nd_updates(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 fn top_k(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let axis = e.axis("axis", -1, x.rank())?;
+    // Both outputs are required by the operator's definition.
     let index = e.y(1)?;
-    let index = if e.node().output(1).is_some() { index } else { return Err(no_index()) };
     Ok(add_elements(e, &x, &index, dy, axis))
-}
-
-fn no_index() -> OpError {
-    OpError::Unsupported("the second output (the indices) has to be named".into())
 }
 
 /// y = values[1] at the index of each position, values[0] elsewhere
@@ -175,7 +169,7 @@ fn trilu(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.op("Trilu", &inputs.iter().collect::<Vec<_>>(), &[("upper", Attr::Int(upper))], dy.shape()))
 }
 
-/// y_i = sum of x_j for j <= i      dx_j = sum of dy_i for i >= j: the same sum from the other end
+/// y[i] = sum of x[j] for j <= i      dx[j] = sum of dy[i] for i >= j: the same sum from the other end
 fn cum_sum(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let (exclusive, reverse) = (e.int("exclusive", 0)?, e.int("reverse", 0)?);
     let axis = e.x(1)?;

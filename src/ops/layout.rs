@@ -34,7 +34,7 @@ fn same_elements(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.reshape(dy, &shape))
 }
 
-/// y_i = x_perm(i)      dx = dy under the inverse permutation
+/// axis i of y = axis perm[i] of x      dx = dy under the inverse permutation
 fn transpose(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let rank = dy.rank();
     let perm = e.ints("perm")?.unwrap_or_else(|| (0..rank as i64).rev().collect());
@@ -50,7 +50,7 @@ fn transpose(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.transpose(dy, &inverse))
 }
 
-/// y = x_0, x_1 ... side by side      dx_i = its part of dy
+/// y = x[0], x[1] ... side by side      dx[i] = its part of dy
 fn concat(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let axis = e.axis("axis", 1, dy.rank())?;
     let start: usize = (0..e.at()).map(|i| e.x(i).map(|x| x.shape()[axis])).sum::<Result<_, _>>()?;
@@ -58,19 +58,17 @@ fn concat(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.slice(dy, &[axis], &[start as i64], &[end as i64], &[1]))
 }
 
-/// y_0, y_1 ... = consecutive parts of x      dx = the dy_i side by side, zeros for outputs nothing depends on
+/// y[0], y[1] ... = consecutive parts of x      dx = the dy[i] side by side, zeros for outputs nothing depends on
 fn split(e: &mut Emit<'_>, _: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let axis = e.axis("axis", 0, x.rank())?;
     let mut parts = Vec::new();
     for i in 0..e.node().outputs.len() {
-        match e.dy(i).cloned() {
-            Some(dy) => parts.push(dy),
-            None => {
-                // A part without a name has no known shape; it can only be the last unknown one.
-                let shape = e.y(i)?.shape().to_vec();
-                parts.push(e.zeros(&shape));
-            }
+        if let Some(dy) = e.dy(i).cloned() {
+            parts.push(dy);
+        } else {
+            let shape = e.y(i)?.shape().to_vec();
+            parts.push(e.zeros(&shape));
         }
     }
     Ok(e.concat(&parts.iter().collect::<Vec<_>>(), axis))
@@ -209,7 +207,7 @@ fn tile(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let (mut shape, mut axes) = (Vec::new(), Vec::new());
     for (&d, &total) in x.shape().iter().zip(dy.shape()) {
-        let copies = if d == 0 { 1 } else { total / d };
+        let copies = total.checked_div(d).unwrap_or(1);
         if copies > 1 {
             axes.push(shape.len());
             shape.push(copies);

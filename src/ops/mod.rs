@@ -27,6 +27,10 @@ use thiserror::Error;
 /// Writes the gradient of one input: `dy` is the gradient of the first output, the result has the input's shape.
 pub type Rule = fn(&mut Emit<'_>, dy: &Value) -> Result<Value, OpError>;
 
+/// Writes a forward node in another form, for weights that change from step to step: gives the value that stands for the
+/// node's output of the given shape, or `None` where the node is best left as it is.
+pub type Lowering = fn(&mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError>;
+
 /// What an operator says about the gradient of one input. There is no third answer: an operator without a record, or an
 /// input without a flow, is an error that names the node.
 #[derive(Clone, Copy, Debug)]
@@ -48,17 +52,25 @@ pub struct Op {
     pub inputs: &'static [Flow],
     /// True when the last flow repeats.
     pub variadic: bool,
+    /// A faster way to write the forward node into a step graph, where there is one.
+    pub lower: Option<Lowering>,
 }
 
 impl Op {
     /// Record of an operator with a fixed number of inputs.
     pub const fn new(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
-        Self { name, attrs, inputs, variadic: false }
+        Self { name, attrs, inputs, variadic: false, lower: None }
     }
 
     /// Record of an operator with any number of inputs, all treated alike.
     pub const fn variadic(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
-        Self { name, attrs, inputs, variadic: true }
+        Self { name, attrs, inputs, variadic: true, lower: None }
+    }
+
+    /// The same record with a faster forward form.
+    #[must_use]
+    pub const fn lowered_by(self, lower: Lowering) -> Self {
+        Self { lower: Some(lower), ..self }
     }
 
     /// Flow of input `i`, `None` when the operator has no such input.
@@ -119,11 +131,11 @@ const FAMILIES: &[&[Op]] = &[
     softmax::OPS,
     norm::OPS,
     reduce::OPS,
-    conv::OPS,
-    gather::OPS,
-    layout::OPS,
     matmul::OPS,
+    conv::OPS,
     pool::OPS,
+    layout::OPS,
+    gather::OPS,
 ];
 
 /// The record of a node's operator; operators of other domains have none.

@@ -95,7 +95,9 @@ fn batch_bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 
 /// dbias = sum dy over everything but the channels
 fn channel_sum(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    Ok(over_images(e, dy))
+    let bias = e.x(e.at())?;
+    let sum = over_images(e, dy);
+    Ok(e.reshape(&sum, bias.shape()))
 }
 
 // --- Normalisation by the statistics of x itself ---------------------------------------------------------------------

@@ -33,7 +33,7 @@ pub struct Stamp {
     pub graph: Digest,
     /// The model it was made from.
     pub source: SourceDigests,
-    /// The classes taken out, as the user named them.
+    /// Indices of the classes taken out, as decimal text.
     pub forget: Vec<String>,
     /// The method, `unsir`.
     pub method: String,
@@ -62,7 +62,7 @@ pub struct SourceDigests {
 /// What only the caller knows about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StampInfo {
-    /// The classes taken out, as the user named them.
+    /// Indices of the classes taken out, as decimal text.
     pub forget: Vec<String>,
     /// The method, `unsir`.
     pub method: String,

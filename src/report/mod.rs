@@ -88,6 +88,8 @@ pub struct PreprocessRecord {
     pub std: Vec<f32>,
     /// Factor on the raw value; `None` is 1/255.
     pub scale: Option<f32>,
+    /// Layout of the model's input, as it was asked for.
+    pub layout: &'static str,
 }
 
 /// A model by its digests.

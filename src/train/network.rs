@@ -67,9 +67,9 @@ pub enum TrainError {
     NoWeights { path: PathBuf, reason: String },
     #[error(
         "{}: at batch size {batch} the class scores have shape {shape:?} instead of [{batch}, classes]: the batch size is \
-         frozen into the graph; export the model with a dynamic batch axis", path.display()
+         frozen into the graph; export the model with a dynamic batch axis, or pass --batch-size {found} --noise-images {found}", path.display()
     )]
-    FrozenBatch { path: PathBuf, batch: usize, shape: Vec<usize> },
+    FrozenBatch { path: PathBuf, batch: usize, shape: Vec<usize>, found: usize },
     #[error(
         "{}: the model does not run at batch size {batch}: {source}\n(if the file was exported for one batch size, export \
          it with a dynamic batch axis)", path.display()
@@ -164,7 +164,7 @@ impl Network {
         let classes = head::classes(&self.head.logits, &shape)
             .map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
         if shape[0] != batch {
-            return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, shape });
+            return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, found: shape[0], shape });
         }
         let mut running = Vec::new();
         if batch_norm == BatchNorm::Batch && self.has_batch_norm() {
@@ -246,7 +246,7 @@ impl BatchedNetwork<'_> {
         for (name, tensor) in weights.iter().filter(|(name, _)| !self.moves(name)) {
             b.named_constant(name, Arc::clone(tensor));
         }
-        self.traced.replay(&mut b);
+        self.traced.replay(&mut b, false);
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
         let wanted = BTreeSet::from([self.network.input.clone()]);
         let dz = self.backward(&mut b, &logits, &ce, &wanted)?;
@@ -289,7 +289,7 @@ impl BatchedNetwork<'_> {
         for name in &trained {
             b.input(name, DType::F32, weights[name].shape());
         }
-        self.traced.replay(&mut b);
+        self.traced.replay(&mut b, true);
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
         let found = self.backward(&mut b, &logits, &ce, &trained)?;
         let mut pairs: Vec<(String, Value)> = found.into_iter().collect();
@@ -336,7 +336,7 @@ impl BatchedNetwork<'_> {
             b.input(name, DType::F32, weights[name].shape());
         }
         wanted.insert(self.network.input.clone());
-        self.traced.replay(&mut b);
+        self.traced.replay(&mut b, true);
         let (logits, ce) = self.loss(&mut b, &t, &sample_weights);
         let found = self.backward(&mut b, &logits, &ce, &wanted)?;
         for (name, gradient) in &found {

@@ -1,8 +1,9 @@
 //! Shapes come from running the model once, not from shape rules: ONNX Runtime is asked for every value of one batch.
 
 use crate::{
-    graph::{Builder, Graph, Node, Port},
+    graph::{Builder, Graph, Node, Port, Value},
     onnx,
+    ops::{self, Emit},
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
 };
@@ -88,9 +89,12 @@ impl Traced {
         self.values.get(name).map(|(_, shape)| shape.as_slice())
     }
 
-    /// Writes the constants and nodes into a step graph. Values in `given` (inputs of the step graph, weights) have to
-    /// be declared there before.
-    pub fn replay(&self, graph: &mut Builder) {
+    /// Writes the constants and nodes into a step graph. Inputs of the step graph and trained weights have to be
+    /// declared there before.
+    ///
+    /// With `lower`, operators that have a faster form for weights that change at every step are written in it. Weights
+    /// that are constants are better off in the file's form, which the runtime lays out once.
+    pub fn replay(&self, graph: &mut Builder, lower: bool) {
         for node in &self.nodes {
             for input in node.inputs.iter().filter(|i| !i.is_empty()) {
                 if graph.value(input).is_none()
@@ -101,7 +105,19 @@ impl Traced {
             }
             let shapes: Vec<Vec<usize>> =
                 node.outputs.iter().map(|o| self.shape(o).unwrap_or_default().to_vec()).collect();
-            graph.forward(node.clone(), &shapes);
+            let value = if lower { self.lowered(graph, node, &shapes) } else { None };
+            match value {
+                Some(value) => graph.alias(&node.outputs[0], &value),
+                None => graph.forward(node.clone(), &shapes),
+            }
         }
+    }
+
+    fn lowered(&self, graph: &mut Builder, node: &Node, shapes: &[Vec<usize>]) -> Option<Value> {
+        let lower = ops::find(node)?.lower?;
+        graph.set_scope(format!("{}/forward", node.name));
+        let mut emit = Emit::new(graph, node, &self.known, &[], 0, DType::F32);
+        // What the lowering does not cover is no error: the node itself is.
+        lower(&mut emit, &shapes[0]).ok().flatten()
     }
 }

@@ -63,6 +63,15 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// What BatchNormalization does while noise is learned: the intended algorithm leaves the model alone, the notebook
+    /// keeps it in training mode.
+    pub fn noise_batch_norm(&self) -> BatchNorm {
+        match self.variant {
+            Variant::Corrected => BatchNorm::Frozen,
+            Variant::Reference => self.batch_norm,
+        }
+    }
+
     /// Noise images that enter the impair set. The notebook's loop runs over the channel axis and so takes as many
     /// images as a sample has channels.
     pub fn noise_images_used(&self, channels: usize) -> usize {

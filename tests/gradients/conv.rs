@@ -1,4 +1,17 @@
-use crate::harness::{Case, any, case};
+use crate::harness::{Case, any, case, engine};
+use onnx_unlearn::{
+    graph::{Attrs, Builder, Node},
+    ops::{
+        Emit,
+        conv::{
+            Axis, Form, Geometry, forward, forward_form, input_form, input_gradient, lower_forward, weight_form,
+            weight_gradient,
+        },
+    },
+    runtime::Session,
+    tensor::{DType, Tensor},
+};
+use std::{collections::HashMap, time::Instant};
 
 /// Shape of x and w, group, strides, pads, dilations.
 type Shape = (&'static [usize], &'static [usize], i64, &'static [i64], &'static [i64], &'static [i64]);
@@ -91,4 +104,196 @@ fn conv_transpose() {
         small().attr("auto_pad", auto).attr("strides", [2, 2]).attr("output_shape", [4, 5]).check();
     }
     small().attr("strides", [3, 2]).attr("dilations", [1, 3]).attr("output_padding", [2, 1]).check();
+}
+
+/// The geometry of a shape, by the definition of the operator.
+fn geometry((x, w, g, strides, pads, dilations): Shape) -> Geometry {
+    let rank = strides.len();
+    let axes = (0..rank).map(|i| {
+        let (size, kernel, stride, dilation) = (x[2 + i], w[2 + i], strides[i] as usize, dilations[i] as usize);
+        let padded = size + (pads[i] + pads[rank + i]) as usize;
+        let out = (padded - dilation * (kernel - 1) - 1) / stride + 1;
+        Axis { size, out, kernel, stride, dilation, before: pads[i], after: pads[rank + i] }
+    });
+    Geometry { n: x[0], c: x[1], m: w[0], g: g as usize, axes: axes.collect() }
+}
+
+/// A map of a convolution.
+#[derive(Clone, Copy, Debug)]
+enum Map {
+    Forward,
+    Input,
+    Weight,
+}
+
+const FORMS: &[(Map, &[Form])] = &[
+    (Map::Forward, &[Form::Direct, Form::Columns, Form::Dense]),
+    (Map::Input, &[Form::Direct, Form::Flipped, Form::Columns, Form::Dense]),
+    (Map::Weight, &[Form::Direct, Form::Images, Form::Columns, Form::Dense]),
+];
+
+/// A session that computes one map in one form, and the values it reads.
+fn session(q: &Geometry, map: Map, form: Form) -> (Session, Vec<(&'static str, Tensor)>) {
+    let shape = |head: [usize; 2], tail: Vec<usize>| head.into_iter().chain(tail).collect::<Vec<_>>();
+    let x = ("x", any(&shape([q.n, q.c], q.size())));
+    let w = ("w", any(&shape([q.m, q.c / q.g], q.kernel())));
+    let dy = ("dy", any(&shape([q.n, q.m], q.out())));
+    let feeds = match map {
+        Map::Forward => vec![x, w],
+        Map::Input => vec![dy, w],
+        Map::Weight => vec![x, dy],
+    };
+    let mut graph = Builder::new(18);
+    let values: Vec<_> = feeds.iter().map(|(name, t)| graph.input(name, t.dtype(), t.shape())).collect();
+    let node = Node {
+        name: "conv".into(),
+        op: "Conv".into(),
+        domain: String::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        attrs: Attrs::new(),
+    };
+    let known = HashMap::new();
+    let mut emit = Emit::new(&mut graph, &node, &known, &[], 0, DType::F32);
+    let result = match map {
+        Map::Forward => forward(&mut emit, q, form, &values[0], &values[1]),
+        Map::Input => input_gradient(&mut emit, q, form, &values[0], &values[1]),
+        Map::Weight => weight_gradient(&mut emit, q, form, &values[0], &values[1]),
+    };
+    graph.output(&result);
+    let label = format!("{map:?} {form:?} {q:?}");
+    let session = engine().session(&label, &onnx_unlearn::onnx::export(&graph.finish()));
+    (session.unwrap_or_else(|e| panic!("{label}: {e}")), feeds)
+}
+
+fn run((session, feeds): &mut (Session, Vec<(&'static str, Tensor)>)) -> Tensor {
+    let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
+    session.run(&feeds).expect("the map runs").remove(0)
+}
+
+/// Every form of every map, chosen or not, computes the same numbers.
+#[test]
+fn convolution_forms_agree() {
+    for &shape in SHAPES {
+        let q = geometry(shape);
+        for (map, forms) in FORMS {
+            let mut first: Option<Tensor> = None;
+            for &form in *forms {
+                let got = run(&mut session(&q, *map, form));
+                let Some(want) = &first else {
+                    first = Some(got);
+                    continue;
+                };
+                assert_eq!(got.shape(), want.shape(), "{map:?} {form:?} {q:?}");
+                for (a, b) in got.as_f32().expect("floats").iter().zip(want.as_f32().expect("floats")) {
+                    assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{map:?} {form:?} {q:?}: {a} against {b}");
+                }
+            }
+        }
+    }
+}
+
+/// A lowered forward node computes what the node computes, bias included.
+#[test]
+fn lowered_forward() {
+    let mut lowered = 0;
+    for &shape in SHAPES {
+        let q = geometry(shape);
+        let y: Vec<usize> = [q.n, q.m].into_iter().chain(q.out()).collect();
+        let feeds = [("x", any(shape.0)), ("w", any(shape.1)), ("b", any(&shape.1[..1]))];
+        let mut graph = Builder::new(18);
+        for (name, t) in &feeds {
+            graph.input(name, t.dtype(), t.shape());
+        }
+        let (strides, pads, dilations) = (shape.3, shape.4, shape.5);
+        let attrs = [("group", shape.2.into()), ("strides", strides.into()), ("pads", pads.into())];
+        let attrs = attrs.into_iter().chain([("dilations", dilations.into())]);
+        let node = Node {
+            name: "conv".into(),
+            op: "Conv".into(),
+            domain: String::new(),
+            inputs: feeds.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            outputs: vec!["y".into()],
+            attrs: attrs.map(|(k, v)| (k.to_owned(), v)).collect(),
+        };
+        let known = HashMap::new();
+        let value = lower_forward(&mut Emit::new(&mut graph, &node, &known, &[], 0, DType::F32), &y);
+        let Some(value) = value.expect("a convolution") else { continue };
+        lowered += 1;
+        assert_eq!(value.shape(), y);
+        graph.output(&value);
+        graph.forward(node, &[y]);
+        let own = graph.value("y").expect("the node's output").clone();
+        graph.output(&own);
+        let mut session = engine().session("lowered", &onnx_unlearn::onnx::export(&graph.finish())).expect("opens");
+        let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
+        let both = session.run(&feeds).expect("runs");
+        for (a, b) in both[0].as_f32().expect("floats").iter().zip(both[1].as_f32().expect("floats")) {
+            assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{q:?}: {a} against {b}");
+        }
+    }
+    assert!(lowered >= 8, "only {lowered} shapes were lowered");
+}
+
+/// Times every form on the convolutions of `ResNet18` for 32x32 images at batch 256; the best of nine rounds, in ms.
+#[test]
+#[ignore = "a measurement, not a check"]
+#[allow(clippy::print_stdout)]
+fn convolution_forms() {
+    let layers: &[[usize; 6]] = &[
+        // channels in, channels out, map, kernel, stride, groups
+        [3, 64, 32, 7, 2, 1],
+        [64, 64, 8, 3, 1, 1],
+        [64, 128, 8, 3, 2, 1],
+        [64, 128, 8, 1, 2, 1],
+        [128, 128, 4, 3, 1, 1],
+        [128, 256, 4, 3, 2, 1],
+        [128, 256, 4, 1, 2, 1],
+        [256, 256, 2, 3, 1, 1],
+        [256, 512, 2, 3, 2, 1],
+        [256, 512, 2, 1, 2, 1],
+        [512, 512, 1, 3, 1, 1],
+        [64, 256, 8, 1, 1, 1],
+        [128, 128, 8, 3, 1, 1],
+        [256, 256, 4, 3, 1, 1],
+        [512, 512, 2, 3, 1, 1],
+        [96, 96, 8, 3, 1, 96],
+        [96, 96, 8, 3, 2, 96],
+    ];
+    for &[c, m, size, kernel, stride, g] in layers {
+        let pad = (kernel / 2) as i64;
+        let out = (size + 2 * pad as usize - kernel) / stride + 1;
+        let axis = Axis { size, out, kernel, stride, dilation: 1, before: pad, after: pad };
+        let q = Geometry { n: 256, c, m, g, axes: vec![axis, axis] };
+        println!("{c} -> {m}, map {size} to {out}, kernel {kernel}, stride {stride}, groups {g}");
+        for (map, forms) in FORMS {
+            let chosen = match map {
+                Map::Forward => forward_form(&q),
+                Map::Input => input_form(&q),
+                Map::Weight => weight_form(&q),
+            };
+            let fits = |f: &Form| match f {
+                Form::Dense => g == 1 && q.windows() * q.positions() <= 64,
+                Form::Flipped => stride == 1,
+                Form::Direct => !matches!(map, Map::Weight) || (g == 1 && size <= 8),
+                _ => true,
+            };
+            let forms: Vec<Form> = forms.iter().copied().filter(fits).collect();
+            let mut sessions: Vec<_> = forms.iter().map(|&f| session(&q, *map, f)).collect();
+            let mut best = vec![f64::INFINITY; forms.len()];
+            for _ in 0..9 {
+                for (s, best) in sessions.iter_mut().zip(&mut best) {
+                    let start = Instant::now();
+                    run(s);
+                    *best = best.min(start.elapsed().as_secs_f64() * 1e3);
+                }
+            }
+            let row: Vec<String> = forms
+                .iter()
+                .zip(&best)
+                .map(|(f, ms)| format!("{f:?} {ms:.1}{}", if *f == chosen { "*" } else { "" }))
+                .collect();
+            println!("    {map:?}: {}", row.join("  "));
+        }
+    }
 }

@@ -5,13 +5,13 @@ use onnx_unlearn::{
     graph::{Attr, Builder, Graph, Node, Port},
     onnx,
     runtime::{Device, Engine},
-    tensor::{Data, Tensor},
+    tensor::{DType, Data, Tensor},
     train,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -125,15 +125,7 @@ impl Case {
         let label = self.label();
         let engine = engine();
         let graph = self.graph();
-        let feeds: Vec<(String, Tensor)> = self
-            .inputs
-            .iter()
-            .enumerate()
-            .filter_map(|(i, input)| match input {
-                In::Grad(t) | In::Data(t) => Some((format!("x{i}"), t.clone())),
-                _ => None,
-            })
-            .collect();
+        let feeds = self.feeds();
         let mut forward = engine.session(&label, &onnx::export(&graph)).unwrap_or_else(|e| panic!("{label}: {e}"));
         let seeds = output_seeds(&run(&mut forward, &feeds, &label));
         let gradients = self.gradients(&engine, graph, &feeds, &seeds, &label);
@@ -151,6 +143,31 @@ impl Case {
                 assert!(error <= TOLERANCE, "{label}: input {i} element {k}: rule {g}, central differences {w}");
             }
         }
+    }
+
+    /// Checks the gradient of the sum of the outputs with respect to the first gradient input where differences say
+    /// nothing: on a kink.
+    pub fn check_on_kink(self, want: &[f32]) {
+        let label = self.label();
+        let engine = engine();
+        let graph = self.graph();
+        let feeds = self.feeds();
+        let mut forward = engine.session(&label, &onnx::export(&graph)).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let ones = |y: &Tensor| Tensor::f32(y.shape(), vec![1.0; y.len()]);
+        let seeds: Vec<Tensor> = run(&mut forward, &feeds, &label).iter().map(ones).collect();
+        let gradients = self.gradients(&engine, graph, &feeds, &seeds, &label);
+        let first = self.inputs.iter().position(|i| matches!(i, In::Grad(_))).expect("a gradient input");
+        let got = gradients[&format!("x{first}")].as_f32().expect("float gradient");
+        assert_eq!(got, want, "{label}: gradient of input {first}");
+    }
+
+    /// What is fed at every run.
+    fn feeds(&self) -> Vec<(String, Tensor)> {
+        let fed = |(i, input): (usize, &In)| match input {
+            In::Grad(t) | In::Data(t) => Some((format!("x{i}"), t.clone())),
+            In::None | In::Const(_) => None,
+        };
+        self.inputs.iter().enumerate().filter_map(fed).collect()
     }
 
     fn gradients(
@@ -174,18 +191,18 @@ impl Case {
         for (name, t) in feeds {
             b.input(name, t.dtype(), t.shape());
         }
-        traced.replay(&mut b);
+        traced.replay(&mut b, false);
         let pairs: Vec<_> = outputs
             .iter()
             .zip(seeds)
             .filter_map(|(y, seed)| {
+                let dtype = traced.values.get(y)?.0;
                 let y = b.value(y)?.clone();
-                Some((y, b.constant(seed.clone())))
+                Some((y, b.constant(in_type(seed, dtype))))
             })
             .collect();
-        let found =
-            autodiff::backward(&mut b, &traced.nodes, &traced.known, &pairs, &wanted, onnx_unlearn::tensor::DType::F32)
-                .unwrap_or_else(|e| panic!("{label}: {e}"));
+        let found = autodiff::backward(&mut b, &traced.nodes, &traced.known, &pairs, &wanted, DType::F32)
+            .unwrap_or_else(|e| panic!("{label}: {e}"));
         for (name, value) in &found {
             b.output_as(value, &format!("d{name}"));
         }
@@ -222,10 +239,22 @@ fn output_seeds(outputs: &[Tensor]) -> Vec<Tensor> {
         .collect()
 }
 
+/// A seed in the type of its output.
+fn in_type(seed: &Tensor, dtype: DType) -> Tensor {
+    match (dtype, seed.as_f32()) {
+        (DType::F64, Some(v)) => Tensor::new(seed.shape().to_vec(), Data::F64(v.iter().map(|&x| x.into()).collect())),
+        _ => seed.clone(),
+    }
+}
+
 fn scalar(outputs: &[Tensor], seeds: &[Tensor]) -> f64 {
     let dot = |y: &Tensor, s: &Tensor| -> f64 {
-        let (Data::F32(y), Some(s)) = (y.data(), s.as_f32()) else { return 0.0 };
-        y.iter().zip(s).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        let s = s.as_f32().expect("float seeds").iter().map(|&b| f64::from(b));
+        match y.data() {
+            Data::F32(y) => y.iter().zip(s).map(|(&a, b)| f64::from(a) * b).sum(),
+            Data::F64(y) => y.iter().zip(s).map(|(&a, b)| a * b).sum(),
+            _ => 0.0,
+        }
     };
     outputs.iter().zip(seeds).map(|(y, s)| dot(y, s)).sum()
 }
@@ -300,9 +329,4 @@ pub fn distinct(shape: &[usize]) -> Tensor {
 /// The runtime under test.
 pub fn engine() -> Engine {
     crate::common::engine(Device::Cpu)
-}
-
-#[allow(dead_code)]
-pub fn operators_covered(cases: &[&str]) -> HashMap<String, usize> {
-    cases.iter().map(|c| ((*c).to_owned(), 1)).collect()
 }

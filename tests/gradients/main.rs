@@ -1,11 +1,16 @@
 //! Every gradient rule against central differences: one test a family, one line a case.
 
+mod activation;
 #[path = "../common/mod.rs"]
 mod common;
+mod complete;
 mod conv;
 mod elementwise;
 mod gather;
 mod harness;
 mod layout;
 mod matmul;
+mod norm;
 mod pool;
+mod reduce;
+mod softmax;

@@ -1,7 +1,10 @@
 use crate::harness::{Case, any, case, distinct, off};
 
-/// The kinds of windows: kernel, stride, pads, dilation on maps of unequal sides.
-const WINDOWS: &[(&[i64], &[i64], &[i64], &[i64])] = &[
+/// Kernel, strides, pads, dilations.
+type Window = (&'static [i64], &'static [i64], &'static [i64], &'static [i64]);
+
+/// The kinds of windows, on maps of unequal sides.
+const WINDOWS: &[Window] = &[
     (&[2, 2], &[2, 2], &[0, 0, 0, 0], &[1, 1]),
     (&[3, 3], &[2, 2], &[1, 1, 1, 1], &[1, 1]),
     (&[3, 2], &[1, 2], &[1, 0, 0, 1], &[1, 1]),
@@ -11,7 +14,7 @@ const WINDOWS: &[(&[i64], &[i64], &[i64], &[i64])] = &[
     (&[2, 3], &[2, 3], &[1, 1, 1, 2], &[1, 1]),
 ];
 
-fn pool(op: &'static str, w: (&[i64], &[i64], &[i64], &[i64])) -> Case {
+fn pool(op: &'static str, w: Window) -> Case {
     let node = case(op).attr("kernel_shape", w.0).attr("strides", w.1).attr("pads", w.2);
     if w.3.iter().any(|&d| d != 1) { node.attr("dilations", w.3) } else { node }
 }
@@ -43,7 +46,7 @@ fn max_pool() {
 
 #[test]
 fn average_pool() {
-    for &w in WINDOWS.iter() {
+    for &w in WINDOWS {
         for (ceil, padding) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let node = pool("AveragePool", w).opset(19).attr("ceil_mode", ceil).attr("count_include_pad", padding);
             node.grad(any(&[2, 2, 5, 6])).check();

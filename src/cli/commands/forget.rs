@@ -29,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Samples in a batch when measuring.
+/// Samples in a batch when measuring, unless the file fixes another number.
 const EVAL_BATCH: usize = 256;
 
 pub fn run(args: &ForgetArgs, printer: &Printer) -> Result<Status> {
@@ -43,6 +43,7 @@ pub fn run(args: &ForgetArgs, printer: &Printer) -> Result<Status> {
     interrupt::catch();
 
     let job = Job::read(args, printer)?;
+    output.claim(&job.model.external, folder_of(&args.model), args.force)?;
     let mut work = job.train(&output, printer)?;
     let finished = job.finish(&output, &mut work)?;
     let measured = job.measure(&work, &finished)?;
@@ -88,13 +89,15 @@ impl<'a> Job<'a> {
         let preprocess = plan::preprocess(&args.preprocess)?;
         let gates = plan::gates(&args.gates)?;
         let model = onnx::read(&args.model)?;
-        let folder = args.model.parent().unwrap_or(Path::new(""));
+        let folder = folder_of(&args.model);
         // A model that cannot be stamped is refused before the work, not after it.
         let source =
             digest(&model.bytes, folder).with_context(|| format!("{}: cannot be stamped", args.model.display()))?;
         let network = Network::new(&model, args.output.as_deref())?;
-        network.weights()?;
-        open_batch(&model, &network.input)?;
+        // So is one whose weights cannot be written back.
+        let weights = network.weights()?;
+        let patch = onnx::patch::Patch { tensors: values(&weights), metadata: Vec::new() };
+        onnx::patch::patch_bytes(&model.bytes, &patch).with_context(|| args.model.display().to_string())?;
         let runtime = session::open(&args.engine)?;
         printer.note(runtime.describe());
         let mut warnings: Vec<Warning> = runtime.warning.iter().cloned().collect();
@@ -103,7 +106,7 @@ impl<'a> Job<'a> {
         }
 
         let input = input_spec(&model, &network.input);
-        let classes = count_classes(&runtime, &network, &input, &preprocess)?;
+        let classes = count_classes(&runtime, &model, &network, &input, &preprocess)?;
         let given = args.labels.as_deref().map(ClassNames::from_file).transpose()?;
         if let Some(names) = &given {
             names.check(classes).with_context(|| {
@@ -249,8 +252,8 @@ impl<'a> Job<'a> {
         }
 
         let noise = {
-            let network =
-                self.network.at_batch(engine, &self.sample(self.recipe.noise.images), self.recipe.batch_norm)?;
+            let statistics = self.recipe.noise_batch_norm();
+            let network = self.network.at_batch(engine, &self.sample(self.recipe.noise.images), statistics)?;
             unlearn::learn(&network, &source, &self.recipe, &mut progress)?
         };
         let network = self.network.at_batch(engine, &self.sample(self.recipe.batch_size), self.recipe.batch_norm)?;
@@ -303,20 +306,25 @@ impl<'a> Job<'a> {
         self.eval.as_ref().map_or(("retain", &self.retain), |eval| ("eval", eval))
     }
 
+    /// The file's own batch size where it declares one.
+    fn eval_batch(&self) -> usize {
+        fixed_batch(&self.model, &self.network.input).unwrap_or(EVAL_BATCH)
+    }
+
     fn evaluate_file(&self, path: &Path) -> Result<Evaluation> {
         let mut session = self.runtime.engine.session_from_file(path)?;
         let head = &self.network.head;
         let scores = Scores::of(head.behind.as_deref());
         let data = self.measured_on().1;
         let go_on = || !interrupt::asked();
-        Ok(evaluate::evaluate(&mut session, &self.network.input, &head.output, scores, data, EVAL_BATCH, go_on)?)
+        Ok(evaluate::evaluate(&mut session, &self.network.input, &head.output, scores, data, self.eval_batch(), go_on)?)
     }
 
     /// Measures weights as they would be in a file: written into a copy of the source.
     fn evaluate_weights(&self, folder: &Path, weights: &Weights) -> Result<Evaluation> {
         let patch = onnx::patch::Patch { tensors: values(weights), metadata: Vec::new() };
         let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
-        let from = self.args.model.parent().unwrap_or(Path::new(""));
+        let from = folder_of(&self.args.model);
         for external in &patched.external {
             onnx::patch::write_external(from, folder, external)?;
         }
@@ -348,9 +356,9 @@ impl<'a> Job<'a> {
     fn check(&self, path: &Path) -> Result<CheckRecord> {
         let head = &self.network.head;
         let data = self.measured_on().1;
-        let n = self.args.gates.check_samples.min(data.len());
+        let n = fixed_batch(&self.model, &self.network.input).unwrap_or(self.args.gates.check_samples.min(data.len()));
         // Spread over the data, which is often sorted by class.
-        let rows: Vec<usize> = (0..n).map(|i| i * data.len() / n).collect();
+        let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
         let mut x = vec![0.0; n * data.sample_len()];
         data.batch(&rows, &mut x);
         let mut shape = vec![n];
@@ -427,7 +435,7 @@ impl<'a> Job<'a> {
         }
         printer.json(&serde_json::json!({
             "answer": if yes { "yes" } else { "no" },
-            "verdict": report.verdict.outcome.label(),
+            "verdict": report.verdict.outcome,
             "written": written,
             "seconds": work.phases.iter().map(|p| serde_json::json!({"phase": p.phase, "seconds": p.seconds})).collect::<Vec<_>>(),
             "report": report,
@@ -448,6 +456,8 @@ impl<'a> Job<'a> {
         let trained = finished.stamped.changed.iter().map(|name| self.trained_tensor(name, &source, &work.weights));
         let forget: Vec<&str> = self.recipe.forget.iter().map(|&c| self.names.name(c)).collect();
         let file_name = |p: &Path| p.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+        let changed = &finished.stamped.changed;
+        let frozen = self.network.stored.iter().filter(|s| s.frozen.is_some() && !changed.contains(&s.name));
         Ok(Report {
             schema_version: SCHEMA_VERSION,
             tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
@@ -463,7 +473,7 @@ impl<'a> Job<'a> {
             runtime: self.runtime.record()?,
             head: self.network.head.clone(),
             trained: trained.collect(),
-            frozen: self.network.stored.iter().filter(|s| s.frozen.is_some()).cloned().collect(),
+            frozen: frozen.cloned().collect(),
             data: DataRecord { retain: self.data.retain.clone(), eval: self.data.eval.clone() },
             phases: work.phases.clone(),
             noise_objective: work.objective.clone(),
@@ -530,21 +540,19 @@ fn values(weights: &Weights) -> BTreeMap<&str, &[f32]> {
     weights.iter().filter_map(|(name, t)| t.as_f32().map(|v| (name.as_str(), v))).collect()
 }
 
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
 fn input_spec(model: &Model, input: &str) -> InputSpec {
     let port = model.graph.inputs.iter().find(|p| p.name == input);
     InputSpec::with_batch(input, port.and_then(|p| p.dims.as_deref()).unwrap_or_default())
 }
 
-/// The source and the finished file are measured in batches of their own size, which a declared batch would forbid.
-fn open_batch(model: &Model, input: &str) -> Result<()> {
-    let port = model.graph.inputs.iter().find(|p| p.name == input);
-    if let Some(Some(batch)) = port.and_then(|p| p.dims.as_ref()).and_then(|dims| dims.first().copied()) {
-        bail!(
-            "{}: input {input:?} is declared for batches of {batch}; export the model with a dynamic batch axis",
-            model.path.display()
-        );
-    }
-    Ok(())
+/// The batch size that a file declares for its input, `None` where it leaves it open.
+fn fixed_batch(model: &Model, input: &str) -> Option<usize> {
+    let port = model.graph.inputs.iter().find(|p| p.name == input)?;
+    port.dims.as_ref()?.first().copied().flatten()
 }
 
 /// Number of channels of samples with channels first.
@@ -556,9 +564,15 @@ fn channels(data: &Dataset) -> Option<usize> {
 }
 
 /// Number of classes, from one run on zeros: two samples, so that a graph with a batch of one inside is found out here.
-fn count_classes(runtime: &Opened, network: &Network, input: &InputSpec, preprocess: &Preprocess) -> Result<usize> {
+fn count_classes(
+    runtime: &Opened,
+    model: &Model,
+    network: &Network,
+    input: &InputSpec,
+    preprocess: &Preprocess,
+) -> Result<usize> {
     let open: Vec<usize> = (0..input.dims.len()).filter(|&i| input.dims[i].is_none()).collect();
-    let mut shape: Vec<usize> = vec![2];
+    let mut shape: Vec<usize> = vec![fixed_batch(model, &network.input).unwrap_or(2)];
     let sides = match (open.as_slice(), preprocess.resize) {
         ([], _) => Vec::new(),
         ([_, _], Some((h, w))) => vec![h, w],

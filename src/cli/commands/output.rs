@@ -47,6 +47,27 @@ impl Output {
         Ok(Self { folder: folder.to_owned(), created, staging: Some(staging) })
     }
 
+    /// Refuses further files of the result whose names are taken: those that hold the external data of the source (which
+    /// must survive), and any other unless `force`.
+    pub fn claim<'n>(&self, names: impl IntoIterator<Item = &'n String>, source: &Path, force: bool) -> Result<()> {
+        for name in names {
+            let (target, original) = (self.folder.join(name), source.join(name));
+            if let (Ok(a), Ok(b)) = (target.canonicalize(), original.canonicalize())
+                && a == b
+            {
+                bail!(
+                    "--out {}: the result would replace {}, the data of the source",
+                    self.folder.display(),
+                    a.display()
+                );
+            }
+            if target.symlink_metadata().is_ok() && !force {
+                bail!("{} exists; choose another --out folder, or pass --force to replace it", target.display());
+            }
+        }
+        Ok(())
+    }
+
     /// The folder for unfinished files.
     pub fn staging(&self) -> &Path {
         self.staging.as_ref().map_or(&self.folder, TempDir::path)

@@ -25,7 +25,11 @@ pub fn open(args: &EngineArgs) -> Result<Opened> {
     let choice = plan::device(&args.device)?;
     let explicit = args.ort_lib.as_deref();
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
-    let library = find::find(explicit, matches!(choice, DeviceChoice::Cuda(_)))?;
+    let library = match choice {
+        DeviceChoice::Cpu => find::find(explicit, false)?,
+        DeviceChoice::Cuda(_) => find::find(explicit, true)?,
+        DeviceChoice::Auto => find::find(explicit, true).or_else(|_| find::find(explicit, false))?,
+    };
     let open = |device| Engine::open(&library.path, device, threads);
     let (engine, warning) = match choice {
         DeviceChoice::Cpu => (open(Device::Cpu)?, None),

@@ -298,8 +298,8 @@ fn batch_first(e: &mut Emit<'_>, v: &Value) -> Value {
 /// Product per group of [g, ., .] with [g, ., .]; one group needs no batched product and no transposes.
 fn grouped(e: &mut Emit<'_>, a: &Value, b: &Value, trans_a: bool, trans_b: bool) -> Value {
     if a.shape()[0] == 1 {
-        let a = e.reshape(a, &a.shape()[1..].to_vec());
-        let b = e.reshape(b, &b.shape()[1..].to_vec());
+        let a = e.reshape(a, &a.shape()[1..]);
+        let b = e.reshape(b, &b.shape()[1..]);
         return e.gemm(&a, &b, trans_a, trans_b);
     }
     let a = if trans_a { e.swap_last(a) } else { a.clone() };

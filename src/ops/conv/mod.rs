@@ -18,14 +18,14 @@ use super::{
     Op, OpError,
     window::{split_padding, windows},
 };
-use crate::graph::{Node, Value};
+use crate::graph::Value;
 
 const CONV: &[&str] = &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
 const CONV_TRANSPOSE: &[&str] =
     &["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides"];
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Conv", CONV, &[Vjp(conv_x), Vjp(conv_w), Vjp(bias)]),
+    Op::new("Conv", CONV, &[Vjp(conv_x), Vjp(conv_w), Vjp(bias)]).lowered_by(lower_forward),
     Op::new("ConvTranspose", CONV_TRANSPOSE, &[Vjp(transposed_x), Vjp(transposed_w), Vjp(bias)]),
 ];
 
@@ -108,13 +108,16 @@ pub enum Form {
     Dense,
 }
 
-/// The form of the gradient to the input, from measurements on two CPU cores at batch 256 (`cargo test -- --ignored
-/// convolution_forms` repeats them): below nine windows an image the runtime's operators run products too small for the
-/// machine, above them turning the kernel round is cheap beside what `Conv` gains over `ConvTranspose`.
+/// The form of the gradient to the input.
+///
+/// This and the next two come from measurements on two CPU cores at batch 256; `cargo test --release --test gradients --
+/// --ignored convolution_forms --nocapture` repeats them. On small maps the runtime's operators, which work image by
+/// image, run products too small for the machine; above, turning the kernel round is cheap beside what `Conv` gains over
+/// `ConvTranspose`.
 pub fn input_form(q: &Geometry) -> Form {
     if covers(q) && q.windows() == 1 {
         Form::Dense
-    } else if q.g == 1 && q.windows() < 9 {
+    } else if small(q) {
         Form::Columns
     } else if q.axes.iter().all(|a| a.stride == 1) {
         Form::Flipped
@@ -123,7 +126,7 @@ pub fn input_form(q: &Geometry) -> Form {
     }
 }
 
-/// The form of the gradient to the weight, chosen like [`input_form`].
+/// The form of the gradient to the weight.
 pub fn weight_form(q: &Geometry) -> Form {
     let many = q.windows() >= 256 && q.c >= 16;
     if covers(q) {
@@ -135,15 +138,22 @@ pub fn weight_form(q: &Geometry) -> Form {
     }
 }
 
-/// The form of the convolution itself, chosen like [`input_form`], where its weight changes from step to step.
+/// The form of the convolution itself, where its weight changes from step to step.
 pub fn forward_form(q: &Geometry) -> Form {
     if covers(q) && q.windows() == 1 {
         Form::Dense
-    } else if q.g == 1 && q.windows() < 9 {
+    } else if small(q) {
         Form::Columns
     } else {
         Form::Direct
     }
+}
+
+/// Too few windows an image for a product of their own; with many channels the limit is higher, because the weight is
+/// then what each small product has to read again.
+fn small(q: &Geometry) -> bool {
+    let limit = if q.c * q.m >= 1 << 16 && q.taps() > 1 { 16 } else { 8 };
+    q.g == 1 && q.windows() <= limit
 }
 
 /// True when every window sees every position of a small map. Spread out, the weight has an entry for every window and
@@ -155,28 +165,29 @@ fn covers(q: &Geometry) -> bool {
 }
 
 /// The geometry of a `Conv` node from the shapes of its values.
-fn conv_geometry(e: &Emit<'_>) -> Result<Geometry, OpError> {
-    let (x, w, y) = (e.x(0)?, e.x(1)?, e.y(0)?);
+fn conv_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
+    let (x, w) = (e.x(0)?, e.x(1)?);
     let g = e.int("group", 1)? as usize;
-    let axes = windows(e, &x.shape()[2..], &y.shape()[2..], &w.shape()[2..])?;
+    let axes = windows(e, &x.shape()[2..], &y[2..], &w.shape()[2..])?;
     Ok(Geometry { n: x.shape()[0], c: x.shape()[1], m: w.shape()[0], g, axes })
 }
 
-/// y = sum over taps of W_t x_t + b      dx = sum over taps of W_t^T dy, put back where the tap read
+/// y = sum over taps of W[t] x[t] + b      dx = sum over taps of W[t]^T dy, put back where the tap read
 fn conv_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let q = conv_geometry(e)?;
+    let q = conv_geometry(e, dy.shape())?;
     let w = e.x(1)?;
     Ok(input_gradient(e, &q, input_form(&q), dy, &w))
 }
 
-/// dW_t = sum over images and windows of dy x_t^T
+/// dW[t] = sum over images and windows of dy x[t]^T
 fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let q = conv_geometry(e)?;
+    let q = conv_geometry(e, dy.shape())?;
     let x = e.x(0)?;
     Ok(weight_gradient(e, &q, weight_form(&q), &x, dy))
 }
 
 /// db = dy summed over images and positions
+#[allow(clippy::unnecessary_wraps)] // the type of every rule
 fn bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let axes: Vec<usize> = (0..dy.rank()).filter(|&i| i != 1).collect();
     Ok(e.reduce_sum(dy, &axes, false))
@@ -216,13 +227,11 @@ fn transposed_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(weight_gradient(e, &q, weight_form(&q), dy, &x))
 }
 
-/// Writes a forward `Conv` node in another form where that is faster for weights that change from step to step; `None`
-/// where the node is best left as it is. The result stands for the node's output (not under its name).
-pub fn lower_forward(e: &mut Emit<'_>, node: &Node) -> Result<Option<Value>, OpError> {
-    if node.op != "Conv" || !node.domain.is_empty() {
-        return Ok(None);
-    }
-    let q = conv_geometry(e)?;
+/// Writes the node of `e`, a `Conv` whose output has the shape `y`, in another form where that is faster for weights
+/// that change from step to step; `None` where the node is best left as it is. The result stands for
+/// the node's output, under a name of its own; columns of x are shared with the gradient to the weight.
+pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
+    let q = conv_geometry(e, y)?;
     let form = forward_form(&q);
     if form == Form::Direct {
         return Ok(None);
