@@ -44,3 +44,16 @@ fn without_any_runtime_other_commands_say_which_command_to_run() {
     ran.fails(&["no ONNX Runtime", "Run `onnx-unlearn runtime install`", "--ort-lib"]);
     assert!(!forget.out().exists());
 }
+
+#[test]
+fn an_installation_that_cannot_be_done_is_an_error() {
+    let empty = crate::common::temporary();
+    let mut command = program();
+    command
+        .args(["runtime", "install"])
+        .env("ONNX_UNLEARN_CACHE", empty.path().join("cache"))
+        .env("PATH", empty.path());
+    command.env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX").env_remove("PYTHON");
+    let ran = Ran::new(&command.output().expect("the program starts"));
+    ran.fails(&["ONNX Runtime is fetched through Python, and none was found", "--ort-lib"]);
+}
