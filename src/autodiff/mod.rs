@@ -81,6 +81,9 @@ pub fn reach(nodes: &[Node], wanted: &BTreeSet<String>) -> (BTreeSet<String>, Ve
 /// `nodes` are the forward nodes (already written), `known` the values that are constant in this graph, and `seeds` the
 /// gradient of the scalar with respect to the values it was computed from. A wanted value that the scalar does not
 /// depend on is absent from the result.
+///
+/// # Panics
+/// When a rule gives a gradient of another shape than its input's: a mistake in the rule.
 pub fn backward(
     graph: &mut Builder,
     nodes: &[Node],

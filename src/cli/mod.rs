@@ -36,12 +36,12 @@ pub fn main() -> ExitCode {
     };
     let printer = Printer::new(cli.command.quiet(), cli.command.json());
     let status = match cli.command {
-        Command::Forget(args) => commands::forget::run(&args, &printer),
-        Command::Verify(args) => commands::verify::run(&args, &printer),
-        Command::Inspect(args) => commands::inspect::run(&args, &printer),
-        Command::Digest(args) => commands::digest::run(&args, &printer),
-        Command::Runtime(args) => commands::runtime::run(&args, &printer),
-        Command::Demo(args) => commands::demo::run(&args, &printer),
+        Command::Forget(args) => commands::forget::run(&args, printer),
+        Command::Verify(args) => commands::verify::run(&args, printer),
+        Command::Inspect(args) => commands::inspect::run(&args, printer),
+        Command::Digest(args) => commands::digest::run(&args, printer),
+        Command::Runtime(args) => commands::runtime::run(&args, printer),
+        Command::Demo(args) => commands::demo::run(&args, printer),
     };
     let status = status.unwrap_or_else(|error| {
         printer.error(&error);

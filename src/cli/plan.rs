@@ -144,10 +144,9 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         },
         clip_norm: args.clip_norm.map(|v| positive("--clip-norm", v)).transpose()?,
         batch_norm: match args.batch_norm {
-            Some(BatchNormArg::Frozen) => BatchNorm::Frozen,
             Some(BatchNormArg::Batch) => BatchNorm::Batch,
             None if reference => BatchNorm::Batch,
-            None => BatchNorm::Frozen,
+            Some(BatchNormArg::Frozen) | None => BatchNorm::Frozen,
         },
     })
 }

@@ -1,5 +1,7 @@
 //! The only place that prints: results to stdout, everything else to stderr.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
+// Whoever prints has to hold a printer, also for what no setting changes.
+#![allow(clippy::unused_self)]
 
 use serde::Serialize;
 use std::fmt::Display;

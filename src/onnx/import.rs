@@ -68,7 +68,7 @@ pub enum ImportError {
 }
 
 fn list(reasons: &[String]) -> String {
-    reasons.iter().map(|r| format!("\n  {r}")).collect()
+    reasons.iter().flat_map(|r| ["\n  ", r]).collect()
 }
 
 /// Reads the model at `path`.
@@ -96,7 +96,8 @@ impl Reader<'_> {
         let main = |domain: &str| domain.is_empty() || domain == "ai.onnx";
         let ir_version = proto.ir_version();
         let producer = format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned();
-        let opset = proto.opset_import.iter().find(|o| main(o.domain())).map(|o| o.version());
+        let opset =
+            proto.opset_import.iter().find(|o| main(o.domain())).map(super::schema::OperatorSetIdProto::version);
         let Some(graph) = proto.graph else { return Err(ImportError::NoGraph { path }) };
         let opset = opset.ok_or_else(|| ImportError::NoOpset { path: path.clone() })?;
         if opset < OLDEST_OPSET {

@@ -237,6 +237,9 @@ impl<'a> Emit<'a> {
     }
 
     /// The same elements under another shape.
+    ///
+    /// # Panics
+    /// When the shapes hold different numbers of elements: a mistake in a rule.
     pub fn reshape(&mut self, a: &Value, shape: &[usize]) -> Value {
         assert_eq!(a.len(), shape.iter().product::<usize>(), "reshape {:?} to {shape:?}", a.shape());
         if a.shape() == shape {
@@ -267,6 +270,9 @@ impl<'a> Emit<'a> {
     }
 
     /// Batched matrix product with ONNX (numpy) broadcasting of the leading axes.
+    ///
+    /// # Panics
+    /// When the inner axes differ or an operand is no matrix: a mistake in a rule.
     pub fn matmul(&mut self, a: &Value, b: &Value) -> Value {
         let (ra, rb) = (a.rank(), b.rank());
         assert!(ra >= 2 && rb >= 2 && a.shape()[ra - 1] == b.shape()[rb - 2], "{:?} x {:?}", a.shape(), b.shape());
@@ -291,6 +297,9 @@ impl<'a> Emit<'a> {
     }
 
     /// `Slice` with constant bounds, one entry per axis named.
+    ///
+    /// # Panics
+    /// On negative or empty bounds: a mistake in a rule.
     pub fn slice(&mut self, a: &Value, axes: &[usize], starts: &[i64], ends: &[i64], steps: &[i64]) -> Value {
         let mut shape = a.shape().to_vec();
         for (k, &axis) in axes.iter().enumerate() {

@@ -232,7 +232,7 @@ impl Session {
         }
         let outputs = self.inner.run(inputs).map_err(|e| failed(&what, &e))?;
         let mut found = Vec::new();
-        for (name, value) in outputs.iter() {
+        for (name, value) in &outputs {
             let contents = if wanted(name) { Some(copied(name, &value, &what)?) } else { None };
             let value: &DynValue = &value;
             let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else {
@@ -408,12 +408,11 @@ impl Stepper {
 
 fn fill(buffer: &mut OrtTensor<f32>, state: &State, device: Device) -> Result<(), ort::Error> {
     let zeros;
-    let values: &[f32] = match state.initial.as_ref().and_then(|t| t.as_f32()) {
-        Some(values) => values,
-        None => {
-            zeros = vec![0.0; state.shape.iter().product()];
-            &zeros
-        }
+    let values: &[f32] = if let Some(values) = state.initial.as_ref().and_then(|t| t.as_f32()) {
+        values
+    } else {
+        zeros = vec![0.0; state.shape.iter().product()];
+        &zeros
     };
     match device {
         Device::Cpu => buffer.extract_tensor_mut().1.copy_from_slice(values),

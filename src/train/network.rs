@@ -82,7 +82,7 @@ pub enum TrainError {
 }
 
 fn lines(errors: &[LiftError]) -> String {
-    errors.iter().map(|e| format!("\n  {e}")).collect()
+    errors.iter().flat_map(|e| ["\n  ".to_owned(), e.to_string()]).collect()
 }
 
 /// A classifier up to its logits, in the spelling of the step graphs.
@@ -266,7 +266,7 @@ impl BatchedNetwork<'_> {
         let slope = number(&mut b, 2.0 * loss.penalty / share);
         let pull = b.op("Mul", &[&z, &slope], &[], &shape);
         let gradient = b.op("Sub", &[&pull, &dz], &[], &shape);
-        state.extend(self.update(&mut b, &[(z, gradient, None)], optimizer));
+        state.extend(Self::update(&mut b, &[(z, gradient, None)], optimizer));
         b.output_as(&objective, fed::LOSS);
         let stepper = self.stepper("the noise step", b, state, &[(fed::TARGETS, vec![self.batch, self.classes])])?;
         Ok(NoiseStepper { stepper, optimizer, input: self.network.input.clone(), running: self.running.clone(), t: 0 })
@@ -305,7 +305,7 @@ impl BatchedNetwork<'_> {
                 updates.push((w, gradient, Some(Arc::clone(&weights[name]))));
             }
         }
-        state.extend(self.update(&mut b, &updates, optimizer));
+        state.extend(Self::update(&mut b, &updates, optimizer));
         b.output_as(&ce.loss, fed::LOSS);
         let feeds = [
             (self.network.input.as_str(), shape),
@@ -408,12 +408,7 @@ impl BatchedNetwork<'_> {
     }
 
     /// Writes the optimizer for every (value, gradient, first value) and gives the state that it keeps.
-    fn update(
-        &self,
-        b: &mut Builder,
-        updates: &[(Value, Value, Option<Arc<Tensor>>)],
-        optimizer: Optimizer,
-    ) -> Vec<State> {
+    fn update(b: &mut Builder, updates: &[(Value, Value, Option<Arc<Tensor>>)], optimizer: Optimizer) -> Vec<State> {
         let rate = b.input(fed::RATE, DType::F32, &[1]);
         let floor = b.input(fed::FLOOR, DType::F32, &[1]);
         let mut states = Vec::new();

@@ -24,7 +24,7 @@ const FILES: &[(&str, &[u8])] = &[
     ("LICENSE-fashion-mnist", include_bytes!("../../../fixtures/data/LICENSE")),
 ];
 
-pub fn run(args: &DemoArgs, printer: &Printer) -> Result<Status> {
+pub fn run(args: &DemoArgs, printer: Printer) -> Result<Status> {
     if find::find(args.engine.ort_lib.as_deref(), false).is_err() && args.engine.ort_lib.is_none() {
         printer.note("no ONNX Runtime here yet: installing the pinned one into the tool's cache");
         install(Kind::Cpu, &mut |text| printer.note(text))?;

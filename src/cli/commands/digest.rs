@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 
-pub fn run(args: &DigestArgs, printer: &Printer) -> Result<Status> {
+pub fn run(args: &DigestArgs, printer: Printer) -> Result<Status> {
     let digests = digest_file(&args.model).with_context(|| format!("{}: no digest", args.model.display()))?;
     printer.json(&digests)?;
     printer.result(format!("file     {}", digests.file));

@@ -32,7 +32,7 @@ use std::{
 /// Samples in a batch when measuring, unless the file fixes another number.
 const EVAL_BATCH: usize = 256;
 
-pub fn run(args: &ForgetArgs, printer: &Printer) -> Result<Status> {
+pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
     plan::early(args)?;
     let inputs: Vec<&Path> = [Some(&args.model), Some(&args.retain), args.eval.as_ref()]
         .into_iter()
@@ -85,7 +85,7 @@ struct Finished {
 }
 
 impl<'a> Job<'a> {
-    fn read(args: &'a ForgetArgs, printer: &Printer) -> Result<Self> {
+    fn read(args: &'a ForgetArgs, printer: Printer) -> Result<Self> {
         let preprocess = plan::preprocess(&args.preprocess)?;
         let gates = plan::gates(&args.gates)?;
         let model = onnx::read(&args.model)?;
@@ -219,7 +219,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn announce(&self, printer: &Printer) {
+    fn announce(&self, printer: Printer) {
         for warning in &self.warnings {
             printer.warning(warning);
         }
@@ -240,8 +240,8 @@ impl<'a> Job<'a> {
     }
 
     /// Noise, impair, repair; measures the source and the impaired model on the way.
-    fn train(&self, output: &Output, printer: &Printer) -> Result<Work> {
-        let mut progress = Progress::new(*printer);
+    fn train(&self, output: &Output, printer: Printer) -> Result<Work> {
+        let mut progress = Progress::new(printer);
         let engine = &self.runtime.engine;
         let source = self.network.weights()?;
         let before = self.evaluate_file(&self.args.model)?;
@@ -338,7 +338,7 @@ impl<'a> Job<'a> {
     /// Writes the finished bytes into the staging folder, stamped, and runs them in the second engine.
     fn finish(&self, output: &Output, work: &mut Work) -> Result<Finished> {
         let folder = output.scratch("finished")?;
-        let forget = self.recipe.forget.iter().map(|c| c.to_string()).collect();
+        let forget = self.recipe.forget.iter().map(std::string::ToString::to_string).collect();
         let params = stamp::params_digest(&self.parameters())?;
         let info = StampInfo { forget, method: "unsir".into(), params };
         let stamped = stamp::finish(&self.args.model, &folder, &values(&work.weights), info)?;
@@ -405,7 +405,7 @@ impl<'a> Job<'a> {
         work: &Work,
         finished: &Finished,
         measured: Measured,
-        printer: &Printer,
+        printer: Printer,
     ) -> Result<Status> {
         let verdict = self.gates.judge(&measured, &self.recipe.forget);
         let gates_allow = verdict.outcome != GateOutcome::Fail || self.args.gates.keep_failed;
@@ -501,7 +501,7 @@ impl<'a> Job<'a> {
     }
 }
 
-fn print_verdict(report: &Report, written: &[PathBuf], args: &ForgetArgs, printer: &Printer) {
+fn print_verdict(report: &Report, written: &[PathBuf], args: &ForgetArgs, printer: Printer) {
     for gate in &report.verdict.gates {
         printer.result(format!("gate {:<7} {:<13} {}", gate.name, gate.outcome.label(), gate.detail));
     }

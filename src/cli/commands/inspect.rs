@@ -40,7 +40,7 @@ struct Tensor {
     reason: Option<&'static str>,
 }
 
-pub fn run(args: &InspectArgs, printer: &Printer) -> Result<Status> {
+pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
     let model = onnx::read(&args.model)?;
     let network = Network::new(&model, args.output.as_deref());
     let shown = inspection(&model, &network);
@@ -113,7 +113,7 @@ fn text(i: &Inspection) -> String {
     }
     match (&i.stamped, &i.stamp_problem) {
         (Some(stamp), _) => {
-            lines.push(format!("stamped     by {}, classes {} forgotten", stamp.tool, stamp.forget.join(", ")))
+            lines.push(format!("stamped     by {}, classes {} forgotten", stamp.tool, stamp.forget.join(", ")));
         }
         (None, Some(problem)) => lines.push(format!("stamped     {problem}")),
         (None, None) => lines.push("stamped     no".into()),

@@ -24,7 +24,7 @@ struct Place {
     problem: Option<String>,
 }
 
-pub fn run(args: &RuntimeArgs, printer: &Printer) -> Result<Status> {
+pub fn run(args: &RuntimeArgs, printer: Printer) -> Result<Status> {
     match &args.action {
         RuntimeAction::Show { ort_lib } => show(ort_lib.as_deref(), printer),
         RuntimeAction::Install { cuda } => {
@@ -37,7 +37,7 @@ pub fn run(args: &RuntimeArgs, printer: &Printer) -> Result<Status> {
     }
 }
 
-fn show(explicit: Option<&std::path::Path>, printer: &Printer) -> Result<Status> {
+fn show(explicit: Option<&std::path::Path>, printer: Printer) -> Result<Status> {
     let mut places = Vec::new();
     for candidate in find::survey(explicit) {
         printer.result(&candidate);

@@ -32,13 +32,12 @@ pub fn open(args: &EngineArgs) -> Result<Opened> {
     };
     let open = |device| Engine::open(&library.path, device, threads);
     let (engine, warning) = match choice {
-        DeviceChoice::Cpu => (open(Device::Cpu)?, None),
         DeviceChoice::Cuda(n) => (open(Device::Cuda(n))?, None),
         DeviceChoice::Auto if library.cuda => match open(Device::Cuda(0)) {
             Ok(engine) => (engine, None),
             Err(e) => (open(Device::Cpu)?, Some(Warning::CudaNotUsed(e.to_string()))),
         },
-        DeviceChoice::Auto => (open(Device::Cpu)?, None),
+        DeviceChoice::Auto | DeviceChoice::Cpu => (open(Device::Cpu)?, None),
     };
     Ok(Opened { engine, library, warning })
 }

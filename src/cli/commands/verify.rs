@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::Result;
 
-pub fn run(args: &VerifyArgs, printer: &Printer) -> Result<Status> {
+pub fn run(args: &VerifyArgs, printer: Printer) -> Result<Status> {
     let verdict = verify(&args.model, args.source.as_deref());
     printer.json(&verdict)?;
     for check in &verdict.checks {
