@@ -319,7 +319,7 @@ pub struct DemoArgs {
     #[arg(short, long = "out", value_name = "DIR", default_value = "onnx-unlearn-demo")]
     pub out: PathBuf,
     /// The class to forget
-    #[arg(long, value_name = "CLASSES", default_value = "Sandal")]
+    #[arg(long, value_name = "CLASSES", default_value = "Trouser")]
     pub forget: String,
     /// Print the result as JSON on stdout
     #[arg(long)]
