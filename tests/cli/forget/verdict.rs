@@ -166,7 +166,7 @@ fn require_pass_makes_not_assessed_a_no() {
         .flag("--require-pass")
         .flag("--json");
     let json = forget.run().exits(1).json();
-    assert_eq!((json["answer"].as_str(), json["verdict"].as_str()), (Some("no"), Some("not assessed")));
+    assert_eq!((json["answer"].as_str(), json["verdict"].as_str()), (Some("no"), Some("not_assessed")));
 }
 
 #[test]
