@@ -38,6 +38,8 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Clip", &[], &[Vjp(clip), Constant, Constant]),
     Op::new("Cast", &["to", "saturate", "round_mode"], &[Vjp(cast)]),
     Op::new("Identity", &[], &[Vjp(pass)]),
+    Op::new("ArgMax", &["axis", "keepdims", "select_last_index"], &[Constant]),
+    Op::new("ArgMin", &["axis", "keepdims", "select_last_index"], &[Constant]),
     Op::new("Equal", &[], &[Constant, Constant]),
     Op::new("Less", &[], &[Constant, Constant]),
     Op::new("LessOrEqual", &[], &[Constant, Constant]),
