@@ -176,7 +176,7 @@ fn pytorch_steps(args: &Args) -> Result<[f64; 3], String> {
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
     let mut medians = [f64::NAN; 3];
     for (slot, phase) in medians.iter_mut().zip(PHASES) {
-        *slot = result[phase]["median_step"].as_f64().ok_or(format!("no median_step of {phase}"))?;
+        *slot = result[phase]["median_step_seconds"].as_f64().ok_or(format!("no median_step_seconds of {phase}"))?;
     }
     Ok(medians)
 }
