@@ -47,7 +47,7 @@ impl Case<'_> {
             names: self.names,
             drop: self.drop,
             per_class: self.per_class,
-            input: InputSpec { name: "image".into(), dims: self.dims.to_vec() },
+            input: InputSpec { name: "image".into(), dims: self.dims.to_vec(), batch: None },
             preprocess: &self.preprocess,
         })
     }
@@ -355,7 +355,7 @@ fn nothing_left_after_dropping() {
 #[test]
 fn missing_classes_are_named() {
     let dir = dir();
-    let names = ClassNames::new(["ant", "bee", "cat", "dog"].map(String::from).to_vec()).unwrap();
+    let names = ClassNames::new(["ant", "bee", "cat", "dog"].map(String::from).to_vec());
     let path = six(&dir);
     let (data, _) = Case { classes: 4, names: Some(&names), drop: &[1], ..Case::default() }.load(&path).unwrap();
     assert_eq!(
@@ -523,7 +523,7 @@ fn class_folders_get_their_classes() {
     assert!(message.contains("2 class folders, but the model has 3 classes"), "{message}");
     assert!(message.contains("--labels FILE"), "{message}");
 
-    let names = ClassNames::new(["cow", "bee", "ant"].map(String::from).to_vec()).unwrap();
+    let names = ClassNames::new(["cow", "bee", "ant"].map(String::from).to_vec());
     let case = Case { names: Some(&names), ..Case::default() };
     assert_eq!(case.load(dir.path()).unwrap().0.labels(), [2, 1], "folders in sorted order, classes as listed");
     picture(&dir, "beee/a.png", [2, 2], [0; 3]);
@@ -626,13 +626,29 @@ fn class_names_are_parsed() {
 }
 
 #[test]
+fn a_name_of_several_classes_is_an_error_only_where_it_is_used() {
+    let dir = dir();
+    let names = ClassNames::from_file(&write(&dir, "n", b"crane\nbee\ncrane\n")).unwrap();
+    assert_eq!(names.parse("bee,2").unwrap(), [1, 2]);
+    for list in ["crane", "bee,crane"] {
+        let message = names.parse(list).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "the class name `crane` stands for classes 0 and 2; give the index of the one that is meant"
+        );
+    }
+    picture(&dir, "crane/a.png", [1, 1], [1, 2, 3]);
+    let message = Case { names: Some(&names), ..Case::default() }.message(dir.path());
+    assert!(message.contains("crane") && message.contains("classes 0 and 2"), "{message}");
+}
+
+#[test]
 fn lists_of_names_that_cannot_be_right() {
     let dir = dir();
     let says = |bytes: &[u8], wanted: &str| {
         let message = ClassNames::from_file(&write(&dir, "n", bytes)).unwrap_err().to_string();
         assert!(message.contains(wanted), "{message}");
     };
-    says(b"ant\nbee\nant\n", "the class name `ant` stands on lines 1 and 3");
     says(b"ant\n\nbee\n", "line 2 is blank");
     says(b"\n\n", "holds no names");
     says(b"ant\n\xff\n", "is not UTF-8 text");

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // A failed unwrap is a failed test.
 
+#[path = "common/protobuf.rs"]
+mod protobuf;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -13,6 +16,7 @@ use onnx_unlearn::onnx::schema::{
 };
 use onnx_unlearn::onnx::wire::{self, Holder, Storage};
 use prost::Message;
+use protobuf::field;
 
 fn entry(key: &str, value: &str) -> StringStringEntryProto {
     StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) }
@@ -47,14 +51,6 @@ fn constant(output: &str, value: TensorProto) -> NodeProto {
         }],
         ..NodeProto::default()
     }
-}
-
-fn field(number: u32, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    prost::encoding::encode_varint(u64::from(number << 3 | 2), &mut out);
-    prost::encoding::encode_varint(payload.len() as u64, &mut out);
-    out.extend_from_slice(payload);
-    out
 }
 
 /// One tensor per storage kind, each 3 elements: raw, packed and unpacked `float_data`, a mix of both, a Constant node.

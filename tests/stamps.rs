@@ -4,6 +4,8 @@
 
 #[path = "stamps/damage.rs"]
 mod damage;
+#[path = "common/protobuf.rs"]
+mod protobuf;
 #[path = "stamps/refusals.rs"]
 mod refusals;
 
@@ -15,9 +17,12 @@ use onnx_unlearn::onnx::patch::{Patch, patch_bytes};
 use onnx_unlearn::onnx::schema::*;
 use onnx_unlearn::onnx::wire::{self, Problem, Storage};
 use onnx_unlearn::provenance::digest::{Digest, DigestError, Refusal, digest, digest_file, tensor_digest};
-use onnx_unlearn::provenance::stamp::{self, DIGEST_KEY, STAMP_KEY, StampError, StampInfo, Stamped, params_digest};
+use onnx_unlearn::provenance::stamp::{
+    self, DIGEST_KEY, STAMP_KEY, Source, StampError, StampInfo, Stamped, params_digest,
+};
 use onnx_unlearn::provenance::verify::{Answer, Outcome, Verdict, verify, verify_bytes};
 use prost::Message;
+use protobuf::field;
 use rand::{RngExt, SeedableRng};
 
 fn fixtures() -> PathBuf {
@@ -31,14 +36,6 @@ fn text(value: &str) -> Option<String> {
 
 fn entry(key: &str, value: &str) -> StringStringEntryProto {
     StringStringEntryProto { key: text(key), value: text(value) }
-}
-
-fn field(number: u32, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    prost::encoding::encode_varint(u64::from(number << 3 | 2), &mut out);
-    prost::encoding::encode_varint(payload.len() as u64, &mut out);
-    out.extend_from_slice(payload);
-    out
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
@@ -139,6 +136,12 @@ struct Run {
     stamped: Stamped,
 }
 
+fn finish(source: &Path, out: &Path, tensors: &BTreeMap<&str, &[f32]>) -> Result<Stamped, StampError> {
+    let (bytes, folder) = (fs::read(source).unwrap(), source.parent().unwrap());
+    let digests = digest(&bytes, folder).unwrap();
+    stamp::finish(&Source { bytes: &bytes, folder, digests: &digests }, out, tensors, info())
+}
+
 impl Run {
     fn new(model: &ModelProto, tensors: &[(&str, &[f32])]) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -146,7 +149,7 @@ impl Run {
         fs::write(folder.path().join("source.onnx"), model.encode_to_vec()).unwrap();
         let tensors: BTreeMap<&str, &[f32]> = tensors.iter().copied().collect();
         let (source, out) = (folder.path().join("source.onnx"), folder.path().join("out"));
-        let stamped = stamp::finish(&source, &out, &tensors, info()).unwrap();
+        let stamped = finish(&source, &out, &tensors).unwrap();
         let run = Self { folder, stamped };
         fs::write(run.model(), &run.stamped.model).unwrap();
         run.report(&run.stamped.changed.iter().map(String::as_str).collect::<Vec<_>>());
@@ -293,7 +296,7 @@ fn a_finished_model_carries_a_stamp_that_verifies() {
     let json = serde_json::to_value(&verdict).unwrap();
     assert_eq!((&json["schema_version"], &json["answer"], &json["reason"]), (&1.into(), &"yes".into(), &"ok".into()));
     assert_eq!(json["checks"][1]["outcome"], "pass");
-    let again = stamp::finish(&run.source(), run.folder.path(), &BTreeMap::from([("W", &NEW_W[..])]), info()).unwrap();
+    let again = finish(&run.source(), run.folder.path(), &BTreeMap::from([("W", &NEW_W[..])])).unwrap();
     assert_eq!(again.model, run.stamped.model, "equal runs give equal bytes");
 }
 
@@ -318,7 +321,7 @@ fn the_stamp_has_the_documented_form() {
     let keys: Vec<_> = metadata.iter().map(|m| m.key.as_str()).collect();
     assert_eq!(keys, ["names", DIGEST_KEY, STAMP_KEY]);
     assert_eq!(metadata[1].value, run.stamped.digests.model.to_string());
-    let (d, s) = (&run.stamped.digests, &run.stamped.source);
+    let (d, s) = (&run.stamped.digests, &run.stamped.stamp.source);
     let params = params_digest(&serde_json::json!({"seed": 1})).unwrap();
     let rest = format!(
         concat!(
@@ -346,13 +349,13 @@ fn history_grows_only_from_a_stamp_of_the_source_itself() {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("again.onnx");
         fs::write(&source, bytes).unwrap();
-        stamp::finish(&source, folder.path(), &BTreeMap::from([("b", &[1.0f32; 3][..])]), info()).unwrap()
+        finish(&source, folder.path(), &BTreeMap::from([("b", &[1.0f32; 3][..])])).unwrap()
     };
     let second = next(&first.stamped.model);
-    assert_eq!(second.stamp.history, [first.stamped.source.weights]);
+    assert_eq!(second.stamp.history, [first.stamped.stamp.source.weights]);
     assert_eq!(second.stamp.source.weights, first.stamped.digests.weights);
     let third = next(&next(&second.model).model);
-    assert_eq!(third.stamp.history[..2], [first.stamped.source.weights, first.stamped.digests.weights]);
+    assert_eq!(third.stamp.history[..2], [first.stamped.stamp.source.weights, first.stamped.digests.weights]);
     assert_eq!(third.stamp.history.len(), 3);
     let stale = patched_keeping_metadata(&first.stamped.model);
     assert!(next(&stale).stamp.history.is_empty());

@@ -162,7 +162,8 @@ pub struct MethodArgs {
     /// Noise images learned for each class
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub noise_images: usize,
-    /// Noise samples of each class in the impair set, images repeated [default: 5120; reference: 20 per channel]
+    /// Noise samples of each class in the impair set, images repeated; 0 is the control without noise [default: 5120;
+    /// reference: 20 per channel]
     #[arg(long, value_name = "N")]
     pub noise_samples: Option<usize>,
     /// Steps of noise learning

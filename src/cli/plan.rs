@@ -5,7 +5,7 @@ use super::args::{
 };
 use crate::{
     data::{Layout, Preprocess},
-    report::{Gates, PreprocessRecord},
+    report::{Gates, Number, PreprocessRecord},
     train::{BatchNorm, NoiseLoss, Optimizer},
     unlearn::{NoiseSettings, PhaseSettings, Recipe, Variant},
 };
@@ -64,7 +64,9 @@ pub fn preprocess_record(p: &Preprocess) -> PreprocessRecord {
         Layout::Nchw => "nchw",
         Layout::Nhwc => "nhwc",
     };
-    PreprocessRecord { layout, resize: p.resize, mean: p.mean.clone(), std: p.std.clone(), scale: p.scale }
+    let numbers = |v: &[f32]| v.iter().copied().map(Number).collect();
+    let (mean, std, scale) = (numbers(&p.mean), numbers(&p.std), p.scale.map(Number));
+    PreprocessRecord { layout, resize: p.resize, mean, std, scale }
 }
 
 /// Reads the gates.
@@ -107,7 +109,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         )?;
     }
     let samples = match args.noise_samples {
-        Some(n) => some("--noise-samples", n)?,
+        Some(n) => n,
         None if reference => 20 * channels.unwrap_or(1),
         None => 5120,
     };

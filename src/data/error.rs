@@ -257,15 +257,13 @@ pub enum DataError {
         /// Line, from 1.
         line: usize,
     },
-    /// The same name for two classes.
-    #[error("the class name `{name}` stands on lines {first} and {second}; names must differ")]
-    DuplicateName {
+    /// A name that several classes have.
+    #[error("the class name `{name}` stands for classes {classes}; give the index of the one that is meant")]
+    AmbiguousName {
         /// The name.
         name: String,
-        /// Line, from 1.
-        first: usize,
-        /// Line, from 1.
-        second: usize,
+        /// Their indices.
+        classes: String,
     },
     /// A list of names of another length than the model's outputs.
     #[error("{names} class names (--labels), but the model has {classes} classes")]

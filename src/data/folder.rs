@@ -95,7 +95,7 @@ fn classes_of(
             let path = root.to_path_buf();
             return Err(DataError::FolderCount { path, folders: folders.len(), classes });
         }
-        ((0..classes).collect(), Some(ClassNames::new(folders.to_vec())?))
+        ((0..classes).collect(), Some(ClassNames::new(folders.to_vec())))
     } else {
         let plain = ClassNames::indices(classes);
         let class = |folder: &String| {

@@ -12,16 +12,9 @@ use super::DataError;
 pub struct ClassNames(Vec<String>);
 
 impl ClassNames {
-    /// Names in class order; two equal ones are refused.
-    pub fn new(names: Vec<String>) -> Result<Self, DataError> {
-        let mut order: Vec<usize> = (0..names.len()).collect();
-        order.sort_by_key(|&i| (&names[i], i));
-        match order.windows(2).find(|pair| names[pair[0]] == names[pair[1]]) {
-            Some(pair) => {
-                Err(DataError::DuplicateName { name: names[pair[0]].clone(), first: pair[0] + 1, second: pair[1] + 1 })
-            }
-            None => Ok(Self(names)),
-        }
+    /// Names in class order. Two classes may share a name (ImageNet's lists have such); asking for it is an error.
+    pub fn new(names: Vec<String>) -> Self {
+        Self(names)
     }
 
     /// Reads a file with one name a line in UTF-8, the first line being class 0. Blank lines at the end are ignored.
@@ -36,7 +29,7 @@ impl ClassNames {
         let lines: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
         match lines.iter().position(String::is_empty) {
             Some(at) => Err(DataError::BlankName { path: path.to_path_buf(), line: at + 1 }),
-            None => Self::new(lines),
+            None => Ok(Self(lines)),
         }
     }
 
@@ -77,7 +70,7 @@ impl ClassNames {
 
     /// The class meant by a name or, where no class has that name, by an index.
     pub fn find(&self, text: &str) -> Result<usize, DataError> {
-        if let Some(class) = self.0.iter().position(|name| name == text) {
+        if let Some(class) = self.named(text)? {
             return Ok(class);
         }
         if let Some(index) = index(text) {
@@ -97,7 +90,7 @@ impl ClassNames {
     ///
     /// A list that is the name of a class as a whole means that class, so that names with commas can be used alone.
     pub fn parse(&self, list: &str) -> Result<Vec<usize>, DataError> {
-        if let Some(class) = self.0.iter().position(|name| name == list.trim()) {
+        if let Some(class) = self.named(list.trim())? {
             return Ok(vec![class]);
         }
         let mut classes = Vec::new();
@@ -110,6 +103,16 @@ impl ClassNames {
         classes.sort_unstable();
         classes.dedup();
         Ok(classes)
+    }
+
+    /// The only class of that name, if there is one.
+    fn named(&self, text: &str) -> Result<Option<usize>, DataError> {
+        let classes: Vec<usize> = (0..self.len()).filter(|&class| self.0[class] == text).collect();
+        match classes.as_slice() {
+            [] => Ok(None),
+            [class] => Ok(Some(*class)),
+            _ => Err(DataError::AmbiguousName { name: text.to_owned(), classes: listing(&classes) }),
+        }
     }
 
     /// Up to three names that look like `text`, quoted, the nearest first.
@@ -133,6 +136,15 @@ impl ClassNames {
         const SHOWN: usize = 12;
         let first = self.0[..self.len().min(SHOWN)].join(", ");
         if self.len() > SHOWN { format!("{first}, ... ({} in all)", self.len()) } else { first }
+    }
+}
+
+/// Indices as they stand in a sentence: `3, 5 and 8`.
+fn listing(classes: &[usize]) -> String {
+    let text: Vec<String> = classes.iter().map(ToString::to_string).collect();
+    match text.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => text.concat(),
     }
 }
 

@@ -42,12 +42,14 @@ pub struct InputSpec {
     pub name: String,
     /// Length of every axis but the batch's; `None` where the model leaves it open.
     pub dims: Vec<Option<usize>>,
+    /// Number of samples in a batch, where the file fixes it.
+    pub batch: Option<usize>,
 }
 
 impl InputSpec {
     /// From dimensions whose first is the batch.
     pub fn with_batch(name: impl Into<String>, dims: &[Option<usize>]) -> Self {
-        Self { name: name.into(), dims: dims.iter().skip(1).copied().collect() }
+        Self { name: name.into(), dims: dims.iter().skip(1).copied().collect(), batch: dims.first().copied().flatten() }
     }
 }
 

@@ -119,7 +119,7 @@ impl Pixels {
             let mut turned = Vec::new();
             let image = if from == Axes::Chw {
                 turned.resize(size, 0);
-                chw_to_hwc(image, source[2], &mut turned);
+                chw_to_hwc(image, source, &mut turned);
                 &turned
             } else {
                 image
@@ -153,12 +153,12 @@ impl Floats {
             return Err((start + at) / row);
         }
         if self.fit.from != self.fit.to {
-            let channels = self.fit.source[2];
+            let hwc = self.fit.source;
             self.data[start..].par_chunks_exact_mut(row).for_each(|out| {
                 let source = out.to_vec();
                 match self.fit.from {
-                    Axes::Chw => chw_to_hwc(&source, channels, out),
-                    Axes::Hwc => hwc_to_chw(&source, channels, out),
+                    Axes::Chw => chw_to_hwc(&source, hwc, out),
+                    Axes::Hwc => hwc_to_chw(&source, hwc, out),
                 }
             });
         }

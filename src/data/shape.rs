@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ndarray::{ArrayView3, ArrayViewMut3};
+
 use super::{DataError, InputSpec, Layout, Preprocess};
 
 /// Order of the axes of one image.
@@ -164,22 +166,19 @@ pub(super) fn listing(dims: impl Iterator<Item = String>) -> String {
     format!("[{}]", dims.collect::<Vec<_>>().join(", "))
 }
 
-/// Copies one image of `pixels` pixels from channels-first to channels-last order.
-pub(super) fn chw_to_hwc<T: Copy>(chw: &[T], channels: usize, out: &mut [T]) {
-    let pixels = chw.len() / channels.max(1);
-    for (p, pixel) in out.chunks_exact_mut(channels).enumerate() {
-        for (c, value) in pixel.iter_mut().enumerate() {
-            *value = chw[c * pixels + p];
-        }
-    }
+/// Copies one image from channels-first to channels-last order.
+pub(super) fn chw_to_hwc<T: Copy>(chw: &[T], [h, w, c]: [usize; 3], out: &mut [T]) {
+    permute(chw, [c, h, w], [1, 2, 0], out);
 }
 
 /// Copies one image from channels-last to channels-first order.
-pub(super) fn hwc_to_chw<T: Copy>(hwc: &[T], channels: usize, out: &mut [T]) {
-    let pixels = hwc.len() / channels.max(1);
-    for (p, pixel) in hwc.chunks_exact(channels).enumerate() {
-        for (c, &value) in pixel.iter().enumerate() {
-            out[c * pixels + p] = value;
-        }
-    }
+pub(super) fn hwc_to_chw<T: Copy>(hwc: &[T], [h, w, c]: [usize; 3], out: &mut [T]) {
+    permute(hwc, [h, w, c], [2, 0, 1], out);
+}
+
+/// Copies an array of `shape` with its axes in another order.
+fn permute<T: Copy>(from: &[T], shape: [usize; 3], order: [usize; 3], out: &mut [T]) {
+    let from = ArrayView3::from_shape(shape, from).expect("an image of that shape").permuted_axes(order);
+    let shape = from.raw_dim();
+    ArrayViewMut3::from_shape(shape, out).expect("room for that image").assign(&from);
 }

@@ -5,6 +5,7 @@ use crate::{
     runtime::{RuntimeError, Session},
     tensor::Tensor,
 };
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, s};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -65,9 +66,38 @@ pub struct Evaluation {
     pub classes: Vec<ClassScore>,
     /// Samples whose scores were not finite; they count as wrong.
     pub not_finite: usize,
+    /// Class of every sample and whether it was predicted, in the order of the data.
+    #[serde(skip)]
+    pub hits: Vec<(usize, bool)>,
 }
 
 impl Evaluation {
+    /// Of no samples.
+    pub fn new(classes: usize) -> Self {
+        Self { classes: vec![ClassScore::default(); classes], ..Self::default() }
+    }
+
+    fn add(&mut self, row: &ArrayView1<'_, f32>, label: usize, scores: Scores) {
+        let class = &mut self.classes[label];
+        class.total += 1;
+        if row.iter().any(|v| !v.is_finite()) {
+            self.not_finite += 1;
+            self.hits.push((label, false));
+            class.loss = f64::INFINITY;
+            return;
+        }
+        let hit = argmax(row) == label;
+        self.hits.push((label, hit));
+        class.correct += usize::from(hit);
+        let own = f64::from(row[label]);
+        class.loss += match scores {
+            Scores::Logits => log_sum_exp(row) - own,
+            // Probabilities underflow to 0; the smallest float32 stands for what they were.
+            Scores::Probabilities => -own.max(f64::from(f32::MIN_POSITIVE)).ln(),
+            Scores::LogProbabilities => -own,
+        };
+    }
+
     /// Share of right predictions among the samples of the classes that `pick` takes; `None` without samples.
     pub fn accuracy(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
         let (correct, total, _) = self.sums(pick);
@@ -80,88 +110,84 @@ impl Evaluation {
         (total > 0).then(|| loss / total as f64)
     }
 
+    /// Mean of the accuracies of batches of `batch` samples of the classes that `pick` takes, in the order of the data: a
+    /// smaller last batch counts as much as a full one. `None` without samples.
+    pub fn mean_of_batches(&self, pick: impl Fn(usize) -> bool, batch: usize) -> Option<f64> {
+        let hits: Vec<bool> = self.hits.iter().filter(|(class, _)| pick(*class)).map(|&(_, hit)| hit).collect();
+        let share = |b: &[bool]| b.iter().filter(|&&hit| hit).count() as f64 / b.len() as f64;
+        Array1::from_iter(hits.chunks(batch).map(share)).mean()
+    }
+
     fn sums(&self, pick: impl Fn(usize) -> bool) -> (usize, usize, f64) {
         let picked = self.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s);
         picked.fold((0, 0, 0.0), |(c, t, l), s| (c + s.correct, t + s.total, l + s.loss))
     }
 }
 
-/// Runs the whole data set through `session` in batches of `batch` and scores the output named `output`.
-///
-/// The last batch is filled up with zeros, whose scores are ignored, so that a model with a fixed batch can be measured.
-pub fn evaluate(
-    session: &mut Session,
-    input: &str,
-    output: &str,
-    scores: Scores,
-    data: &Dataset,
-    batch: usize,
-    mut go_on: impl FnMut() -> bool,
-) -> Result<Evaluation, EvaluateError> {
-    let classes = data.classes();
-    let mut result = Evaluation { classes: vec![ClassScore::default(); classes], not_finite: 0 };
-    let numbers: Vec<usize> = (0..data.len()).collect();
-    for rows in numbers.chunks(batch) {
-        if !go_on() {
-            return Err(EvaluateError::Interrupted);
-        }
-        let values = predict(session, input, output, data, rows, batch)?;
-        for (row, &i) in values.chunks_exact(classes).zip(rows) {
-            score(&mut result, row, data.labels()[i] as usize, scores);
-        }
-    }
-    Ok(result)
+/// A session that is asked for class scores.
+pub struct Classifier<'a> {
+    /// The model, opened.
+    pub session: Session,
+    /// Name of its data input.
+    pub input: &'a str,
+    /// Name of the output that holds the scores.
+    pub output: &'a str,
+    /// What the scores mean.
+    pub scores: Scores,
+    /// Samples in a batch.
+    pub batch: usize,
 }
 
-/// Scores of the samples `rows`, flat: [rows, classes].
-pub fn predict(
-    session: &mut Session,
-    input: &str,
-    output: &str,
-    data: &Dataset,
-    rows: &[usize],
-    batch: usize,
-) -> Result<Vec<f32>, EvaluateError> {
-    let mut shape = vec![batch];
-    shape.extend(data.sample_shape());
-    let mut x = vec![0.0; batch * data.sample_len()];
-    data.batch(rows, &mut x[..rows.len() * data.sample_len()]);
-    let at = session.outputs().iter().position(|o| o == output);
-    let at = at.ok_or_else(|| EvaluateError::NoOutput(output.into()))?;
-    let y = session.run(&[(input, &Tensor::f32(shape, x))])?.swap_remove(at);
-    let values = y.as_f32().ok_or_else(|| EvaluateError::Type(output.into()))?;
-    let classes = data.classes();
-    if values.len() != batch * classes {
-        let output = output.to_owned();
-        return Err(EvaluateError::Shape { output, found: values.len(), rows: batch, classes });
+impl Classifier<'_> {
+    /// The output for `x`, [batch, ...], as the model gives it.
+    pub fn run(&mut self, x: &Tensor) -> Result<Tensor, EvaluateError> {
+        let at = self.session.outputs().iter().position(|o| o == self.output);
+        let at = at.ok_or_else(|| EvaluateError::NoOutput(self.output.into()))?;
+        Ok(self.session.run(&[(self.input, x)])?.swap_remove(at))
     }
-    Ok(values[..rows.len() * classes].to_vec())
+
+    /// Scores of at most a batch of samples, [rows, classes]. The batch is filled up with zeros, whose scores are
+    /// ignored, so that a model with a fixed batch can be measured.
+    pub fn predict(&mut self, data: &Dataset, rows: &[usize]) -> Result<Array2<f32>, EvaluateError> {
+        let mut shape = vec![self.batch];
+        shape.extend(data.sample_shape());
+        let mut x = vec![0.0; self.batch * data.sample_len()];
+        data.batch(rows, &mut x[..rows.len() * data.sample_len()]);
+        let y = self.run(&Tensor::f32(shape, x))?;
+        let values = y.as_f32().ok_or_else(|| EvaluateError::Type(self.output.into()))?;
+        let shape = (self.batch, data.classes());
+        let scores = ArrayView2::from_shape(shape, values).map_err(|_| EvaluateError::Shape {
+            output: self.output.to_owned(),
+            found: values.len(),
+            rows: shape.0,
+            classes: shape.1,
+        })?;
+        Ok(scores.slice(s![..rows.len(), ..]).to_owned())
+    }
+
+    /// Measures the model on the whole data set, until `go_on` says no.
+    pub fn evaluate(&mut self, data: &Dataset, mut go_on: impl FnMut() -> bool) -> Result<Evaluation, EvaluateError> {
+        let mut result = Evaluation::new(data.classes());
+        let numbers: Vec<usize> = (0..data.len()).collect();
+        for rows in numbers.chunks(self.batch) {
+            if !go_on() {
+                return Err(EvaluateError::Interrupted);
+            }
+            let scores = self.predict(data, rows)?;
+            for (row, &i) in scores.rows().into_iter().zip(rows) {
+                result.add(&row, data.labels()[i] as usize, self.scores);
+            }
+        }
+        Ok(result)
+    }
 }
 
 /// Index of the largest score; the first one among equals.
-pub fn argmax(row: &[f32]) -> usize {
+pub fn argmax(row: &ArrayView1<'_, f32>) -> usize {
     row.iter().enumerate().fold(0, |best, (i, &v)| if v > row[best] { i } else { best })
 }
 
-fn score(result: &mut Evaluation, row: &[f32], label: usize, scores: Scores) {
-    let class = &mut result.classes[label];
-    class.total += 1;
-    if row.iter().any(|v| !v.is_finite()) {
-        result.not_finite += 1;
-        class.loss = f64::INFINITY;
-        return;
-    }
-    class.correct += usize::from(argmax(row) == label);
-    let own = f64::from(row[label]);
-    class.loss += match scores {
-        Scores::Logits => log_sum_exp(row) - own,
-        // Probabilities underflow to 0; the smallest float32 stands for what they were.
-        Scores::Probabilities => -own.max(f64::from(f32::MIN_POSITIVE)).ln(),
-        Scores::LogProbabilities => -own,
-    };
-}
-
-fn log_sum_exp(row: &[f32]) -> f64 {
+fn log_sum_exp(row: &ArrayView1<'_, f32>) -> f64 {
     let max = f64::from(row[argmax(row)]);
     max + row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>().ln()
 }
@@ -180,8 +206,8 @@ mod tests {
         for (row, kind) in
             [(logits.to_vec(), Scores::Logits), (p, Scores::Probabilities), (log_p, Scores::LogProbabilities)]
         {
-            let mut e = Evaluation { classes: vec![ClassScore::default(); 3], not_finite: 0 };
-            score(&mut e, &row, 1, kind);
+            let mut e = Evaluation::new(3);
+            e.add(&ArrayView1::from(&row), 1, kind);
             assert_eq!((e.classes[1].total, e.classes[1].correct), (1, 1));
             assert!((e.classes[1].loss - expected).abs() < 1e-6, "{kind:?}: {}", e.classes[1].loss);
         }
@@ -189,11 +215,23 @@ mod tests {
 
     #[test]
     fn scores_that_are_not_numbers_are_wrong_and_counted() {
-        let mut e = Evaluation { classes: vec![ClassScore::default(); 2], not_finite: 0 };
-        score(&mut e, &[f32::NAN, 0.0], 0, Scores::Logits);
-        score(&mut e, &[2.0, 0.0], 0, Scores::Logits);
+        let mut e = Evaluation::new(2);
+        e.add(&ArrayView1::from(&[f32::NAN, 0.0]), 0, Scores::Logits);
+        e.add(&ArrayView1::from(&[2.0, 0.0]), 0, Scores::Logits);
         assert_eq!((e.not_finite, e.classes[0].correct, e.classes[0].total), (1, 1, 2));
         assert_eq!(e.accuracy(|_| true), Some(0.5));
         assert_eq!(e.accuracy(|c| c == 1), None);
+    }
+
+    #[test]
+    fn a_small_last_batch_counts_as_much_as_a_full_one() {
+        let mut e = Evaluation::new(2);
+        for (label, hit) in [(0, true), (1, false), (0, true), (0, false)] {
+            e.add(&ArrayView1::from(&[f32::from(u8::from((label == 0) == hit)), 0.5]), label, Scores::Logits);
+        }
+        // Class 0 in batches of 2: both right, then one wrong.
+        assert_eq!(e.mean_of_batches(|c| c == 0, 2), Some(0.5));
+        assert_eq!(e.accuracy(|c| c == 0), Some(2.0 / 3.0));
+        assert_eq!(e.mean_of_batches(|c| c > 1, 2), None);
     }
 }

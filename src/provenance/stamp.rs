@@ -4,8 +4,7 @@
 //! protects against accidents (a stale stamp, a flipped bit); anyone can write one, so it says nothing about who did.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -74,8 +73,6 @@ pub struct StampInfo {
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // The fields are what the message prints.
 pub enum StampError {
-    #[error("cannot read {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Wire(#[from] WireError),
     #[error("metadata entry {STAMP_KEY}: {0}")]
@@ -84,8 +81,8 @@ pub enum StampError {
     Unsupported(String),
     #[error("{0}")]
     Inconsistent(String),
-    #[error("the {which} model: {source}")]
-    Digest { which: &'static str, source: Box<DigestError> },
+    #[error("the patched model: {0}")]
+    Digest(#[source] Box<DigestError>),
     #[error(transparent)]
     Patch(Box<PatchError>),
     #[error("the patched model has another graph than its source: {found} instead of {expected}")]
@@ -106,11 +103,10 @@ impl StampError {
     /// The stable reason code of `verify`.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Io { .. } => "input.unreadable",
             Self::Unsupported(_) => "stamp.unsupported",
             Self::Inconsistent(_) => "stamp.inconsistent",
             Self::Wire(_) => "model.refused",
-            Self::Digest { source, .. } => source.code(),
+            Self::Digest(source) => source.code(),
             _ => "stamp.malformed",
         }
     }
@@ -204,48 +200,54 @@ pub struct Stamped {
     pub model: Vec<u8>,
     /// Its digests.
     pub digests: Digests,
-    /// The digests of the model it was made from.
-    pub source: Digests,
     /// The stamp in it.
     pub stamp: Stamp,
     /// The weights that differ from the source's: what the report must declare as trained.
     pub changed: Vec<String>,
 }
 
+/// The model that the weights were trained from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The bytes of its file.
+    pub bytes: &'a [u8],
+    /// The folder that its external data lies in.
+    pub folder: &'a Path,
+    /// Its digests.
+    pub digests: &'a Digests,
+}
+
 /// Makes the finished bytes of a model with new weights: patched, digested, stamped, and compared with the source.
 ///
 /// External data files are written into `out_dir`, where none of their names may exist yet; the model file is for the
-/// caller to write there. `source` is the path of the model the weights were trained from.
+/// caller to write there.
 pub fn finish(
-    source: &Path,
+    source: &Source<'_>,
     out_dir: &Path,
     tensors: &BTreeMap<&str, &[f32]>,
     info: StampInfo,
 ) -> Result<Stamped, StampError> {
-    let bytes = fs::read(source).map_err(|error| StampError::Io { path: source.into(), source: error })?;
-    let source_dir = source.parent().unwrap_or(Path::new(""));
-    let before = digest(&bytes, source_dir).map_err(|e| StampError::Digest { which: "source", source: Box::new(e) })?;
+    let Source { bytes, folder, digests: before } = *source;
     // A stamp that is damaged or of another model says nothing about this one's history.
-    let earlier = read(&bytes).ok().flatten().filter(|stamp| stamp.is_of(&before));
+    let earlier = read(bytes).ok().flatten().filter(|stamp| stamp.is_of(before));
     let mut patch = Patch { tensors: tensors.clone(), metadata: Vec::new() };
-    let patched = patch_bytes(&bytes, &patch)?;
+    let patched = patch_bytes(bytes, &patch)?;
     for external in &patched.external {
-        write_external(source_dir, out_dir, external)?;
+        write_external(folder, out_dir, external)?;
     }
-    let after =
-        digest(&patched.model, out_dir).map_err(|e| StampError::Digest { which: "patched", source: Box::new(e) })?;
+    let after = digest(&patched.model, out_dir).map_err(|e| StampError::Digest(Box::new(e)))?;
     if after.graph != before.graph {
         return Err(StampError::GraphChanged { expected: before.graph, found: after.graph });
     }
-    let changed = changed(&before, &after);
+    let changed = changed(before, &after);
     if let Some(name) = changed.iter().find(|name| !tensors.contains_key(name.as_str())) {
         return Err(StampError::Undeclared(name.clone()));
     }
-    let stamp = Stamp::new(&after, &before, info, earlier.as_ref());
+    let stamp = Stamp::new(&after, before, info, earlier.as_ref());
     patch.metadata = stamp.to_metadata()?;
-    let model = patch_bytes(&bytes, &patch)?.model;
+    let model = patch_bytes(bytes, &patch)?.model;
     let digests = Digests { file: Digest::of(&model), ..after };
-    Ok(Stamped { model, digests, source: before, stamp, changed })
+    Ok(Stamped { model, digests, stamp, changed })
 }
 
 /// Keys of the weights that differ between two models, those that only one of them has included.

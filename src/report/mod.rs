@@ -1,9 +1,11 @@
 //! Writes down what happened: the report file, and every warning the tool can give.
 
+mod notebook;
 mod verdict;
 mod warning;
 
-pub use verdict::{Gate, GateOutcome, Gates, Measured, Verdict};
+pub use notebook::Notebook;
+pub use verdict::{Gate, GateOutcome, Gates, Measured, Verdict, percent};
 pub use warning::Warning;
 
 use crate::{
@@ -52,6 +54,9 @@ pub struct Report {
     pub noise_objective: Vec<Vec<f32>>,
     /// The measurements.
     pub measured: Measured,
+    /// Reference variant: the numbers as the published notebook counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notebook: Option<Notebook>,
     /// Comparison of two inference engines on the finished bytes.
     pub check: CheckRecord,
     /// The gates and what they came to.
@@ -83,13 +88,25 @@ pub struct PreprocessRecord {
     /// Height and width images were scaled to.
     pub resize: Option<(usize, usize)>,
     /// Subtracted after scaling.
-    pub mean: Vec<f32>,
+    pub mean: Vec<Number>,
     /// Divided by.
-    pub std: Vec<f32>,
+    pub std: Vec<Number>,
     /// Factor on the raw value; `None` is 1/255.
-    pub scale: Option<f32>,
+    pub scale: Option<Number>,
     /// Layout of the model's input, as it was asked for.
     pub layout: &'static str,
+}
+
+/// A float32 that is written with the digits it was given in: 0.4914, not the float64 nearest to the float32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Number(pub f32);
+
+impl Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The shortest text that reads back as this float32.
+        let shortest = self.0.to_string().parse().unwrap_or(f64::from(self.0));
+        serializer.serialize_f64(shortest)
+    }
 }
 
 /// A model by its digests.

@@ -172,7 +172,7 @@ mod tests {
             Ok(correct) => ClassScore { total: 100, correct, loss: 0.0 },
             Err(_) => ClassScore::default(),
         };
-        Evaluation { classes: accuracies.iter().map(class).collect(), not_finite: 0 }
+        Evaluation { classes: accuracies.iter().map(class).collect(), ..Evaluation::default() }
     }
 
     fn outcome(on: &'static str, before: &[i32], after: &[i32], forget: &[usize]) -> GateOutcome {

@@ -46,3 +46,18 @@ pub fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, weigh
     graph.set_scope("");
     CrossEntropy { loss, dlogits }
 }
+
+/// Weighted number of samples whose largest logit is that of their target, rank 0. Shapes as for [`cross_entropy`].
+pub fn hits(graph: &mut Builder, logits: &Value, targets: &Value, weights: &Value) -> Value {
+    graph.set_scope("hits");
+    let row = [logits.shape()[0], 1];
+    let axis = [("axis", 1i64.into())];
+    let found = graph.op("ArgMax", &[logits], &axis, &row);
+    let meant = graph.op("ArgMax", &[targets], &axis, &row);
+    let equal = graph.op("Equal", &[&found, &meant], &[], &row);
+    let ones = graph.op("CastLike", &[&equal, weights], &[], &row);
+    let counted = graph.op("Mul", &[&ones, weights], &[], &row);
+    let sum = graph.op("ReduceSum", &[&counted], &[("keepdims", 0i64.into())], &[]);
+    graph.set_scope("");
+    sum
+}

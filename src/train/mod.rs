@@ -9,12 +9,16 @@ mod head;
 mod loss;
 mod network;
 mod optimizer;
+mod stepper;
+mod steps;
 mod trace;
 mod weights;
 
 pub use head::{Head, HeadError, classes as classes_of};
 pub use loss::{CrossEntropy, cross_entropy};
-pub use network::{BatchNorm, BatchedNetwork, Network, NoiseLoss, NoiseStepper, TrainError, WeightStepper, Weights};
+pub use network::{BatchNorm, Network, TrainError, Weights};
 pub use optimizer::{Optimizer, Schedule};
+pub use stepper::{NoiseStepper, Step, WeightStepper};
+pub use steps::{BatchedNetwork, NoiseLoss};
 pub use trace::{Traced, trace};
 pub use weights::Stored;

@@ -14,7 +14,7 @@ pub use recipe::{NoiseSettings, PhaseSettings, Recipe, Variant};
 use crate::{
     data::{Dataset, Prefetch, Seeded},
     runtime::RuntimeError,
-    train::{TrainError, WeightStepper},
+    train::{Step, TrainError, WeightStepper},
 };
 use serde::Serialize;
 use std::time::Instant;
@@ -61,8 +61,11 @@ pub struct PhaseRecord {
     pub first_loss: f32,
     /// Loss at the last step.
     pub last_loss: f32,
-    /// Mean of the loss over all samples.
+    /// Mean of the loss over all samples, each as its step saw it.
     pub mean_loss: f64,
+    /// Share of the samples that were predicted as labelled, each as its step saw it; none for noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
 }
 
 /// Trains the weights for `settings.epochs` shuffled passes over `mix`, with a fresh optimizer.
@@ -85,7 +88,7 @@ pub fn train(
     watch.begin(phase, steps);
     let mut order = Seeded::new(seed, phase);
     let mut epoch_order = Vec::new();
-    let (mut first, mut last, mut weighted) = (f32::NAN, f32::NAN, 0.0f64);
+    let (mut first, mut last, mut weighted, mut hits) = (f32::NAN, f32::NAN, 0.0f64, 0.0f64);
     let (mut targets, mut sample_weights) = (vec![0.0; batch * mix.classes()], vec![0.0; batch]);
     std::thread::scope(|scope| {
         let mut batches = Prefetch::start(scope, steps, |step, x, y| {
@@ -98,7 +101,7 @@ pub fn train(
         while let Some(prepared) = batches.next_batch() {
             one_hot(&prepared.y, mix.classes(), &mut targets, &mut sample_weights);
             stepper.feed(&prepared.x, &targets, &sample_weights);
-            let loss = stepper.step(settings.lr)?;
+            let Step { loss, hits: hit } = stepper.step(settings.lr)?;
             let step = prepared.step + 1;
             if !loss.is_finite() {
                 return Err(UnlearnError::NotFinite { phase, step, steps, loss, lr: settings.lr, flag });
@@ -107,6 +110,7 @@ pub fn train(
                 first = loss;
             }
             last = loss;
+            hits += f64::from(hit);
             weighted += f64::from(loss) * f64::from(sample_weights.iter().sum::<f32>());
             if !watch.step(step, loss) {
                 return Err(UnlearnError::Interrupted { phase, step, steps });
@@ -122,6 +126,7 @@ pub fn train(
             first_loss: first,
             last_loss: last,
             mean_loss: weighted / samples as f64,
+            accuracy: Some(hits / samples as f64),
         })
     })
 }

@@ -9,7 +9,7 @@ use crate::{
 use std::{sync::Arc, time::Instant};
 
 /// Noise for every class to forget.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct NoiseRun {
     /// Class and its noise, [images, ...], in the order of the recipe.
     pub noise: Vec<(usize, Tensor)>,
@@ -28,9 +28,11 @@ pub fn learn(
     recipe: &Recipe,
     watch: &mut dyn Watch,
 ) -> Result<NoiseRun, UnlearnError> {
+    let mut run = NoiseRun::default();
+    if recipe.noise.samples == 0 {
+        return Ok(run); // The control without noise: nothing would be done with it.
+    }
     let mut stepper = network.noise_stepper(weights, Optimizer::ADAM, recipe.noise.loss)?;
-    let mut run =
-        NoiseRun { noise: Vec::new(), records: Vec::new(), objective: Vec::new(), statistics: Weights::new() };
     watch.begin("noise", recipe.noise.steps * recipe.forget.len());
     for (i, &class) in recipe.forget.iter().enumerate() {
         let started = Instant::now();
@@ -48,6 +50,7 @@ pub fn learn(
             first_loss: losses.first().copied().unwrap_or(f32::NAN),
             last_loss: losses.last().copied().unwrap_or(f32::NAN),
             mean_loss: losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64,
+            accuracy: None,
         });
         run.objective.push(losses);
     }

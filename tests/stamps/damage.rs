@@ -185,12 +185,12 @@ fn external_weights_are_stamped_and_checked_too() {
     }
     let source = folder.path().join("external.onnx");
     // "a" shares its bytes with "d" in this fixture, so neither can be changed alone.
-    let shared = stamp::finish(&source, &out, &BTreeMap::from([("a", &[1.0f32; 4][..])]), info()).unwrap_err();
+    let shared = finish(&source, &out, &BTreeMap::from([("a", &[1.0f32; 4][..])])).unwrap_err();
     assert!(shared.to_string().contains("shares bytes"), "{shared}");
     let mut model = ModelProto::decode(&fs::read(&source).unwrap()[..]).unwrap();
     model.graph.as_mut().unwrap().initializer.pop();
     fs::write(&source, model.encode_to_vec()).unwrap();
-    let stamped = stamp::finish(&source, &out, &BTreeMap::from([("a", &[1.0f32; 4][..])]), info()).unwrap();
+    let stamped = finish(&source, &out, &BTreeMap::from([("a", &[1.0f32; 4][..])])).unwrap();
     assert_eq!(stamped.changed, ["a"]);
     fs::write(out.join("m.onnx"), &stamped.model).unwrap();
     let verdict = verify(&out.join("m.onnx"), Some(&source));

@@ -92,11 +92,14 @@ fn wrong_lists_of_names_are_refused() {
     for (text, words) in [
         ("a\nb\nc\n", &["names.txt", "3 class names (--labels), but the model has 10 classes"][..]),
         ("a\n\nc\n", &["names.txt: line 2 is blank; it would shift the classes after it"]),
-        ("a\nb\na\n", &["the class name `a` stands on lines 1 and 3; names must differ"]),
+        (
+            "a\nb\nx\nd\ne\nf\ng\nh\nx\nj\n",
+            &["the class name `x` stands for classes 2 and 8; give the index of the one that is meant"],
+        ),
         ("", &["names.txt", "expected one class name a line"]),
     ] {
         fs::write(&path, text).expect("written");
-        Forget::new(model("fashion-mnist")).set("--labels", &path).run().fails(words);
+        Forget::new(model("fashion-mnist")).set("--labels", &path).set("--forget", "x").run().fails(words);
     }
     let nowhere = folder.path().join("nowhere.txt");
     Forget::new(model("fashion-mnist")).set("--labels", &nowhere).run().fails(&["nowhere.txt"]);

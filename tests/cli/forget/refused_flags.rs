@@ -11,7 +11,6 @@ fn values_out_of_range_name_flag_value_and_what_is_expected() {
         ("--per-class", "0", &["--per-class 0: at least one sample of each class is needed"]),
         ("--batch-size", "0", &["--batch-size 0: expected at least 1"]),
         ("--noise-images", "0", &["--noise-images 0: expected at least 1"]),
-        ("--noise-samples", "0", &["--noise-samples 0: expected at least 1"]),
         ("--noise-steps", "0", &["--noise-steps 0: expected at least 1"]),
         ("--impair-epochs", "0", &["--impair-epochs 0: expected at least 1"]),
         ("--repair-epochs", "0", &["--repair-epochs 0: expected at least 1"]),

@@ -116,3 +116,63 @@ fn the_reference_variant_says_where_it_differs() {
         "warning: the model has no BatchNormalization",
     ]);
 }
+
+#[test]
+fn the_reference_variant_counts_as_the_notebook_does_beside_its_own_count() {
+    let forget = Forget::new(model("fashion-mnist-bn")).set("--variant", "reference").flag("--keep-failed");
+    let ran = forget.run();
+    let report = forget.report();
+    let phases = report["phases"].as_array().expect("a list");
+    let own = |i: usize, field: &str| phases[i][field].as_f64().expect("a number");
+    let theirs = report["notebook"]["training"].as_array().expect("a list");
+    for (i, training) in theirs.iter().enumerate() {
+        let share = own(i + 1, "samples") / 50_000.0;
+        for (field, ours) in [("loss", "mean_loss"), ("accuracy", "accuracy")] {
+            let (a, b) = (training[field].as_f64().expect("a number"), own(i + 1, ours) * share);
+            assert!((a - b).abs() < 1e-12, "{field} of {}: {a} and {b}", training["phase"]);
+        }
+    }
+    assert_eq!(theirs.len(), 2);
+    // The little held-out data fits into one batch a kind, where both ways of counting agree.
+    let class = &report["measured"]["after_repair"]["classes"][5];
+    let ours = class["correct"].as_f64().expect("a number") / class["total"].as_f64().expect("a number");
+    assert_eq!(report["notebook"]["measured"][1]["forget"].as_f64(), Some(ours));
+    assert!(ran.stdout.contains("the same run as the notebook counts it:"), "{}", ran.stdout);
+
+    let corrected = Forget::new(model("fashion-mnist")).flag("--keep-failed");
+    corrected.run();
+    assert!(corrected.report()["notebook"].is_null(), "the intended algorithm is not the notebook's");
+}
+
+#[test]
+fn no_noise_samples_is_the_control_without_noise() {
+    let forget = kept().set("--noise-samples", "0");
+    bytes(&forget);
+    let report = forget.report();
+    let phases = report["phases"].as_array().expect("a list");
+    let names: Vec<_> = phases.iter().filter_map(|phase| phase["phase"].as_str()).collect();
+    assert_eq!(names, ["impair", "repair"]);
+    assert_eq!(phases[0]["samples"], phases[1]["samples"], "the retain sample alone");
+    assert_eq!(report["noise_objective"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn the_report_gives_preprocessing_as_it_was_typed() {
+    let forget = kept();
+    bytes(&forget);
+    let text = fs::read_to_string(forget.out().join("unlearn-report.json")).expect("text");
+    assert!(text.contains(r#""mean":[0.286]"#) && text.contains(r#""std":[0.353]"#), "{text}");
+}
+
+#[test]
+fn training_accuracy_is_that_of_the_samples_seen() {
+    // At this rate no float32 moves, so each pass sees the source model; without --eval that is measured on the same sample.
+    let forget = kept().set("--impair-lr", "1e-15").set("--repair-lr", "1e-15").set("--noise-samples", "0");
+    let forget = forget.without("--eval");
+    bytes(&forget);
+    let report = forget.report();
+    let classes = report["measured"]["before"]["classes"].as_array().expect("a list");
+    let sum = |field: &str| classes.iter().filter_map(|class| class[field].as_f64()).sum::<f64>();
+    let accuracy = report["phases"][1]["accuracy"].as_f64().expect("a number");
+    assert!((accuracy - sum("correct") / sum("total")).abs() < 1e-9, "{accuracy} and {classes:?}");
+}

@@ -1,0 +1,103 @@
+//! The finished bytes: written, stamped, run in a second engine, measured.
+
+use super::{Job, folder_of, train::Work, values};
+use crate::{
+    check::{self, CheckError, Tolerance},
+    cli::{
+        commands::output::{self, Output},
+        interrupt,
+    },
+    evaluate::{Classifier, Evaluation, Scores},
+    onnx,
+    provenance::stamp::{self, Source, StampInfo, Stamped},
+    report::{CheckRecord, Measured},
+    tensor::Tensor,
+    train::Weights,
+};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// Samples in a batch when measuring, unless the file fixes another number.
+const EVAL_BATCH: usize = 256;
+
+/// The finished files, in the staging folder.
+pub(super) struct Finished {
+    pub folder: PathBuf,
+    pub stamped: Stamped,
+    pub check: CheckRecord,
+    pub measured: Measured,
+}
+
+impl Job<'_> {
+    /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them.
+    pub(super) fn finish(&self, output: &Output, work: &Work) -> Result<Finished> {
+        let folder = output.scratch("finished")?;
+        let forget = self.recipe.forget.iter().map(ToString::to_string).collect();
+        let params = stamp::params_digest(&self.parameters())?;
+        let info = StampInfo { forget, method: "unsir".into(), params };
+        let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
+        let stamped = stamp::finish(&source, &folder, &values(&work.weights), info)?;
+        let path = folder.join(output::MODEL);
+        output::write(&path, &stamped.model)?;
+        let mut classifier = self.classifier(&path)?;
+        let check = self.check(&path, &mut classifier)?;
+        let (on, data) = self.measured_on();
+        let after_repair = classifier.evaluate(data, || !interrupt::asked())?;
+        let (before, after_impair) = (work.before.clone(), work.after_impair.clone());
+        Ok(Finished { folder, stamped, check, measured: Measured { on, before, after_impair, after_repair } })
+    }
+
+    fn classifier(&self, path: &Path) -> Result<Classifier<'_>> {
+        let head = &self.network.head;
+        Ok(Classifier {
+            session: self.runtime.engine.session_from_file(path)?,
+            input: &self.network.input,
+            output: &head.output,
+            scores: Scores::of(head.behind.as_deref()),
+            batch: self.input.batch.unwrap_or(EVAL_BATCH),
+        })
+    }
+
+    /// Measures a model file.
+    pub(super) fn evaluate_file(&self, path: &Path) -> Result<Evaluation> {
+        let data = self.measured_on().1;
+        Ok(self.classifier(path)?.evaluate(data, || !interrupt::asked())?)
+    }
+
+    /// Measures weights as they would be in a file: written into a copy of the source.
+    pub(super) fn evaluate_weights(&self, folder: &Path, weights: &Weights) -> Result<Evaluation> {
+        let patch = onnx::patch::Patch { tensors: values(weights), metadata: Vec::new() };
+        let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
+        let from = folder_of(&self.args.model);
+        for external in &patched.external {
+            onnx::patch::write_external(from, folder, external)?;
+        }
+        let path = folder.join(output::MODEL);
+        output::write(&path, &patched.model)?;
+        let result = self.evaluate_file(&path);
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        result
+    }
+
+    fn check(&self, path: &Path, classifier: &mut Classifier<'_>) -> Result<CheckRecord> {
+        let data = self.measured_on().1;
+        let n = self.input.batch.unwrap_or(self.args.gates.check_samples.min(data.len()));
+        // Spread over the data, which is often sorted by class.
+        let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
+        let mut x = vec![0.0; n * data.sample_len()];
+        data.batch(&rows, &mut x);
+        let mut shape = vec![n];
+        shape.extend(data.sample_shape());
+        let x = Tensor::f32(shape, x);
+        let ours = classifier.run(&x)?;
+        let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
+        let compared = check::run(path, classifier.input, classifier.output, &x)
+            .and_then(|theirs| check::compare(&theirs, &ours, tolerance));
+        Ok(match compared {
+            Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
+            Err(e @ (CheckError::Load(_) | CheckError::Run(_) | CheckError::Shape { .. })) => {
+                CheckRecord::NotChecked { reason: e.to_string() }
+            }
+        })
+    }
+}

@@ -1,0 +1,82 @@
+//! `forget`: the main job. This file has the story; `read`, `train`, `finish` and `publish` have its chapters.
+
+mod finish;
+mod publish;
+mod read;
+mod train;
+
+use super::{output::Output, session::Opened};
+use crate::{
+    cli::{Status, args::ForgetArgs, interrupt, plan, printer::Printer},
+    data::{ClassNames, Dataset, InputSpec, Preprocess},
+    onnx::Model,
+    provenance::digest::Digests,
+    report::{DataRecord, Gates, Parameters, Warning},
+    train::{Network, Weights},
+    unlearn::Recipe,
+};
+use anyhow::Result;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
+    plan::early(args)?;
+    let inputs: Vec<&Path> = [Some(&args.model), Some(&args.retain), args.eval.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .collect();
+    let output = Output::prepare(&args.out, args.force, &inputs)?;
+    interrupt::catch();
+
+    let job = Job::read(args, printer)?;
+    output.claim(&job.model.external, folder_of(&args.model), args.force)?;
+    let work = job.train(&output, printer)?;
+    let finished = job.finish(&output, &work)?;
+    job.judge_and_publish(output, &work, &finished, printer)
+}
+
+/// Everything that was read, before any training.
+struct Job<'a> {
+    args: &'a ForgetArgs,
+    runtime: Opened,
+    model: Model,
+    source: Digests,
+    network: Network,
+    names: ClassNames,
+    recipe: Recipe,
+    input: InputSpec,
+    preprocess: Preprocess,
+    gates: Gates,
+    retain: Dataset,
+    eval: Option<Dataset>,
+    data: DataRecord,
+    warnings: Vec<Warning>,
+}
+
+impl Job<'_> {
+    /// The data that accuracies are measured on.
+    fn measured_on(&self) -> (&'static str, &Dataset) {
+        self.eval.as_ref().map_or(("retain", &self.retain), |eval| ("eval", eval))
+    }
+
+    fn parameters(&self) -> Parameters {
+        Parameters {
+            method: "unsir",
+            recipe: self.recipe.clone(),
+            preprocess: plan::preprocess_record(&self.preprocess),
+            per_class: self.args.per_class,
+            output: self.network.head.output.clone(),
+        }
+    }
+}
+
+fn values(weights: &Weights) -> BTreeMap<&str, &[f32]> {
+    weights.iter().filter_map(|(name, t)| t.as_f32().map(|v| (name.as_str(), v))).collect()
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}

@@ -1,0 +1,161 @@
+//! The verdict, and what is written under its final name.
+
+use super::{Job, finish::Finished, train::Work};
+use crate::{
+    cli::{
+        Status,
+        args::ForgetArgs,
+        commands::{
+            output::{self, Output},
+            table,
+        },
+        interrupt,
+        printer::Printer,
+    },
+    report::{
+        CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, Notebook, Report, SCHEMA_VERSION, TrainedTensor,
+        Verdict,
+    },
+    train::Weights,
+    unlearn::Variant,
+};
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+impl Job<'_> {
+    /// Judges, publishes what may be published, and says so.
+    pub(super) fn judge_and_publish(
+        &self,
+        output: Output,
+        work: &Work,
+        finished: &Finished,
+        printer: Printer,
+    ) -> Result<Status> {
+        let measured = &finished.measured;
+        let verdict = self.gates.judge(measured, &self.recipe.forget);
+        let gates_allow = verdict.outcome != GateOutcome::Fail || self.args.gates.keep_failed;
+        let check_allows = match &finished.check {
+            CheckRecord::NotChecked { .. } => self.args.gates.allow_unchecked,
+            CheckRecord::Compared { .. } => finished.check.passed(),
+        };
+        let publish = gates_allow && check_allows;
+        let yes = check_allows
+            && match verdict.outcome {
+                GateOutcome::Pass => true,
+                GateOutcome::Fail => false,
+                GateOutcome::NotAssessed => !self.args.gates.require_pass,
+            };
+        let table = table::per_class(measured, &self.names, &self.recipe.forget);
+        let report = self.report(work, finished, verdict)?;
+        if interrupt::asked() {
+            bail!("interrupted; nothing was written");
+        }
+        let mut written = Vec::new();
+        if publish {
+            let text = serde_json_canonicalizer::to_vec(&report)?;
+            output::write(&finished.folder.join(output::REPORT), &text)?;
+            written = output.publish(&finished.folder)?;
+        } else {
+            drop(output);
+        }
+        printer.json(&serde_json::json!({
+            "answer": if yes { "yes" } else { "no" },
+            "verdict": report.verdict.outcome,
+            "written": written,
+            "seconds": work.phases.iter().map(|p| serde_json::json!({"phase": p.phase, "seconds": p.seconds})).collect::<Vec<_>>(),
+            "report": report,
+        }))?;
+        printer.result(&table);
+        if let Some(notebook) = &report.notebook {
+            printer.result(notebook.text());
+        }
+        print_verdict(&report, &written, self.args, printer);
+        Ok(if yes { Status::Yes } else { Status::No })
+    }
+
+    fn report(&self, work: &Work, finished: &Finished, verdict: Verdict) -> Result<Report> {
+        let source = self.network.weights()?;
+        let trained = finished.stamped.changed.iter().map(|name| self.trained_tensor(name, &source, &work.weights));
+        let forget: Vec<&str> = self.recipe.forget.iter().map(|&c| self.names.name(c)).collect();
+        let file_name = |p: &Path| p.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+        let changed = &finished.stamped.changed;
+        let frozen = self.network.stored.iter().filter(|s| s.frozen.is_some() && !changed.contains(&s.name));
+        Ok(Report {
+            schema_version: SCHEMA_VERSION,
+            tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
+            statement: format!(
+                "UNSIR was run to suppress {} of {}; the measurements below are what is known about the result.",
+                forget.join(", "),
+                file_name(&self.args.model)
+            ),
+            parameters: self.parameters(),
+            source: Identity::new(file_name(&self.args.model), &self.source),
+            result: Identity::new(output::MODEL.into(), &finished.stamped.digests),
+            classes: self.names.all().to_vec(),
+            runtime: self.runtime.record()?,
+            head: self.network.head.clone(),
+            trained: trained.collect(),
+            frozen: frozen.cloned().collect(),
+            data: DataRecord { retain: self.data.retain.clone(), eval: self.data.eval.clone() },
+            phases: work.phases.clone(),
+            noise_objective: work.objective.clone(),
+            measured: finished.measured.clone(),
+            notebook: (self.recipe.variant == Variant::Reference)
+                .then(|| Notebook::new(&work.phases, &finished.measured, &self.recipe.forget)),
+            check: finished.check.clone(),
+            verdict,
+            warnings: self.warnings.iter().chain(&work.warning).map(ToString::to_string).collect(),
+            limitations: LIMITATIONS.to_vec(),
+        })
+    }
+
+    fn trained_tensor(&self, name: &str, source: &Weights, weights: &Weights) -> TrainedTensor {
+        let stored = self.model.graph.constants.get(name);
+        let before = source.get(name).or(stored).and_then(|t| t.as_f32()).unwrap_or_default();
+        let after = weights.get(name).and_then(|t| t.as_f32()).unwrap_or_default();
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+        let change = norm(&mut before.iter().zip(after).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+        let size = norm(&mut before.iter().map(|&a| f64::from(a)));
+        TrainedTensor {
+            name: name.to_owned(),
+            shape: stored.map(|t| t.shape().to_vec()).unwrap_or_default(),
+            change,
+            relative_change: if size > 0.0 { change / size } else { 0.0 },
+        }
+    }
+}
+
+fn print_verdict(report: &Report, written: &[PathBuf], args: &ForgetArgs, printer: Printer) {
+    for gate in &report.verdict.gates {
+        printer.result(format!("gate {:<7} {:<13} {}", gate.name, gate.outcome.label(), gate.detail));
+    }
+    printer.result(match &report.check {
+        CheckRecord::Compared { engine, comparison: c } => format!(
+            "check        {:<13} {engine} and ONNX Runtime on {} samples: largest difference {:.1e} absolute, {:.1e} \
+             relative (tolerance {:e} + {:e} relative), {} of {} predictions equal",
+            if c.agrees() { "pass" } else { "fail" },
+            c.samples,
+            c.max_absolute,
+            c.max_relative,
+            c.tolerance.absolute,
+            c.tolerance.relative,
+            c.same_class,
+            c.samples
+        ),
+        CheckRecord::NotChecked { reason } => format!("check        not checked   {reason}"),
+    });
+    printer.result(format!("verdict      {}", report.verdict.outcome.label()));
+    for path in written {
+        printer.result(format!("written      {}", path.display()));
+    }
+    if written.is_empty() {
+        let why = if report.verdict.outcome == GateOutcome::Fail && !args.gates.keep_failed {
+            "a gate failed (--keep-failed writes the model all the same)"
+        } else if matches!(report.check, CheckRecord::NotChecked { .. }) {
+            "tract could not check the model (--allow-unchecked writes it all the same)"
+        } else {
+            "the two engines disagree about the finished model"
+        };
+        printer.result(format!("written      nothing: {why}"));
+    }
+}

@@ -1,0 +1,201 @@
+//! Reads everything before any training: what is wrong is said before the work, not after it.
+
+use super::{Job, folder_of, values};
+use crate::{
+    cli::{args::ForgetArgs, commands::session, commands::session::Opened, plan, printer::Printer},
+    data::{self, ClassNames, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
+    onnx,
+    provenance::{digest::digest, stamp},
+    report::{DataRecord, Warning},
+    tensor::Tensor,
+    train::{BatchNorm, Network},
+    unlearn::Variant,
+};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::Path;
+
+impl<'a> Job<'a> {
+    pub(super) fn read(args: &'a ForgetArgs, printer: Printer) -> Result<Self> {
+        let preprocess = plan::preprocess(&args.preprocess)?;
+        let gates = plan::gates(&args.gates)?;
+        let model = onnx::read(&args.model)?;
+        let folder = folder_of(&args.model);
+        // A model that cannot be stamped is refused before the work, not after it.
+        let source =
+            digest(&model.bytes, folder).with_context(|| format!("{}: cannot be stamped", args.model.display()))?;
+        let network = Network::new(&model, args.output.as_deref())?;
+        // So is one whose weights cannot be written back.
+        let weights = network.weights()?;
+        let patch = onnx::patch::Patch { tensors: values(&weights), metadata: Vec::new() };
+        onnx::patch::patch_bytes(&model.bytes, &patch).with_context(|| args.model.display().to_string())?;
+        let runtime = session::open(&args.engine)?;
+        printer.note(runtime.describe());
+        let mut warnings: Vec<Warning> = runtime.warning.iter().cloned().collect();
+        if let Ok(Some(earlier)) = stamp::read(&model.bytes) {
+            warnings.push(Warning::AlreadyStamped(earlier.forget));
+        }
+
+        let port = model.graph.inputs.iter().find(|p| p.name == network.input);
+        let dims = port.and_then(|p| p.dims.as_deref()).unwrap_or_default();
+        let input = InputSpec::with_batch(&network.input, dims);
+        let classes = count_classes(&runtime, &network, &input, &preprocess)?;
+        let given = args.labels.as_deref().map(ClassNames::from_file).transpose()?;
+        if let Some(names) = &given {
+            names.check(classes).with_context(|| {
+                format!("--labels {}", args.labels.as_ref().map_or(String::new(), |p| p.display().to_string()))
+            })?;
+        }
+        let names = match given {
+            Some(names) => names,
+            None => data::folder_class_names(&args.retain, classes)?.unwrap_or_else(|| ClassNames::indices(classes)),
+        };
+        let forget = names.parse(&args.forget).context("--forget")?;
+        ensure!(forget.len() < classes, "--forget {}: names all {classes} classes; nothing would be left", args.forget);
+
+        let load = |flag: &'static str, path: &Path, drop: &[usize], per_class| {
+            let plan = LoadPlan {
+                path,
+                classes,
+                names: (!names.are_indices()).then_some(&names),
+                drop,
+                per_class,
+                input: input.clone(),
+                preprocess: &preprocess,
+            };
+            data::load(&plan).with_context(|| format!("{flag} {}", path.display()))
+        };
+        let (retain, retain_summary) = load("--retain", &args.retain, &forget, Some(args.per_class))?;
+        data::require_all_classes(&retain, &forget).with_context(|| format!("--retain {}", args.retain.display()))?;
+        let eval = args.eval.as_deref().map(|path| load("--eval", path, &[], None)).transpose()?;
+        let (eval, eval_summary) = eval.map_or((None, None), |(data, summary)| (Some(data), Some(summary)));
+        if let Some(eval) = &eval {
+            ensure!(
+                eval.sample_shape() == retain.sample_shape(),
+                "--eval holds samples of shape {:?}, --retain of shape {:?}",
+                eval.sample_shape(),
+                retain.sample_shape()
+            );
+        }
+        let recipe = plan::recipe(&args.method, forget, channels(&retain))?;
+        let data = DataRecord { retain: retain_summary, eval: eval_summary };
+        let mut job = Self {
+            args,
+            runtime,
+            model,
+            source,
+            network,
+            names,
+            recipe,
+            input,
+            preprocess,
+            gates,
+            retain,
+            eval,
+            data,
+            warnings,
+        };
+        job.collect_warnings();
+        job.announce(printer);
+        Ok(job)
+    }
+
+    fn collect_warnings(&mut self) {
+        let mut flags = Vec::new();
+        let p = &self.args.preprocess;
+        for (flag, given) in [
+            ("--resize", p.resize.is_some()),
+            ("--mean", !p.mean.is_empty()),
+            ("--std", !p.std.is_empty()),
+            ("--scale", p.scale.is_some()),
+        ] {
+            if given {
+                flags.push(flag);
+            }
+        }
+        let floats = |s: &LoadSummary| s.pixels == PixelKind::Float32 && !flags.is_empty();
+        if floats(&self.data.retain) {
+            self.warnings.push(Warning::PreprocessingNotApplied { data: "--retain", flags: flags.clone() });
+        }
+        if self.data.eval.as_ref().is_some_and(floats) {
+            self.warnings.push(Warning::PreprocessingNotApplied { data: "--eval", flags: flags.clone() });
+        }
+        if self.recipe.variant == Variant::Reference && !self.recipe.forget.contains(&0) {
+            self.warnings.push(Warning::ReferenceLabel);
+        }
+        if self.recipe.batch_norm == BatchNorm::Batch && !self.network.has_batch_norm() {
+            self.warnings.push(Warning::NoBatchNorm);
+        }
+        let kept = |c: &usize| !self.recipe.forget.contains(c);
+        let counts = self.retain.per_class();
+        let few: Vec<usize> =
+            (0..counts.len()).filter(kept).map(|c| counts[c]).filter(|&n| n < self.args.per_class).collect();
+        if let Some(&fewest) = few.iter().min() {
+            let per_class = self.args.per_class;
+            self.warnings.push(Warning::FewSamples { classes: few.len(), fewest, per_class });
+        }
+        match &self.eval {
+            None => self.warnings.push(Warning::NoEval),
+            Some(eval) => {
+                let counts = eval.per_class();
+                let missing = |keep: bool| -> Vec<String> {
+                    let classes = (0..counts.len()).filter(|c| counts[*c] == 0 && kept(c) == keep);
+                    classes.map(|c| self.names.name(c).to_owned()).collect()
+                };
+                let (forget, retained) = (missing(false), missing(true));
+                if !forget.is_empty() {
+                    self.warnings.push(Warning::EvalWithoutForget(forget));
+                }
+                if !retained.is_empty() {
+                    self.warnings.push(Warning::EvalWithoutRetained(retained));
+                }
+            }
+        }
+    }
+
+    fn announce(&self, printer: Printer) {
+        for warning in &self.warnings {
+            printer.warning(warning);
+        }
+        let forget: Vec<&str> = self.recipe.forget.iter().map(|&c| self.names.name(c)).collect();
+        printer.note(format!(
+            "forgetting {} of {} classes of {}; the loss is computed on {}{}",
+            forget.join(", "),
+            self.names.len(),
+            self.args.model.display(),
+            self.network.head.logits,
+            self.network.head.behind.as_ref().map_or(String::new(), |op| format!(", before the final {op}"))
+        ));
+        let dropped: usize = self.data.retain.dropped.iter().map(|(_, n)| n).sum();
+        printer.note(format!(
+            "{} retain samples; {dropped} samples of the classes to forget stand there and were dropped by their label",
+            self.retain.len()
+        ));
+    }
+}
+
+/// Number of channels of samples with channels first.
+fn channels(data: &Dataset) -> Option<usize> {
+    match data.sample_shape() {
+        [c @ (1 | 3 | 4), _, _] => Some(*c),
+        _ => None,
+    }
+}
+
+/// Number of classes, from one run on zeros: two samples, so that a graph with a batch of one inside is found out here.
+fn count_classes(runtime: &Opened, network: &Network, input: &InputSpec, preprocess: &Preprocess) -> Result<usize> {
+    let open: Vec<usize> = (0..input.dims.len()).filter(|&i| input.dims[i].is_none()).collect();
+    let mut shape: Vec<usize> = vec![input.batch.unwrap_or(2)];
+    let sides = match (open.as_slice(), preprocess.resize) {
+        ([], _) => Vec::new(),
+        ([_, _], Some((h, w))) => vec![h, w],
+        _ => bail!(
+            "input {:?} leaves the length of {} axes open; fix the image size with --resize HxW",
+            input.name,
+            open.len()
+        ),
+    };
+    let mut sides = sides.into_iter();
+    shape.extend(input.dims.iter().map(|d| d.or_else(|| sides.next()).unwrap_or(1)));
+    let trial = network.at_batch(&runtime.engine, &Tensor::zeros(shape), BatchNorm::Frozen)?;
+    Ok(trial.classes)
+}
