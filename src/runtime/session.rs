@@ -35,7 +35,10 @@ pub enum RuntimeError {
         wanted: PathBuf,
     },
     /// The CUDA execution provider was asked for and cannot be used.
-    #[error("--device {device}: the CUDA execution provider cannot be used: {reason}")]
+    #[error(
+        "--device {device}: the CUDA execution provider cannot be used: {reason}\n(the GPU build needs an NVIDIA driver, and \
+         CUDA 13 and cuDNN 9 where the system's loader finds them, such as LD_LIBRARY_PATH on Linux)"
+    )]
     Cuda {
         /// The device asked for.
         device: Device,
