@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     autodiff::NotDifferentiable,
-    graph::{Graph, Port},
+    graph::{Graph, Node, Port},
     onnx::{self, LiftError, Model},
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
@@ -85,6 +85,8 @@ pub struct Network {
     pub head: Head,
     /// Every float constant and what training does with it.
     pub stored: Vec<Stored>,
+    /// Tensors whose elements can be replaced in the file.
+    writable: BTreeSet<String>,
     pub(super) graph: Graph,
 }
 
@@ -102,12 +104,13 @@ impl Network {
         head::cut(&mut graph, &head);
         let input = data_input(&path, &graph)?;
         let graph = onnx::lift(graph).map_err(|errors| TrainError::Lift { path: path.clone(), errors })?;
-        let stored = weights::sort(&graph, &input)
+        let stored = weights::sort(&graph, &input, &model.enclosed)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
-        let own: BTreeSet<&String> = model.stored.iter().collect();
+        let own: BTreeSet<&String> = model.stored.iter().chain(&model.enclosed).collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
         let stored: Vec<Stored> = stored.into_iter().filter(|s| own.contains(&s.name)).collect();
-        Ok(Self { path, input, head, stored, graph })
+        let writable = model.stored.iter().cloned().collect();
+        Ok(Self { path, input, head, stored, writable, graph })
     }
 
     /// Names of the weights.
@@ -161,6 +164,12 @@ impl Network {
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);
             let (mut graph, moved) = batch_norm::write_out(&self.graph, &traced.values, fed::SAMPLE_WEIGHTS)
                 .map_err(TrainError::BatchNorm)?;
+            if let Some(r) = moved.iter().find(|r| !self.writable.contains(&r.name)) {
+                return Err(TrainError::BatchNorm(format!(
+                    "statistics {:?} are no tensor of the main graph, so moved ones could not be written back",
+                    r.name
+                )));
+            }
             graph.inputs.push(Port::fixed(fed::SAMPLE_WEIGHTS, DType::F32, &[batch, 1]));
             live.insert(fed::SAMPLE_WEIGHTS.into());
             live.extend(moved.iter().map(|r| r.name.clone()));
@@ -172,7 +181,7 @@ impl Network {
 }
 
 fn data_input(path: &std::path::Path, graph: &Graph) -> Result<String, TrainError> {
-    let read: BTreeSet<&str> = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
+    let read: BTreeSet<&str> = graph.nodes.iter().flat_map(Node::reads).collect();
     let inputs: Vec<_> = graph.inputs.iter().filter(|i| read.contains(i.name.as_str())).collect();
     match inputs.as_slice() {
         [] => Err(TrainError::NoInput { path: path.to_owned() }),
