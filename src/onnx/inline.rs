@@ -4,7 +4,10 @@
 //! the main graph stay. What stood in a body is renamed after the node that called it, so that every name is unique, in
 //! graphs inside nodes too.
 
-use super::schema::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use super::{
+    schema::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto},
+    subgraph,
+};
 use prost::Message as _;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -17,7 +20,7 @@ const MAX_DEPTH: usize = 32;
 
 /// Nodes and bytes that may be written: a chain of functions that each call the next one twice is a small file and an
 /// endless graph.
-const MAX_NODES: usize = 500_000;
+const MAX_NODES: usize = 200_000;
 const MAX_BYTES: usize = 1 << 30;
 
 /// Domain, name and overload of a function.
@@ -119,9 +122,7 @@ impl Inliner {
         for n in &graph.node {
             self.nodes.insert(name_of(n).to_owned());
             self.values.extend(n.input.iter().chain(&n.output).cloned());
-            for g in n.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs)) {
-                self.note_names(g);
-            }
+            subgraph::inside(n).for_each(|g| self.note_names(g));
         }
     }
 
@@ -159,6 +160,8 @@ impl Inliner {
             for inner in body {
                 self.flat(inner, stack, out)?;
             }
+        } else if self.functions.keys().any(|(domain, name, _)| (domain, name) == (&key.0, &key.1)) {
+            return Err(format!("the model has no function {}.{} of this overload", key.0, key.1));
         } else {
             stack.push(None);
             for g in n.attribute.iter_mut().flat_map(|a| a.g.as_deref_mut().into_iter().chain(&mut a.graphs)) {
@@ -342,10 +345,7 @@ impl Inliner {
     /// Gives new names to all that the graph defines, and to what it reads from outside those of `scope`.
     fn rename_graph(&mut self, graph: &mut GraphProto, scope: &Scope<'_>) -> Result<(), String> {
         let mut inner = scope.clone();
-        let tensors = graph.initializer.iter().map(TensorProto::name);
-        let written = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
-        for name in graph.input.iter().map(ValueInfoProto::name).chain(tensors).chain(written).filter(|n| !n.is_empty())
-        {
+        for name in subgraph::definitions(graph) {
             inner.values.insert(name.to_owned(), fresh(&mut self.values, scope.prefix, name));
         }
         for t in &mut graph.initializer {

@@ -40,8 +40,9 @@ pub struct LiftError {
 /// The same graph in the spelling of opset 18 (or of its own opset, if that is later).
 pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let opset = graph.opset;
-    let used =
-        graph.nodes.iter().flat_map(|n| n.reads().chain(n.outputs.iter().map(String::as_str))).map(str::to_owned);
+    let written =
+        |n: &Node| n.outputs.iter().chain(n.subgraphs().flat_map(|g| &g.defines)).cloned().collect::<Vec<_>>();
+    let used = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned).chain(written(n)));
     let taken =
         used.chain(graph.constants.keys().cloned()).chain(graph.inputs.iter().map(|p| p.name.clone())).collect();
     let read = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned));
@@ -138,8 +139,6 @@ impl Lifter {
     }
 
     fn body(&mut self, graph: &mut GraphProto) -> Result<(), String> {
-        let names = graph.node.iter().flat_map(|n| n.input.iter().chain(&n.output));
-        self.taken.extend(names.cloned().chain(graph.initializer.iter().map(|t| t.name().to_owned())));
         let read = graph.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).chain(subgraph::captures(graph));
         let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
         let read = read.chain(graph.output.iter().map(|v| v.name())).map(str::to_owned).collect();
