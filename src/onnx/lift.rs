@@ -8,7 +8,7 @@ use super::{
     export,
     import::plain_attribute,
     inline::{domain_of, name_of},
-    schema::GraphProto,
+    schema::{GraphProto, ValueInfoProto},
     subgraph,
 };
 use crate::{
@@ -141,7 +141,7 @@ impl Lifter {
     fn body(&mut self, graph: &mut GraphProto) -> Result<(), String> {
         let read = graph.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).chain(subgraph::captures(graph));
         let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
-        let read = read.chain(graph.output.iter().map(|v| v.name())).map(str::to_owned).collect();
+        let read = read.chain(graph.output.iter().map(ValueInfoProto::name)).map(str::to_owned).collect();
         // One set of names for all: new ones are no name of the graphs around either.
         let taken = std::mem::take(&mut self.taken);
         let mut inner = Lifter { opset: self.opset, taken, read, out: Graph::default() };
