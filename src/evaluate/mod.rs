@@ -3,7 +3,7 @@
 use crate::{
     data::Dataset,
     runtime::{RuntimeError, Session},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, s};
 use serde::Serialize;
@@ -39,7 +39,7 @@ pub enum EvaluateError {
     NoOutput(String),
     #[error("output {output:?} has {found} elements for {rows} samples of {classes} classes")]
     Shape { output: String, found: usize, rows: usize, classes: usize },
-    #[error("output {0:?} is not float32")]
+    #[error("output {0:?} holds no floats")]
     Type(String),
     #[error("interrupted while measuring; nothing was written")]
     Interrupted,
@@ -139,7 +139,13 @@ pub struct Classifier<'a> {
 }
 
 impl Classifier<'_> {
-    /// The output for `x`, [batch, ...], as the model gives it.
+    /// `x` in the element type that the model takes.
+    pub fn fed(&self, x: Tensor) -> Tensor {
+        let dtype = self.session.input_type(self.input).unwrap_or(DType::F32);
+        if dtype == x.dtype() { x } else { Tensor::from_f32s(dtype, x.shape(), x.to_f32s()) }
+    }
+
+    /// The output for `x`, [batch, ...], which is in the element type that the model takes.
     pub fn run(&mut self, x: &Tensor) -> Result<Tensor, EvaluateError> {
         let at = self.session.outputs().iter().position(|o| o == self.output);
         let at = at.ok_or_else(|| EvaluateError::NoOutput(self.output.into()))?;
@@ -153,10 +159,13 @@ impl Classifier<'_> {
         shape.extend(data.sample_shape());
         let mut x = vec![0.0; self.batch * data.sample_len()];
         data.batch(rows, &mut x[..rows.len() * data.sample_len()]);
-        let y = self.run(&Tensor::f32(shape, x))?;
-        let values = y.as_f32().ok_or_else(|| EvaluateError::Type(self.output.into()))?;
+        let y = self.run(&self.fed(Tensor::f32(shape, x)))?;
+        if !y.dtype().is_float() {
+            return Err(EvaluateError::Type(self.output.into()));
+        }
+        let values = y.to_f32s();
         let shape = (self.batch, data.classes());
-        let scores = ArrayView2::from_shape(shape, values).map_err(|_| EvaluateError::Shape {
+        let scores = ArrayView2::from_shape(shape, &values).map_err(|_| EvaluateError::Shape {
             output: self.output.to_owned(),
             found: values.len(),
             rows: shape.0,

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     autodiff::NotDifferentiable,
     graph::{Graph, Port},
-    onnx::{self, LiftError, Model},
+    onnx::{self, LiftError, Masters, Model},
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
 };
@@ -49,7 +49,7 @@ pub enum TrainError {
     NoInput { path: PathBuf },
     #[error("{}: the class scores depend on several inputs ({}); models with one input are supported", path.display(), names.join(", "))]
     SeveralInputs { path: PathBuf, names: Vec<String> },
-    #[error("{}: input {name:?} has element type {dtype}; models with a float32 input are supported", path.display())]
+    #[error("{}: input {name:?} has element type {dtype}; models with a float input are supported", path.display())]
     InputType { path: PathBuf, name: String, dtype: String },
     #[error("{}: input {names:?} is read by no node, yet ONNX Runtime wants it fed; export the model without it", path.display())]
     IdleInput { path: PathBuf, names: Vec<String> },
@@ -65,6 +65,10 @@ pub enum TrainError {
          it with a dynamic batch axis)", path.display()
     )]
     Batch { path: PathBuf, batch: usize, source: RuntimeError },
+    #[error("{}: {reason}", path.display())]
+    Quantized { path: PathBuf, reason: String },
+    #[error("{}: cannot be written back: {reason}", path.display())]
+    WriteBack { path: PathBuf, reason: String },
     #[error("--batch-norm batch: {0}")]
     BatchNorm(String),
     #[error(transparent)]
@@ -86,6 +90,7 @@ pub struct Network {
     /// Every float constant and what training does with it.
     pub stored: Vec<Stored>,
     pub(super) graph: Graph,
+    masters: Masters,
 }
 
 impl Network {
@@ -102,12 +107,14 @@ impl Network {
         head::cut(&mut graph, &head);
         let input = data_input(&path, &graph)?;
         let graph = onnx::lift(graph).map_err(|errors| TrainError::Lift { path: path.clone(), errors })?;
+        let (graph, masters) =
+            onnx::masters(graph).map_err(|reason| TrainError::Quantized { path: path.clone(), reason })?;
         let stored = weights::sort(&graph, &input)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
         let own: BTreeSet<&String> = model.stored.iter().collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
         let stored: Vec<Stored> = stored.into_iter().filter(|s| own.contains(&s.name)).collect();
-        Ok(Self { path, input, head, stored, graph })
+        Ok(Self { path, input, head, stored, graph, masters })
     }
 
     /// Names of the weights.
@@ -115,7 +122,7 @@ impl Network {
         self.stored.iter().filter(|s| s.frozen.is_none()).map(|s| s.name.as_str())
     }
 
-    /// The weights as the file holds them.
+    /// The weights of the file, as the real numbers they stand for.
     pub fn weights(&self) -> Result<Weights, TrainError> {
         let weights: Weights =
             self.trained().map(|name| (name.to_owned(), Arc::clone(&self.graph.constants[name]))).collect();
@@ -127,6 +134,18 @@ impl Network {
             return Err(TrainError::NoWeights { path: self.path.clone(), reason });
         }
         Ok(weights)
+    }
+
+    /// Trained weights in the element types of the file.
+    pub fn write_back(&self, weights: &Weights) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let write = |(name, after): (&String, &Arc<Tensor>)| {
+            let tensor = self.masters.write_back(name, &self.graph.constants[name], after);
+            tensor.map(|t| (name.clone(), t)).map_err(|reason| {
+                let path = self.path.clone();
+                TrainError::WriteBack { path, reason }
+            })
+        };
+        weights.iter().map(write).collect()
     }
 
     /// True when the model has BatchNormalization nodes.
@@ -176,7 +195,7 @@ fn data_input(path: &std::path::Path, graph: &Graph) -> Result<String, TrainErro
     let inputs: Vec<_> = graph.inputs.iter().filter(|i| read.contains(i.name.as_str())).collect();
     match inputs.as_slice() {
         [] => Err(TrainError::NoInput { path: path.to_owned() }),
-        [one] if one.dtype == Some(DType::F32) => Ok(one.name.clone()),
+        [one] if one.dtype.is_some_and(DType::is_float) => Ok(one.name.clone()),
         [one] => Err(TrainError::InputType {
             path: path.to_owned(),
             name: one.name.clone(),

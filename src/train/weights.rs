@@ -4,7 +4,7 @@ use crate::{
     autodiff::{self, NotDifferentiable},
     graph::Graph,
     ops::{self, Flow},
-    tensor::{DType, Tensor},
+    tensor::Tensor,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,9 +60,6 @@ fn constant_by_rule(
     consumers: &BTreeMap<&str, Vec<usize>>,
     raw: &BTreeSet<&str>,
 ) -> Option<&'static str> {
-    if tensor.dtype() != DType::F32 {
-        return Some("element type is not float32");
-    }
     let nodes = consumers.get(name).map(|list| list.iter().map(|&i| &graph.nodes[i]).collect::<Vec<_>>());
     let nodes = nodes.unwrap_or_default();
     if nodes.is_empty() {

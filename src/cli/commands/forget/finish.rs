@@ -36,7 +36,7 @@ impl Job<'_> {
         let params = stamp::params_digest(&self.parameters())?;
         let info = StampInfo { forget, method: "unsir".into(), params };
         let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
-        let stamped = stamp::finish(&source, &folder, &values(&work.weights), info)?;
+        let stamped = stamp::finish(&source, &folder, &values(&self.network.write_back(&work.weights)?), info)?;
         let path = folder.join(output::MODEL);
         output::write(&path, &stamped.model)?;
         let mut classifier = self.classifier(&path)?;
@@ -66,7 +66,8 @@ impl Job<'_> {
 
     /// Measures weights as they would be in a file: written into a copy of the source.
     pub(super) fn evaluate_weights(&self, folder: &Path, weights: &Weights) -> Result<Evaluation> {
-        let patch = onnx::patch::Patch { tensors: values(weights), metadata: Vec::new() };
+        let tensors = self.network.write_back(weights)?;
+        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
         let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
         let from = folder_of(&self.args.model);
         for external in &patched.external {
@@ -88,7 +89,7 @@ impl Job<'_> {
         data.batch(&rows, &mut x);
         let mut shape = vec![n];
         shape.extend(data.sample_shape());
-        let x = Tensor::f32(shape, x);
+        let x = classifier.fed(Tensor::f32(shape, x));
         let ours = classifier.run(&x)?;
         let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
         let compared = check::run(path, classifier.input, classifier.output, &x)

@@ -26,7 +26,8 @@ impl<'a> Job<'a> {
         let network = Network::new(&model, args.output.as_deref())?;
         // So is one whose weights cannot be written back.
         let weights = network.weights()?;
-        let patch = onnx::patch::Patch { tensors: values(&weights), metadata: Vec::new() };
+        let tensors = network.write_back(&weights)?;
+        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
         onnx::patch::patch_bytes(&model.bytes, &patch).with_context(|| args.model.display().to_string())?;
         let runtime = session::open(&args.engine)?;
         printer.note(runtime.describe());
