@@ -51,11 +51,10 @@ impl Comparison {
     }
 }
 
-/// Scores that tract computes for `x`, [batch, ...], from the output of this name.
-pub fn run(path: &Path, input: &str, output: &str, x: &Tensor) -> Result<Tensor, CheckError> {
+/// Scores that tract computes for `feeds`, inputs by name with the batch first, from the output of this name.
+pub fn run(path: &Path, feeds: &[(String, Tensor)], output: &str) -> Result<Tensor, CheckError> {
     let load = |e: TractError| CheckError::Load(one_line(&e));
     let fail = |e: TractError| CheckError::Run(one_line(&e));
-    let fed = in_tract(x)?;
     // What the file declares about its shapes may be wrong without disturbing other engines; tract infers them.
     let model = tract_onnx::onnx()
         .with_ignore_output_shapes(true)
@@ -63,19 +62,24 @@ pub fn run(path: &Path, input: &str, output: &str, x: &Tensor) -> Result<Tensor,
         .model_for_path(path)
         .map_err(load)?;
     let inputs = model.input_outlets().map_err(load)?.to_vec();
-    let at = inputs.iter().position(|o| model.node(o.node).name == input);
-    let at = at.ok_or_else(|| CheckError::Load(format!("it finds no input {input:?}")))?;
-    let shape: TVec<usize> = x.shape().iter().copied().collect();
+    let mut model = model;
+    let mut fed: TVec<TValue> = tvec!();
+    for (at, outlet) in inputs.iter().enumerate() {
+        let name = model.node(outlet.node).name.clone();
+        let x = feeds.iter().find(|(n, _)| *n == name).map(|(_, x)| x);
+        let x = in_tract(x.ok_or_else(|| CheckError::Load(format!("it asks for input {name:?}")))?)?;
+        let shape: TVec<usize> = x.shape().iter().copied().collect();
+        model = model.with_input_fact(at, TypedFact::dt_shape(x.datum_type(), &shape[..]).into()).map_err(load)?;
+        fed.push(x.into());
+    }
     let model = model
-        .with_input_fact(at, TypedFact::dt_shape(fed.datum_type(), &shape[..]).into())
-        .map_err(load)?
         .with_outputs_by_name([output])
         .map_err(load)?
         .into_optimized()
         .map_err(load)?
         .into_runnable()
         .map_err(load)?;
-    let result = model.run(tvec!(fed.into())).map_err(fail)?;
+    let result = model.run(fed).map_err(fail)?;
     let scores = result[0].cast_to::<f32>().map_err(fail)?;
     let view = scores.to_plain_array_view::<f32>().map_err(fail)?;
     Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))

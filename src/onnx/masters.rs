@@ -210,7 +210,9 @@ impl Masters {
                 let overflow = written.to_f32s().iter().position(|v| !v.is_finite());
                 match overflow {
                     None => Ok(written),
-                    Some(at) => Err(format!("tensor {name:?}: trained value {} does not fit {dtype}", after.to_f32s()[at])),
+                    Some(at) => {
+                        Err(format!("tensor {name:?}: trained value {} does not fit {dtype}", after.to_f32s()[at]))
+                    }
                 }
             }
             (Encoding::Quantized { scale, zero, axis }, _) => {

@@ -3,6 +3,7 @@
 use super::{
     batch_norm,
     head::{self, Head, HeadError},
+    inputs::{self, InputChoice, Inputs, Part, Row, Site},
     steps::{BatchedNetwork, fed},
     trace::trace,
     weights::{self, Stored},
@@ -47,10 +48,22 @@ pub enum TrainError {
     NotDifferentiable { path: PathBuf, source: NotDifferentiable },
     #[error("{}: the model has no input that its class scores depend on", path.display())]
     NoInput { path: PathBuf },
-    #[error("{}: the class scores depend on several inputs ({}); models with one input are supported", path.display(), names.join(", "))]
+    #[error(
+        "{}: the class scores depend on several inputs ({}); say which one holds the samples with --input NAME; the others \
+         come as arrays of that name in an .npz, or as --constant NAME=VALUE", path.display(), names.join(", ")
+    )]
     SeveralInputs { path: PathBuf, names: Vec<String> },
-    #[error("{}: input {name:?} has element type {dtype}; models with a float input are supported", path.display())]
+    #[error("{}: the class scores depend on no input {wanted:?}; they depend on {}", path.display(), names.join(", "))]
+    UnknownInput { path: PathBuf, wanted: String, names: Vec<String> },
+    #[error("{}: input {name:?} has element type {dtype}, which this tool does not feed", path.display())]
     InputType { path: PathBuf, name: String, dtype: String },
+    #[error(
+        "{}: noise cannot be learned for the integers of input {input:?}: {} float values are computed from them ({}), and \
+         which of them stands for a sample cannot be told", path.display(), found.len(), found.join(", ")
+    )]
+    NoSite { path: PathBuf, input: String, found: Vec<String> },
+    #[error("{}: --constant {name}: the model leaves the shape of this input open; give it as an array in an .npz", path.display())]
+    OpenConstant { path: PathBuf, name: String },
     #[error("{}: input {names:?} is read by no node, yet ONNX Runtime wants it fed; export the model without it", path.display())]
     IdleInput { path: PathBuf, names: Vec<String> },
     #[error("{}: no weights to train: {reason}", path.display())]
@@ -83,8 +96,12 @@ fn lines(errors: &[LiftError]) -> String {
 pub struct Network {
     /// The model file, for messages.
     pub path: PathBuf,
-    /// Name of the data input.
+    /// Name of the input that holds the samples.
     pub input: String,
+    /// Every input and the part it plays.
+    pub inputs: Inputs,
+    /// Where noise is learned.
+    pub site: Site,
     /// Where the logits are.
     pub head: Head,
     /// Every float constant and what training does with it.
@@ -96,6 +113,11 @@ pub struct Network {
 impl Network {
     /// Cuts the model at its logits and finds out what can be trained. Runs nothing.
     pub fn new(model: &Model, output: Option<&str>) -> Result<Self, TrainError> {
+        Self::with(model, output, &InputChoice::default())
+    }
+
+    /// The same, with a choice among several inputs.
+    pub fn with(model: &Model, output: Option<&str>, choice: &InputChoice<'_>) -> Result<Self, TrainError> {
         let path = model.path.clone();
         let head =
             head::find(&model.graph, output).map_err(|source| TrainError::Head { path: path.clone(), source })?;
@@ -105,16 +127,21 @@ impl Network {
         }
         let mut graph = model.graph.clone();
         head::cut(&mut graph, &head);
-        let input = data_input(&path, &graph)?;
+        let inputs = inputs::choose(&path, &graph, choice)?;
         let graph = onnx::lift(graph).map_err(|errors| TrainError::Lift { path: path.clone(), errors })?;
         let (graph, masters) =
             onnx::masters(graph).map_err(|reason| TrainError::Quantized { path: path.clone(), reason })?;
-        let stored = weights::sort(&graph, &input)
+        let site = inputs::site(&path, &graph, &inputs.main)?;
+        let learned = match &site {
+            Site::Input => &inputs.main.name,
+            Site::Value { name, .. } => name,
+        };
+        let stored = weights::sort(&graph, learned)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
         let own: BTreeSet<&String> = model.stored.iter().collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
         let stored: Vec<Stored> = stored.into_iter().filter(|s| own.contains(&s.name)).collect();
-        Ok(Self { path, input, head, stored, graph, masters })
+        Ok(Self { path, input: inputs.main.name.clone(), inputs, site, head, stored, graph, masters })
     }
 
     /// Names of the weights.
@@ -153,57 +180,99 @@ impl Network {
         batch_norm::present(&self.graph)
     }
 
-    /// Fixes the batch: `sample` is one batch of real data, [batch, ...].
+    /// Fixes the batch: `sample` is one batch of real data, [batch, ...], of a model with one input.
     pub fn at_batch(
         &self,
         engine: &Engine,
         sample: &Tensor,
         batch_norm: BatchNorm,
     ) -> Result<BatchedNetwork<'_>, TrainError> {
-        let batch = sample.shape()[0];
-        let feeds = [(self.input.as_str(), sample)];
+        self.at_batch_of(engine, vec![(self.input.clone(), sample.clone())], batch_norm)
+    }
+
+    /// Fixes the batch: `samples` are one batch of real data for each input, [batch, ...], the main one first.
+    pub fn at_batch_of(
+        &self,
+        engine: &Engine,
+        samples: Vec<(String, Tensor)>,
+        batch_norm: BatchNorm,
+    ) -> Result<BatchedNetwork<'_>, TrainError> {
+        let batch = samples[0].1.shape()[0];
+        let mut feeds = Vec::new();
+        let mut parts = Vec::new();
         let mut live: BTreeSet<String> = self.trained().map(str::to_owned).collect();
-        live.insert(self.input.clone());
-        let run = |graph: &Graph, feeds: &[(&str, &Tensor)], live: &BTreeSet<String>| {
-            let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
-            trace(engine, graph, feeds, live).map_err(fail)
-        };
-        let mut traced = run(&self.graph, &feeds, &live)?;
+        for (name, sample) in samples {
+            let port = std::iter::once(&self.inputs.main).chain(&self.inputs.further).find(|p| p.name == name);
+            let dtype = port.and_then(|p| p.dtype).unwrap_or(DType::F32);
+            live.insert(name.clone());
+            parts.push(Part { name: name.clone(), dtype, shape: sample.shape().to_vec() });
+            feeds.push((name, Tensor::from_f32s(dtype, sample.shape(), sample.to_f32s())));
+        }
+        feeds.extend(self.constants_at(batch)?);
+        let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
+        let mut graph = self.graph.clone();
+        let mut traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
         let shape = traced.shape(&self.head.logits).unwrap_or_default().to_vec();
-        let classes = head::classes(&self.head.logits, &shape)
+        let layout = head::layout(&self.head.logits, &shape)
             .map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
         if shape[0] != batch {
             return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, found: shape[0], shape });
         }
+        let mut site = None;
+        if let Site::Value { name, .. } = &self.site {
+            let shape = traced.shape(name).unwrap_or_default().to_vec();
+            if shape.first() != Some(&batch) {
+                let input = self.input.clone();
+                return Err(TrainError::NoSite { path: self.path.clone(), input, found: Vec::new() });
+            }
+            inputs::open_site(&mut graph, &self.site, &shape);
+            let mut flag = vec![1; shape.len()];
+            flag[0] = batch;
+            feeds.push((fed::NOISE.into(), Tensor::zeros(shape.as_slice())));
+            feeds.push((fed::IS_NOISE.into(), Tensor::from_f32s(DType::Bool, flag, vec![0.0; batch])));
+            live.extend([fed::NOISE.to_owned(), fed::IS_NOISE.to_owned()]);
+            traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
+            site = Some(shape);
+        }
         let mut running = Vec::new();
         if batch_norm == BatchNorm::Batch && self.has_batch_norm() {
+            if layout.predictions > 1 {
+                return Err(TrainError::BatchNorm(
+                    "not supported for a model with several predictions a sample".into(),
+                ));
+            }
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);
-            let (mut graph, moved) = batch_norm::write_out(&self.graph, &traced.values, fed::SAMPLE_WEIGHTS)
-                .map_err(TrainError::BatchNorm)?;
-            graph.inputs.push(Port::fixed(fed::SAMPLE_WEIGHTS, DType::F32, &[batch, 1]));
+            let (mut written, moved) =
+                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS).map_err(TrainError::BatchNorm)?;
+            written.inputs.push(Port::fixed(fed::SAMPLE_WEIGHTS, DType::F32, &[batch, 1]));
             live.insert(fed::SAMPLE_WEIGHTS.into());
             live.extend(moved.iter().map(|r| r.name.clone()));
-            traced = run(&graph, &[feeds[0], (fed::SAMPLE_WEIGHTS, &weights)], &live)?;
+            feeds.push((fed::SAMPLE_WEIGHTS.into(), weights));
+            traced = trace(engine, &written, &feeds, &live).map_err(fail)?;
             running = moved;
         }
-        Ok(BatchedNetwork { network: self, engine: engine.clone(), traced, running, batch, classes })
+        let row = Row::new(parts, site.as_deref());
+        Ok(BatchedNetwork { network: self, engine: engine.clone(), traced, running, row, batch, layout })
     }
-}
 
-fn data_input(path: &std::path::Path, graph: &Graph) -> Result<String, TrainError> {
-    let read: BTreeSet<&str> = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
-    let inputs: Vec<_> = graph.inputs.iter().filter(|i| read.contains(i.name.as_str())).collect();
-    match inputs.as_slice() {
-        [] => Err(TrainError::NoInput { path: path.to_owned() }),
-        [one] if one.dtype.is_some_and(DType::is_float) => Ok(one.name.clone()),
-        [one] => Err(TrainError::InputType {
-            path: path.to_owned(),
-            name: one.name.clone(),
-            dtype: one.dtype.map_or("unknown".into(), |t| t.to_string()),
-        }),
-        many => Err(TrainError::SeveralInputs {
-            path: path.to_owned(),
-            names: many.iter().map(|i| i.name.clone()).collect(),
-        }),
+    /// Inputs that are the same for every sample, at a batch size.
+    pub fn constants_at(&self, batch: usize) -> Result<Vec<(String, Tensor)>, TrainError> {
+        let constant = |(port, value): &(Port, f32)| {
+            self.constant_input(port, batch, *value).map(|tensor| (port.name.clone(), tensor))
+        };
+        self.inputs.constants.iter().map(constant).collect()
+    }
+
+    fn constant_input(&self, port: &Port, batch: usize, value: f32) -> Result<Tensor, TrainError> {
+        let dims = port.dims.clone().unwrap_or_default();
+        let unknown = dims.iter().skip(1).any(Option::is_none);
+        if unknown {
+            let (path, name) = (self.path.clone(), port.name.clone());
+            return Err(TrainError::OpenConstant { path, name });
+        }
+        let shape: Vec<usize> =
+            dims.iter().enumerate().map(|(i, d)| d.unwrap_or(if i == 0 { batch } else { 1 })).collect();
+        let values = vec![value; shape.iter().product()];
+        Ok(Tensor::from_f32s(port.dtype.unwrap_or(DType::F32), shape, values))
     }
 }

@@ -1,6 +1,11 @@
 //! Runs step graphs: feeds them, keeps their schedule, reads their state.
 
-use super::{batch_norm::Running, network::Weights, optimizer::Optimizer, steps::fed};
+use super::{
+    batch_norm::Running,
+    network::Weights,
+    optimizer::Optimizer,
+    steps::{Range, fed},
+};
 use crate::{
     runtime::{RuntimeError, Stepper},
     tensor::Tensor,
@@ -11,19 +16,18 @@ use std::sync::Arc;
 pub struct NoiseStepper {
     pub(super) stepper: Stepper,
     pub(super) optimizer: Optimizer,
-    pub(super) input: String,
+    pub(super) range: Range,
     pub(super) running: Vec<Running>,
     pub(super) t: usize,
 }
 
 impl NoiseStepper {
-    /// Starts anew from `noise`, [batch, ...], for the classes given one-hot in `targets`, [batch, classes].
+    /// Starts anew from standardized `noise`, [batch, ...], for the classes given one-hot in `targets`.
     pub fn restart(&mut self, noise: &Arc<Tensor>, targets: &[f32]) -> Result<(), RuntimeError> {
         self.t = 0;
-        let z = format!("{}/next", self.input);
-        self.stepper.set_state(&z, Some(noise))?;
+        self.stepper.set_state(&format!("{}/next", fed::Z), Some(noise))?;
         for part in self.optimizer.state() {
-            self.stepper.set_state(&format!("onnx-unlearn:{part}/{}/next", self.input), None)?;
+            self.stepper.set_state(&format!("onnx-unlearn:{part}/{}/next", fed::Z), None)?;
         }
         self.stepper.feed(fed::TARGETS).copy_from_slice(targets);
         Ok(())
@@ -36,9 +40,12 @@ impl NoiseStepper {
         Ok(self.stepper.step()?[0])
     }
 
-    /// The noise as it is now.
+    /// The noise as it is now, in the range that the model is used to.
     pub fn noise(&self) -> Result<Tensor, RuntimeError> {
-        self.stepper.state(&format!("{}/next", self.input))
+        let z = self.stepper.state(&format!("{}/next", fed::Z))?;
+        let Range { center, spread } = self.range;
+        let values = z.to_f32s().into_iter().map(|v| (center + spread * f64::from(v)) as f32).collect();
+        Ok(Tensor::f32(z.shape(), values))
     }
 
     /// The running statistics as they are now; empty when BatchNormalization is frozen.
@@ -67,7 +74,7 @@ pub struct WeightStepper {
 }
 
 impl WeightStepper {
-    /// The batch of the next step: samples, one-hot targets [batch, classes] and sample weights [batch].
+    /// The batch of the next step: rows of samples, one-hot targets [predictions, classes] and weights [predictions].
     pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
         self.stepper.feed(&self.input).copy_from_slice(x);
         self.stepper.feed(fed::TARGETS).copy_from_slice(targets);

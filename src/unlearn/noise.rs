@@ -4,7 +4,7 @@ use super::{PhaseRecord, Recipe, UnlearnError, Watch};
 use crate::{
     data::Seeded,
     tensor::Tensor,
-    train::{BatchedNetwork, NoiseStepper, Optimizer, Weights},
+    train::{BatchedNetwork, NoiseStepper, Optimizer, Range, Weights},
 };
 use std::{sync::Arc, time::Instant};
 
@@ -21,24 +21,28 @@ pub struct NoiseRun {
     pub statistics: Weights,
 }
 
-/// Learns noise for each class of the recipe, against fixed `weights`. `network` has a batch of `recipe.noise.images`.
+/// Learns noise for each class of the recipe, against fixed `weights`. `network` has a batch of `recipe.noise.images`,
+/// and so many samples are `rows`, flat: they give the inputs that are not noise.
 pub fn learn(
     network: &BatchedNetwork<'_>,
     weights: &Weights,
     recipe: &Recipe,
+    range: Range,
+    rows: &[f32],
     watch: &mut dyn Watch,
 ) -> Result<NoiseRun, UnlearnError> {
     let mut run = NoiseRun::default();
     if recipe.noise.samples == 0 {
         return Ok(run); // The control without noise: nothing would be done with it.
     }
-    let mut stepper = network.noise_stepper(weights, Optimizer::ADAM, recipe.noise.loss)?;
+    let mut stepper = network.noise_stepper(weights, Optimizer::ADAM, recipe.noise.loss, range, rows)?;
     watch.begin("noise", recipe.noise.steps * recipe.forget.len());
     for (i, &class) in recipe.forget.iter().enumerate() {
         let started = Instant::now();
-        let first = Arc::new(normal(network.input_shape(), recipe.seed, class));
-        let mut targets = vec![0.0; network.batch * network.classes];
-        targets.chunks_exact_mut(network.classes).for_each(|row| row[class] = 1.0);
+        let first = Arc::new(normal(network.noise_shape(), recipe.seed, class));
+        let classes = network.layout.classes;
+        let mut targets = vec![0.0; network.predictions() * classes];
+        targets.chunks_exact_mut(classes).for_each(|row| row[class] = 1.0);
         stepper.restart(&first, &targets)?;
         let losses = descend(&mut stepper, recipe, i * recipe.noise.steps, watch)?;
         run.noise.push((class, stepper.noise()?));

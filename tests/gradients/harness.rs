@@ -186,7 +186,7 @@ impl Case {
         let outputs: Vec<String> = graph.outputs.iter().map(|o| o.name.clone()).collect();
         let lifted = onnx::lift(graph).unwrap_or_else(|e| panic!("{label}: {}", e[0]));
         let borrowed: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let traced = train::trace(engine, &lifted, &borrowed, &live).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let traced = train::trace(engine, &lifted, feeds, &live).unwrap_or_else(|e| panic!("{label}: {e}"));
         let mut b = Builder::new(lifted.opset);
         for (name, t) in feeds {
             b.input(name, t.dtype(), t.shape());

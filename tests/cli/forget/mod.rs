@@ -3,6 +3,8 @@
 mod classes;
 mod data;
 mod hardware;
+mod heads;
+mod inputs;
 mod models;
 mod output;
 mod refused_data;

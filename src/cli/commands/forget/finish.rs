@@ -11,7 +11,6 @@ use crate::{
     onnx,
     provenance::stamp::{self, Source, StampInfo, Stamped},
     report::{CheckRecord, Measured},
-    tensor::Tensor,
     train::Weights,
 };
 use anyhow::{Context, Result};
@@ -48,13 +47,15 @@ impl Job<'_> {
     }
 
     fn classifier(&self, path: &Path) -> Result<Classifier<'_>> {
-        let head = &self.network.head;
+        let (head, inputs) = (&self.network.head, &self.network.inputs);
+        let batch = self.input.batch.unwrap_or(EVAL_BATCH);
         Ok(Classifier {
             session: self.runtime.engine.session_from_file(path)?,
-            input: &self.network.input,
+            inputs: std::iter::once(&inputs.main).chain(&inputs.further).map(|p| p.name.clone()).collect(),
+            constants: self.network.constants_at(batch)?,
             output: &head.output,
             scores: Scores::of(head.behind.as_deref()),
-            batch: self.input.batch.unwrap_or(EVAL_BATCH),
+            batch,
         })
     }
 
@@ -85,15 +86,16 @@ impl Job<'_> {
         let n = self.input.batch.unwrap_or(self.args.gates.check_samples.min(data.len()));
         // Spread over the data, which is often sorted by class.
         let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
-        let mut x = vec![0.0; n * data.sample_len()];
-        data.batch(&rows, &mut x);
-        let mut shape = vec![n];
-        shape.extend(data.sample_shape());
-        let x = classifier.fed(Tensor::f32(shape, x));
-        let ours = classifier.run(&x)?;
+        let usual = classifier.batch;
+        classifier.batch = n;
+        classifier.constants = self.network.constants_at(n)?;
+        let feeds = classifier.feeds(data, &rows);
+        let ours = classifier.run(&feeds)?;
+        classifier.batch = usual;
+        classifier.constants = self.network.constants_at(usual)?;
         let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
-        let compared = check::run(path, classifier.input, classifier.output, &x)
-            .and_then(|theirs| check::compare(&theirs, &ours, tolerance));
+        let compared =
+            check::run(path, &feeds, classifier.output).and_then(|theirs| check::compare(&theirs, &ours, tolerance));
         Ok(match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
             Err(e @ (CheckError::Load(_) | CheckError::Run(_) | CheckError::Shape { .. })) => {

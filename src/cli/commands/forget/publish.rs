@@ -13,8 +13,8 @@ use crate::{
         printer::Printer,
     },
     report::{
-        CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, Notebook, Report, SCHEMA_VERSION, TrainedTensor,
-        Verdict,
+        CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, SCHEMA_VERSION,
+        TrainedTensor, Verdict,
     },
     train::Weights,
     unlearn::Variant,
@@ -98,6 +98,11 @@ impl Job<'_> {
             frozen: frozen.cloned().collect(),
             data: DataRecord { retain: self.data.retain.clone(), eval: self.data.eval.clone() },
             phases: work.phases.clone(),
+            noise: NoiseRecord {
+                site: self.network.site.clone(),
+                range: work.range,
+                measured: self.recipe.noise.range.is_none(),
+            },
             noise_objective: work.objective.clone(),
             measured: finished.measured.clone(),
             notebook: (self.recipe.variant == Variant::Reference)
