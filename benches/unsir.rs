@@ -126,7 +126,7 @@ fn own_steps(
     noise.restart(&Arc::new(sample.clone()), &targets)?;
     let noise_times = timed(args.steps, || noise.step(0.1).map(|_| ()))?;
     drop(noise);
-    let mut stepper = batched.weight_stepper(&weights, Optimizer::ADAM, None)?;
+    let mut stepper = batched.weight_stepper(&weights, Optimizer::ADAM, None, args.batch)?;
     let ones = vec![1.0; args.batch];
     let mut train = |lr: f64| {
         timed(args.steps, || {

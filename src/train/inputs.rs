@@ -34,6 +34,25 @@ pub struct Inputs {
     pub constants: Vec<(Port, f32)>,
 }
 
+impl Inputs {
+    /// Names of the inputs that hold samples, the main one first.
+    pub fn sampled(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.main).chain(&self.further).map(|port| port.name.as_str())
+    }
+
+    /// Element type of an input.
+    pub fn dtype(&self, name: &str) -> DType {
+        let constants = self.constants.iter().map(|(port, _)| port);
+        let mut ports = std::iter::once(&self.main).chain(&self.further).chain(constants);
+        ports.find(|port| port.name == name).and_then(|port| port.dtype).unwrap_or(DType::F32)
+    }
+
+    /// The batch size that the file fixes, `None` where it leaves it open.
+    pub fn frozen_batch(&self) -> Option<usize> {
+        self.main.dims.as_ref()?.first().copied().flatten()
+    }
+}
+
 /// Where noise is learned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "at")]

@@ -18,7 +18,7 @@ pub struct Loss {
 }
 
 /// The loss of logits in any layout. `targets` are [batch * predictions, classes], rows of `weights`
-/// [batch * predictions, 1] count.
+/// [batch * predictions, 1] count; `total` is the sum of the weights where this is only a part of a batch.
 ///
 /// One logit z for two classes is softmax over (0, z), since sigmoid(z) = exp z / (exp 0 + exp z).
 pub fn of(
@@ -28,6 +28,7 @@ pub fn of(
     independent: bool,
     targets: &Value,
     weights: &Value,
+    total: Option<&Value>,
 ) -> Loss {
     graph.set_scope("logits");
     let rows = targets.shape()[0];
@@ -38,10 +39,13 @@ pub fn of(
     } else {
         reshaped(graph, logits, &[rows, layout.classes])
     };
+    let sum = |graph: &mut Builder| graph.op("ReduceSum", &[weights], &[("keepdims", 0i64.into())], &[]);
+    let total = total.cloned().unwrap_or_else(|| sum(graph));
+    let share = graph.op("Div", &[weights, &total], &[], &[rows, 1]);
     let (loss, dscores) = if independent && !layout.binary {
-        binary_cross_entropy(graph, &scores, targets, weights)
+        binary_cross_entropy(graph, &scores, targets, &share)
     } else {
-        cross_entropy(graph, &scores, targets, weights)
+        cross_entropy(graph, &scores, targets, &share)
     };
     graph.set_scope("logits/grad");
     let dscores = if layout.binary {
@@ -65,8 +69,8 @@ fn reshaped(b: &mut Builder, v: &Value, shape: &[usize]) -> Value {
 
 /// Sigmoid cross-entropy of scores that are independent of each other, summed over the classes and weighted over the batch.
 ///
-/// loss = sum_i w_i * sum_c (softplus(z_ic) - T_ic z_ic) / sum w        dz = w * (sigmoid(z) - T) / sum w
-fn binary_cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, weights: &Value) -> (Value, Value) {
+/// loss = sum_i s_i * sum_c (softplus(z_ic) - T_ic z_ic)        dz = s * (sigmoid(z) - T)        s = w / sum w
+fn binary_cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, share: &Value) -> (Value, Value) {
     graph.set_scope("loss");
     let full = logits.shape().to_vec();
     let row = [full[0], 1];
@@ -75,25 +79,23 @@ fn binary_cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, we
     let each = graph.op("Sub", &[&softplus, &picked], &[], &full);
     let axis1 = graph.constant(Tensor::ints(&[1]));
     let each = graph.op("ReduceSum", &[&each, &axis1], &[("keepdims", 1i64.into())], &row);
-    let total = graph.op("ReduceSum", &[weights], &[("keepdims", 0i64.into())], &[]);
-    let share = graph.op("Div", &[weights, &total], &[], &row);
-    let weighted = graph.op("Mul", &[&each, &share], &[], &row);
+    let weighted = graph.op("Mul", &[&each, share], &[], &row);
     let loss = graph.op("ReduceSum", &[&weighted], &[("keepdims", 0i64.into())], &[]);
     let p = graph.op("Sigmoid", &[logits], &[], &full);
     let error = graph.op("Sub", &[&p, targets], &[], &full);
-    let dlogits = graph.op("Mul", &[&error, &share], &[], &full);
+    let dlogits = graph.op("Mul", &[&error, share], &[], &full);
     graph.set_scope("");
     (loss, dlogits)
 }
 
 /// Softmax cross-entropy, weighted over the batch; gives the loss, rank 0, in nats, and its gradient.
 ///
-/// `logits` and `targets` are [batch, classes], rows of `targets` sum to 1; `weights` is [batch, 1].
+/// `logits` and `targets` are [batch, classes], rows of `targets` sum to 1; `share` is [batch, 1].
 ///
-/// loss = sum_i w_i * -(T_i . log softmax(z_i)) / sum w        dz = w * (softmax(z) - T) / sum w
+/// loss = sum_i s_i * -(T_i . log softmax(z_i))        dz = s * (softmax(z) - T)        s = w / sum w
 ///
 /// Written out in elementary operators because the loss operators of ONNX have no CUDA kernel.
-pub fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, weights: &Value) -> (Value, Value) {
+fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, share: &Value) -> (Value, Value) {
     graph.set_scope("loss");
     let full = logits.shape().to_vec();
     let row = [full[0], 1];
@@ -107,14 +109,12 @@ pub fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, weigh
     let log_p = graph.op("Sub", &[&z, &log_sum], &[], &full);
     let picked = graph.op("Mul", &[&log_p, targets], &[], &full);
     let each = graph.op("ReduceSum", &[&picked, &axis1], &keep, &row);
-    let total = graph.op("ReduceSum", &[weights], &[("keepdims", 0i64.into())], &[]);
-    let share = graph.op("Div", &[weights, &total], &[], &row);
-    let weighted = graph.op("Mul", &[&each, &share], &[], &row);
+    let weighted = graph.op("Mul", &[&each, share], &[], &row);
     let negative = graph.op("ReduceSum", &[&weighted], &[("keepdims", 0i64.into())], &[]);
     let loss = graph.op("Neg", &[&negative], &[], &[]);
     let p = graph.op("Div", &[&exp, &sum], &[], &full);
     let error = graph.op("Sub", &[&p, targets], &[], &full);
-    let dlogits = graph.op("Mul", &[&error, &share], &[], &full);
+    let dlogits = graph.op("Mul", &[&error, share], &[], &full);
     graph.set_scope("");
     (loss, dlogits)
 }

@@ -10,6 +10,7 @@ mod inputs;
 mod loss;
 mod network;
 mod optimizer;
+mod rebatch;
 mod stepper;
 mod steps;
 mod trace;

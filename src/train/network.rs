@@ -4,6 +4,7 @@ use super::{
     batch_norm,
     head::{self, Head, HeadError},
     inputs::{self, InputChoice, Inputs, Part, Row, Site},
+    rebatch,
     steps::{BatchedNetwork, fed},
     trace::trace,
     weights::{self, Stored},
@@ -190,27 +191,29 @@ impl Network {
         self.at_batch_of(engine, vec![(self.input.clone(), sample.clone())], batch_norm)
     }
 
-    /// Fixes the batch: `samples` are one batch of real data for each input, [batch, ...], the main one first.
+    /// Fixes the batch: `samples` are one batch of real data for each input, [batch, ...], the main one first. Where the
+    /// file fixes a smaller batch that nothing can free it from, that is the batch of the result.
     pub fn at_batch_of(
         &self,
         engine: &Engine,
         samples: Vec<(String, Tensor)>,
         batch_norm: BatchNorm,
     ) -> Result<BatchedNetwork<'_>, TrainError> {
+        let (mut graph, samples) = rebatch::fit(self, engine, samples)?;
         let batch = samples[0].1.shape()[0];
-        let mut feeds = Vec::new();
+        let mut feeds: Vec<Tensor> = Vec::new();
         let mut parts = Vec::new();
         let mut live: BTreeSet<String> = self.trained().map(str::to_owned).collect();
         for (name, sample) in samples {
-            let port = std::iter::once(&self.inputs.main).chain(&self.inputs.further).find(|p| p.name == name);
-            let dtype = port.and_then(|p| p.dtype).unwrap_or(DType::F32);
             live.insert(name.clone());
-            parts.push(Part { name: name.clone(), dtype, shape: sample.shape().to_vec() });
-            feeds.push((name, Tensor::from_f32s(dtype, sample.shape(), sample.to_f32s())));
+            let dtype = self.inputs.dtype(&name);
+            parts.push(Part { name, dtype, shape: sample.shape().to_vec() });
+            feeds.push(sample);
         }
+        let names = parts.iter().map(|p| p.name.clone());
+        let mut feeds: Vec<(String, Tensor)> = names.zip(feeds).collect();
         feeds.extend(self.constants_at(batch)?);
         let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
-        let mut graph = self.graph.clone();
         let mut traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
         let shape = traced.shape(&self.head.logits).unwrap_or_default().to_vec();
         let layout = head::layout(&self.head.logits, &shape)
@@ -239,6 +242,11 @@ impl Network {
             if layout.predictions > 1 {
                 return Err(TrainError::BatchNorm(
                     "not supported for a model with several predictions a sample".into(),
+                ));
+            }
+            if self.inputs.main.dims.as_ref().is_some_and(|d| d[0] == Some(batch)) && batch < 2 {
+                return Err(TrainError::BatchNorm(
+                    "the file fixes the batch at one sample, which has no statistics".into(),
                 ));
             }
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);

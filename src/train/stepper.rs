@@ -63,30 +63,90 @@ pub struct Step {
     pub hits: f32,
 }
 
+/// How many of what a batch holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Samples in a batch.
+    pub samples: usize,
+    /// Samples that the graph takes at once.
+    pub at_once: usize,
+    /// Elements of a row.
+    pub row: usize,
+    /// Predictions for a sample.
+    pub predictions: usize,
+    /// Classes.
+    pub classes: usize,
+}
+
 /// Trains weights, step by step.
 pub struct WeightStepper {
-    pub(super) stepper: Stepper,
-    pub(super) optimizer: Optimizer,
-    pub(super) input: String,
-    pub(super) names: Vec<String>,
-    pub(super) running: Vec<Running>,
-    pub(super) t: usize,
+    stepper: Stepper,
+    optimizer: Optimizer,
+    input: String,
+    names: Vec<String>,
+    running: Vec<Running>,
+    sizes: Sizes,
+    /// The batch, where it is fed in parts: rows, targets and sample weights.
+    batch: [Vec<f32>; 3],
+    t: usize,
 }
 
 impl WeightStepper {
+    pub(super) fn new(
+        stepper: Stepper,
+        optimizer: Optimizer,
+        input: String,
+        names: Vec<String>,
+        running: Vec<Running>,
+        sizes: Sizes,
+    ) -> Self {
+        Self { stepper, optimizer, input, names, running, sizes, batch: Default::default(), t: 0 }
+    }
+
     /// The batch of the next step: rows of samples, one-hot targets [predictions, classes] and weights [predictions].
     pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
-        self.stepper.feed(&self.input).copy_from_slice(x);
-        self.stepper.feed(fed::TARGETS).copy_from_slice(targets);
-        self.stepper.feed(fed::SAMPLE_WEIGHTS).copy_from_slice(sample_weights);
+        if self.sizes.at_once >= self.sizes.samples {
+            self.put(x, targets, sample_weights);
+        } else {
+            self.batch = [x.to_vec(), targets.to_vec(), sample_weights.to_vec()];
+        }
+    }
+
+    fn put(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
+        for (name, values) in [(self.input.as_str(), x), (fed::TARGETS, targets), (fed::SAMPLE_WEIGHTS, sample_weights)]
+        {
+            let place = self.stepper.feed(name);
+            let (filled, rest) = place.split_at_mut(values.len());
+            filled.copy_from_slice(values);
+            // The last part of a batch may be short; what is missing has weight 0, and some target or other.
+            rest.fill(0.0);
+            if name == fed::TARGETS {
+                rest.iter_mut().step_by(self.sizes.classes).for_each(|target| *target = 1.0);
+            }
+        }
     }
 
     /// One step at learning rate `lr`.
     pub fn step(&mut self, lr: f64) -> Result<Step, RuntimeError> {
         self.t += 1;
         set_schedule(&mut self.stepper, self.optimizer, self.t, lr);
-        let read = self.stepper.step()?;
-        Ok(Step { loss: read[0], hits: read[1] })
+        let Sizes { samples, at_once, row, predictions, classes } = self.sizes;
+        if at_once >= samples {
+            let read = self.stepper.step()?;
+            return Ok(Step { loss: read[0], hits: read[1] });
+        }
+        let [x, targets, weights] = std::mem::take(&mut self.batch);
+        self.stepper.feed(fed::TOTAL)[0] = weights.iter().sum();
+        let mut all = Step { loss: 0.0, hits: 0.0 };
+        let parts = x.chunks(at_once * row).zip(targets.chunks(at_once * predictions * classes));
+        for (i, ((x, targets), weights)) in parts.zip(weights.chunks(at_once * predictions)).enumerate() {
+            self.put(x, targets, weights);
+            self.stepper.feed(fed::LAST)[0] = if (i + 1) * at_once >= samples { 1.0 } else { 0.0 };
+            let read = self.stepper.step()?;
+            all.loss += read[0];
+            all.hits += read[1];
+        }
+        Ok(all)
     }
 
     /// The weights and running statistics as they are now.

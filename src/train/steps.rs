@@ -7,7 +7,7 @@ use super::{
     loss::{self, Loss},
     network::{Network, TrainError, Weights},
     optimizer::{self, Optimizer},
-    stepper::{NoiseStepper, WeightStepper},
+    stepper::{NoiseStepper, Sizes, WeightStepper},
     trace::Traced,
 };
 use crate::{
@@ -29,6 +29,9 @@ pub(super) mod fed {
     pub const SAMPLE_WEIGHTS: &str = "onnx-unlearn:sample-weights";
     pub const RATE: &str = "onnx-unlearn:rate";
     pub const FLOOR: &str = "onnx-unlearn:floor";
+    /// Sum of the sample weights of a batch that is fed in parts, and 1 with the last part.
+    pub const TOTAL: &str = "onnx-unlearn:total";
+    pub const LAST: &str = "onnx-unlearn:last";
     pub const LOSS: &str = "onnx-unlearn:loss";
     pub const HITS: &str = "onnx-unlearn:hits";
     /// Rows of several inputs.
@@ -121,7 +124,7 @@ impl BatchedNetwork<'_> {
             b.named_constant(name, Arc::clone(tensor));
         }
         self.traced.replay(&mut b, false);
-        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
+        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights, None);
         let found = self.backward(&mut b, &logits, &ce, &BTreeSet::from([site.clone()]))?;
         let dx = found.get(&site).cloned();
         let dx = dx.ok_or_else(|| TrainError::NoInput { path: self.network.path.clone() })?;
@@ -144,7 +147,7 @@ impl BatchedNetwork<'_> {
         let slope = number(&mut b, 2.0 * loss.penalty / share);
         let pull = b.op("Mul", &[&z, &slope], &[], &shape);
         let gradient = b.op("Sub", &[&pull, &dz], &[], &shape);
-        state.extend(Self::update(&mut b, &[(z, gradient, None)], optimizer));
+        state.extend(Self::update(&mut b, &[(z, gradient, None)], optimizer, None));
         b.output_as(&objective, fed::LOSS);
         let feeds = [(fed::TARGETS, vec![n, self.layout.classes])];
         let stepper = self.stepper("the noise step", b, state, &feeds, &[fed::LOSS])?;
@@ -221,12 +224,14 @@ impl BatchedNetwork<'_> {
         name
     }
 
-    /// The step graph that trains `weights` on batches of samples.
+    /// The step graph that trains `weights` on batches of `batch` samples. Where the network takes fewer at a time, their
+    /// gradients are summed up inside the graph, and the weights move after the last of them.
     pub fn weight_stepper(
         &self,
         weights: &Weights,
         optimizer: Optimizer,
         clip_norm: Option<f64>,
+        batch: usize,
     ) -> Result<WeightStepper, TrainError> {
         let mut b = self.builder();
         self.row.declare(&mut b);
@@ -239,12 +244,19 @@ impl BatchedNetwork<'_> {
             b.input(name, DType::F32, weights[name].shape());
         }
         self.traced.replay(&mut b, true);
-        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
+        let total = (batch > self.batch).then(|| b.input(fed::TOTAL, DType::F32, &[]));
+        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights, total.as_ref());
         let found = self.backward(&mut b, &logits, &ce, &trained)?;
         let mut pairs: Vec<(String, Value)> = found.into_iter().collect();
         pairs.sort_by(|a, b| a.0.cmp(&b.0)); // Equal runs have to write equal graphs.
         b.set_scope("optimizer");
         let (names, mut gradients): (Vec<String>, Vec<Value>) = pairs.into_iter().unzip();
+        let last = total.map(|_| Last::declare(&mut b));
+        if let Some(last) = &last {
+            for (name, gradient) in names.iter().zip(&mut gradients) {
+                state.push(last.accumulate(&mut b, name, gradient));
+            }
+        }
         if let Some(limit) = clip_norm {
             optimizer::clip_global_norm(&mut b, &mut gradients, limit);
         }
@@ -254,15 +266,27 @@ impl BatchedNetwork<'_> {
                 updates.push((w, gradient, Some(Arc::clone(&weights[name]))));
             }
         }
-        state.extend(Self::update(&mut b, &updates, optimizer));
+        state.extend(Self::update(&mut b, &updates, optimizer, last.as_ref()));
         b.output_as(&ce.loss, fed::LOSS);
         b.output_as(&ce.hits, fed::HITS);
         let (input, shape) = self.row.input();
-        let feeds =
-            [(input.as_str(), shape), (fed::TARGETS, vec![n, self.layout.classes]), (fed::SAMPLE_WEIGHTS, vec![n, 1])];
+        let feeds = [
+            (input.as_str(), shape),
+            (fed::TARGETS, vec![n, self.layout.classes]),
+            (fed::SAMPLE_WEIGHTS, vec![n, 1]),
+            (fed::TOTAL, vec![]),
+            (fed::LAST, vec![1]),
+        ];
         let stepper = self.stepper("the training step", b, state, &feeds, &[fed::LOSS, fed::HITS])?;
         let running = self.running.clone();
-        Ok(WeightStepper { stepper, optimizer, input, names, running, t: 0 })
+        let sizes = Sizes {
+            samples: batch,
+            at_once: self.batch,
+            row: self.row.len(),
+            predictions: self.layout.predictions,
+            classes: self.layout.classes,
+        };
+        Ok(WeightStepper::new(stepper, optimizer, input, names, running, sizes))
     }
 
     /// The gradient of the mean cross-entropy of one batch with respect to every weight and the input (where that is where
@@ -291,7 +315,7 @@ impl BatchedNetwork<'_> {
             wanted.insert(self.network.input.clone());
         }
         self.traced.replay(&mut b, true);
-        let (logits, ce) = self.loss(&mut b, &t, &sample_weights);
+        let (logits, ce) = self.loss(&mut b, &t, &sample_weights, None);
         let found = self.backward(&mut b, &logits, &ce, &wanted)?;
         for (name, gradient) in &found {
             b.output_as(gradient, &format!("onnx-unlearn:d/{name}"));
@@ -339,9 +363,9 @@ impl BatchedNetwork<'_> {
         self.running.iter().any(|r| r.name == name)
     }
 
-    fn loss(&self, b: &mut Builder, targets: &Value, sample_weights: &Value) -> (Value, Loss) {
+    fn loss(&self, b: &mut Builder, targets: &Value, sample_weights: &Value, total: Option<&Value>) -> (Value, Loss) {
         let logits = b.value(&self.network.head.logits).cloned().expect("the trace has found the logits");
-        let loss = loss::of(b, &logits, self.layout, self.network.head.independent(), targets, sample_weights);
+        let loss = loss::of(b, &logits, self.layout, self.network.head.independent(), targets, sample_weights, total);
         (logits, loss)
     }
 
@@ -358,7 +382,12 @@ impl BatchedNetwork<'_> {
     }
 
     /// Writes the optimizer for every (value, gradient, first value) and gives the state that it keeps.
-    fn update(b: &mut Builder, updates: &[(Value, Value, Option<Arc<Tensor>>)], optimizer: Optimizer) -> Vec<State> {
+    fn update(
+        b: &mut Builder,
+        updates: &[(Value, Value, Option<Arc<Tensor>>)],
+        optimizer: Optimizer,
+        last: Option<&Last>,
+    ) -> Vec<State> {
         let rate = b.input(fed::RATE, DType::F32, &[1]);
         let floor = b.input(fed::FLOOR, DType::F32, &[1]);
         let mut states = Vec::new();
@@ -371,6 +400,7 @@ impl BatchedNetwork<'_> {
                 .collect();
             let (next, moved) = optimizer.update(b, w, gradient, &slots, &rate, &floor);
             let mut keep = |from: &Value, to: &Value, initial: Option<Arc<Tensor>>| {
+                let to = &last.map_or(to.clone(), |last| last.then(b, to, from));
                 let output = format!("{}/next", from.name());
                 b.output_as(to, &output);
                 states.push(State { input: from.name().to_owned(), output, shape: shape.clone(), initial });
@@ -405,5 +435,40 @@ impl BatchedNetwork<'_> {
         let asked = session.inputs();
         feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
         Ok(session.stepper(state, &feeds, read)?)
+    }
+}
+
+/// Tells the last part of a batch that is fed in parts.
+struct Last(Value);
+
+impl Last {
+    fn declare(b: &mut Builder) -> Self {
+        let last = b.input(fed::LAST, DType::F32, &[1]);
+        let half = b.constant(Tensor::scalar(0.5));
+        Self(b.op("Greater", &[&last, &half], &[], &[1]))
+    }
+
+    /// `then` with the last part, `before` with the others.
+    fn then(&self, b: &mut Builder, then: &Value, before: &Value) -> Value {
+        let shape = before.shape().to_vec();
+        if shape.is_empty() {
+            // A choice of rank 1 would make the result one of rank 1.
+            let none = b.constant(Tensor::ints(&[]));
+            let last = b.op("Reshape", &[&self.0, &none], &[], &[]);
+            return b.op("Where", &[&last, then, before], &[], &shape);
+        }
+        b.op("Where", &[&self.0, then, before], &[], &shape)
+    }
+
+    /// Makes `gradient` the sum over the parts so far, which starts anew after the last one.
+    fn accumulate(&self, b: &mut Builder, name: &str, gradient: &mut Value) -> State {
+        let shape = gradient.shape().to_vec();
+        let so_far = b.input(&format!("onnx-unlearn:sum/{name}"), DType::F32, &shape);
+        *gradient = b.op("Add", &[&so_far, gradient], &[], &shape);
+        let zero = b.constant(Tensor::zeros(shape.as_slice()));
+        let kept = self.then(b, &zero, gradient);
+        let output = format!("{}/next", so_far.name());
+        b.output_as(&kept, &output);
+        State { input: so_far.name().to_owned(), output, shape, initial: None }
     }
 }

@@ -77,8 +77,8 @@ fn noise_for_tokens_is_learned_behind_the_embedding() {
     let (path, data) = (folder.path().join("tokens.onnx"), folder.path().join("tokens.npz"));
     tokens(&path, |_| {});
     sequences(&data);
-    let forget = on(&path, &data).set("--noise-steps", "20").set("--impair-lr", "0.05").set("--repair-lr", "0.01");
-    let forget = forget.set("--impair-epochs", "4").set("--max-forget-accuracy", "0.1");
+    let forget = on(&path, &data).set("--noise-steps", "20").set("--impair-lr", "0.5").set("--repair-lr", "0.1");
+    let forget = forget.set("--impair-epochs", "8").set("--repair-epochs", "2");
     let ran = forget.run();
     ran.says(&["what node \"Gather\" (Gather) makes of the integers of input ids"]);
     let report = verified(&forget.flag("--force"), &path);

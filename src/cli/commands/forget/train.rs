@@ -46,9 +46,10 @@ impl Job<'_> {
         };
         let rows = self.rows(self.recipe.batch_size);
         let network = self.network.at_batch_of(engine, self.samples(&rows), self.recipe.batch_norm)?;
+        let recipe = &self.recipe;
         let mut start = source.clone();
         start.extend(noise.statistics.clone());
-        let mut stepper = network.weight_stepper(&start, self.recipe.optimizer, self.recipe.clip_norm)?;
+        let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
         let mut phases = noise.records.clone();
         let mut pass = |mix: &Mix<'_>, settings, phase| -> Result<Weights, UnlearnError> {
             let (batch, seed) = (self.recipe.batch_size, self.recipe.seed);
