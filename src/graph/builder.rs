@@ -99,7 +99,9 @@ impl Builder {
         for (name, shape) in node.outputs.iter().zip(shapes).filter(|(n, _)| !n.is_empty()) {
             self.declare(name, shape);
         }
-        if let [output] = node.outputs.as_slice() {
+        if let [output] = node.outputs.as_slice()
+            && node.subgraphs().next().is_none()
+        {
             let value = self.values[output].clone();
             self.written.entry(key(&node.op, &node.domain, &node.inputs, &node.attrs, 1)).or_insert(value);
         }

@@ -1,8 +1,16 @@
 //! Rewrites old operator spellings into those of opset 18, so that every gradient rule knows one spelling.
 //!
-//! Only the copy of the graph that training works on is rewritten; the file keeps its opset and its nodes. A model at
-//! opset 18 or later is left alone: what changed after 18 does not change the meaning of the operators used here.
+//! Only the copy of the graph that training works on is rewritten, graphs inside nodes too; the file keeps its opset and
+//! its nodes. A model at opset 18 or later is left alone: what changed after 18 does not change the meaning of the
+//! operators used here.
 
+use super::{
+    export,
+    import::plain_attribute,
+    inline::{domain_of, name_of},
+    schema::GraphProto,
+    subgraph,
+};
 use crate::{
     graph::{Attr, Attrs, Graph, Node},
     tensor::Tensor,
@@ -32,10 +40,11 @@ pub struct LiftError {
 /// The same graph in the spelling of opset 18 (or of its own opset, if that is later).
 pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let opset = graph.opset;
-    let used = graph.nodes.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs)).cloned();
+    let used =
+        graph.nodes.iter().flat_map(|n| n.reads().chain(n.outputs.iter().map(String::as_str))).map(str::to_owned);
     let taken =
         used.chain(graph.constants.keys().cloned()).chain(graph.inputs.iter().map(|p| p.name.clone())).collect();
-    let read = graph.nodes.iter().flat_map(|n| n.inputs.iter().cloned());
+    let read = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned));
     let read = read.chain(graph.outputs.iter().map(|p| p.name.clone())).collect();
     let mut lifter = Lifter { opset, taken, read, out: Graph { nodes: Vec::new(), ..graph.clone() } };
     let mut errors = Vec::new();
@@ -62,6 +71,9 @@ impl Lifter {
         if !node.domain.is_empty() {
             self.out.nodes.push(node);
             return Ok(());
+        }
+        if self.opset < STEP_OPSET {
+            self.bodies(&mut node)?;
         }
         let before = |version| self.opset < version;
         match node.op.as_str() {
@@ -102,6 +114,9 @@ impl Lifter {
                     self.put_input(&mut node, 1, "k", Tensor::ints(&[k]));
                 }
             }
+            "Scan" if before(9) => {
+                return Err("Scan of opset 8 is another operator; re-export the model at opset 9".into());
+            }
             "Scatter" if before(11) => node.op = "ScatterElements".into(),
             "Upsample" => {
                 return Err("Upsample is not supported; re-export the model with Resize (opset 11 or later)".into());
@@ -109,6 +124,55 @@ impl Lifter {
             _ => {}
         }
         self.out.nodes.push(node);
+        Ok(())
+    }
+
+    /// Graphs inside a node are spelled as the node is.
+    fn bodies(&mut self, node: &mut Node) -> Result<(), String> {
+        for body in node.attrs.values_mut().filter_map(|a| if let Attr::Graph(g) = a { Some(g) } else { None }) {
+            let mut graph = subgraph::decode(body);
+            self.body(&mut graph)?;
+            *body = subgraph::keep(&graph);
+        }
+        Ok(())
+    }
+
+    fn body(&mut self, graph: &mut GraphProto) -> Result<(), String> {
+        let names = graph.node.iter().flat_map(|n| n.input.iter().chain(&n.output));
+        self.taken.extend(names.cloned().chain(graph.initializer.iter().map(|t| t.name().to_owned())));
+        let read = graph.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).chain(subgraph::captures(graph));
+        let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
+        let read = read.chain(graph.output.iter().map(|v| v.name())).map(str::to_owned).collect();
+        // One set of names for all: new ones are no name of the graphs around either.
+        let taken = std::mem::take(&mut self.taken);
+        let mut inner = Lifter { opset: self.opset, taken, read, out: Graph::default() };
+        let mut nodes = Vec::with_capacity(graph.node.len());
+        for mut n in std::mem::take(&mut graph.node) {
+            for a in &mut n.attribute {
+                a.g.iter_mut().try_for_each(|g| inner.body(g))?;
+            }
+            let node = Node {
+                name: name_of(&n).to_owned(),
+                op: n.op_type().to_owned(),
+                domain: domain_of(n.domain()).to_owned(),
+                inputs: n.input.clone(),
+                outputs: n.output.clone(),
+                attrs: n.attribute.iter().map(|a| (a.name().to_owned(), plain_attribute(a))).collect(),
+            };
+            let label = node.label();
+            inner.node(node.clone()).map_err(|reason| format!("in its node {label}: {reason}"))?;
+            if inner.out.nodes == [node] {
+                inner.out.nodes.clear();
+                nodes.push(n);
+            } else if inner.out.nodes.iter().any(|n| n.attrs.values().any(|a| matches!(a, Attr::Other(_)))) {
+                return Err(format!("its node {label} has to be written anew and holds a tensor, a graph or a type"));
+            } else {
+                nodes.extend(inner.out.nodes.drain(..).map(|n| export::node(&n)));
+            }
+        }
+        graph.node = nodes;
+        graph.initializer.extend(inner.out.constants.iter().map(|(name, t)| export::tensor(name, t)));
+        self.taken = inner.taken;
         Ok(())
     }
 

@@ -84,7 +84,7 @@ fn quantizers(graph: &mut Graph, masters: &mut Masters) -> Result<(), String> {
     }
     // A tensor that something else reads as integers has to stay what it is.
     for node in &graph.nodes {
-        for (i, input) in node.inputs.iter().enumerate() {
+        for (i, input) in node.reads().enumerate() {
             if i > 0 || stored(graph, node).is_none() {
                 encodings.remove(input);
             }

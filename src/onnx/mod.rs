@@ -1,12 +1,15 @@
 //! Turns bytes into a model and back, changing nothing it was not asked to.
 
+mod condition;
 mod export;
 pub mod external;
 mod import;
+mod inline;
 mod lift;
 mod masters;
 pub mod patch;
 pub mod schema;
+mod subgraph;
 pub mod wire;
 
 pub use export::{dtype_of, export, wire_type};

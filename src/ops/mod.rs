@@ -87,6 +87,12 @@ pub enum OpError {
     /// The operator has no record.
     #[error("no gradient rule for this operator")]
     NoRule,
+    /// The operator runs a graph of its own.
+    #[error(
+        "no gradient rule for control flow; take it out of the file before: export the model without it, or fold it at \
+         a fixed input shape (onnxsim does)"
+    )]
+    ControlFlow,
     /// The record says nothing about this input.
     #[error("no gradient rule for input {0}")]
     NoFlow(usize),
@@ -139,6 +145,11 @@ const FAMILIES: &[&[Op]] = &[
     gather::OPS,
     quantize::OPS,
 ];
+
+/// Why a node without a record cannot be differentiated.
+pub fn missing(node: &Node) -> OpError {
+    if node.subgraphs().next().is_some() { OpError::ControlFlow } else { OpError::NoRule }
+}
 
 /// The record of a node's operator; operators of other domains have none.
 pub fn find(node: &Node) -> Option<&'static Op> {

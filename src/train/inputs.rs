@@ -70,7 +70,7 @@ pub enum Site {
 
 /// Which part each input plays. `graph` computes the logits only.
 pub fn choose(path: &Path, graph: &Graph, choice: &InputChoice<'_>) -> Result<Inputs, TrainError> {
-    let read: BTreeSet<&str> = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
+    let read: BTreeSet<&str> = graph.nodes.iter().flat_map(Node::reads).collect();
     let inputs: Vec<&Port> = graph.inputs.iter().filter(|i| read.contains(i.name.as_str())).collect();
     let names = || inputs.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
     for name in choice.input.iter().copied().chain(choice.constants.keys().map(String::as_str)) {
@@ -105,7 +105,7 @@ pub fn site(path: &Path, graph: &Graph, main: &Port) -> Result<Site, TrainError>
     let mut integers = BTreeSet::from([main.name.as_str()]);
     let mut first: Vec<&Node> = Vec::new();
     for node in &graph.nodes {
-        if !node.inputs.iter().any(|i| integers.contains(i.as_str())) || matches!(node.op.as_str(), "Shape" | "Size") {
+        if !node.reads().any(|i| integers.contains(i)) || matches!(node.op.as_str(), "Shape" | "Size") {
             continue;
         }
         if makes_floats(graph, node, &integers) {

@@ -107,6 +107,8 @@ pub struct Network {
     pub head: Head,
     /// Every float constant and what training does with it.
     pub stored: Vec<Stored>,
+    /// Tensors whose elements can be replaced in the file.
+    writable: BTreeSet<String>,
     pub(super) graph: Graph,
     masters: Masters,
 }
@@ -137,12 +139,14 @@ impl Network {
             Site::Input => &inputs.main.name,
             Site::Value { name, .. } => name,
         };
-        let stored = weights::sort(&graph, learned)
+        let stored = weights::sort(&graph, learned, &model.enclosed)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
-        let own: BTreeSet<&String> = model.stored.iter().collect();
+        let own: BTreeSet<&String> = model.stored.iter().chain(&model.enclosed).collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
         let stored: Vec<Stored> = stored.into_iter().filter(|s| own.contains(&s.name)).collect();
-        Ok(Self { path, input: inputs.main.name.clone(), inputs, site, head, stored, graph, masters })
+        let writable = model.stored.iter().cloned().collect();
+        let input = inputs.main.name.clone();
+        Ok(Self { path, input, inputs, site, head, stored, writable, graph, masters })
     }
 
     /// Names of the weights.
@@ -252,6 +256,12 @@ impl Network {
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);
             let (mut written, moved) =
                 batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS).map_err(TrainError::BatchNorm)?;
+            if let Some(r) = moved.iter().find(|r| !self.writable.contains(&r.name)) {
+                return Err(TrainError::BatchNorm(format!(
+                    "statistics {:?} are no tensor of the main graph, so moved ones could not be written back",
+                    r.name
+                )));
+            }
             written.inputs.push(Port::fixed(fed::SAMPLE_WEIGHTS, DType::F32, &[batch, 1]));
             live.insert(fed::SAMPLE_WEIGHTS.into());
             live.extend(moved.iter().map(|r| r.name.clone()));

@@ -39,7 +39,7 @@ pub fn trace(
     let mut folded = BTreeSet::new();
     for node in &graph.nodes {
         let outputs = node.outputs.iter().filter(|o| !o.is_empty()).cloned();
-        let touched = node.inputs.iter().any(|i| varies.contains(i));
+        let touched = node.reads().any(|i| varies.contains(i));
         if touched && !SHAPE_ONLY.contains(&node.op.as_str()) {
             varies.extend(outputs);
             nodes.push(node.clone());
@@ -48,8 +48,8 @@ pub fn trace(
         }
     }
     // Only what a varying node reads has to be copied back.
-    let read: BTreeSet<&String> = nodes.iter().flat_map(|n| n.inputs.iter()).collect();
-    let wanted = |name: &str| folded.contains(name) && read.contains(&name.to_owned());
+    let read: BTreeSet<&str> = nodes.iter().flat_map(Node::reads).collect();
+    let wanted = |name: &str| folded.contains(name) && read.contains(name);
 
     let mut probe = graph.clone();
     let all = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
@@ -100,7 +100,7 @@ impl Traced {
     /// that are constants are better off in the file's form, which the runtime lays out once.
     pub fn replay(&self, graph: &mut Builder, lower: bool) {
         for node in &self.nodes {
-            for input in node.inputs.iter().filter(|i| !i.is_empty()) {
+            for input in node.reads() {
                 if graph.value(input).is_none()
                     && let Some(tensor) = self.known.get(input)
                 {

@@ -3,7 +3,6 @@
 use crate::{
     autodiff::{self, NotDifferentiable},
     graph::Graph,
-    ops::{self, Flow},
     tensor::Tensor,
 };
 use serde::Serialize;
@@ -26,8 +25,12 @@ pub struct Stored {
     pub frozen: Option<&'static str>,
 }
 
-/// Sorts the float constants of a graph whose only output are the logits. `input` is the data input.
-pub fn sort(graph: &Graph, input: &str) -> Result<Vec<Stored>, NotDifferentiable> {
+/// Why a weight that the file holds inside a function or a branch stays as it is.
+const ENCLOSED: &str = "inside a function or a branch of the file, where new values cannot be written";
+
+/// Sorts the float constants of a graph whose only output are the logits. `input` is the data input, `enclosed` names
+/// constants that cannot be written back.
+pub fn sort(graph: &Graph, input: &str, enclosed: &BTreeSet<String>) -> Result<Vec<Stored>, NotDifferentiable> {
     let raw = raw_data(graph, input);
     let consumers = consumers(graph);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
@@ -36,16 +39,20 @@ pub fn sort(graph: &Graph, input: &str) -> Result<Vec<Stored>, NotDifferentiable
             verdicts.insert(name, constant_by_rule(graph, name, tensor, &consumers, &raw));
         }
     }
-    let candidates = verdicts.iter().filter(|(_, why)| why.is_none()).map(|(name, _)| (*name).to_owned());
-    let wanted: BTreeSet<String> = candidates.chain([input.to_owned()]).collect();
-    let (_, obstacles) = autodiff::reach(&graph.nodes, &wanted);
+    let candidates = verdicts.iter().filter(|(name, why)| why.is_none() && !enclosed.contains(**name));
+    let wanted: BTreeSet<String> = candidates.map(|(name, _)| (*name).to_owned()).chain([input.to_owned()]).collect();
+    let outputs = || graph.outputs.iter().map(|o| o.name.as_str());
+    let (_, obstacles) = autodiff::reach(&graph.nodes, outputs(), &wanted);
     if !obstacles.is_empty() {
         return Err(NotDifferentiable(obstacles));
     }
-    let heard = heard(graph);
+    let heard = autodiff::heard(&graph.nodes, outputs());
     let stored = |name: &str, mut frozen: Option<&'static str>| {
         if frozen.is_none() && !heard.contains(name) {
             frozen = Some("no gradient reaches it (statistics, a bound, or not used for the logits)");
+        }
+        if frozen.is_none() && enclosed.contains(name) {
+            frozen = Some(ENCLOSED);
         }
         Stored { name: name.to_owned(), shape: graph.constants[name].shape().to_vec(), frozen }
     };
@@ -96,26 +103,9 @@ fn raw_data<'g>(graph: &'g Graph, input: &'g str) -> BTreeSet<&'g str> {
 fn consumers(graph: &Graph) -> BTreeMap<&str, Vec<usize>> {
     let mut map: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
-        for input in &node.inputs {
+        for input in node.reads() {
             map.entry(input).or_default().push(i);
         }
     }
     map
-}
-
-/// Values from which a gradient path leads to the outputs.
-fn heard(graph: &Graph) -> BTreeSet<&str> {
-    let mut heard: BTreeSet<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
-    for node in graph.nodes.iter().rev() {
-        if !node.outputs.iter().any(|o| heard.contains(o.as_str())) {
-            continue;
-        }
-        let Some(op) = ops::find(node) else { continue };
-        for (i, input) in node.inputs.iter().enumerate() {
-            if matches!(op.flow(i), Some(Flow::Vjp(_))) {
-                heard.insert(input);
-            }
-        }
-    }
-    heard
 }
