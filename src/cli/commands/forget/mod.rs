@@ -12,6 +12,7 @@ use crate::{
     onnx::Model,
     provenance::digest::Digests,
     report::{DataRecord, Gates, Parameters, Warning},
+    tensor::Tensor,
     train::{Network, Weights},
     unlearn::Recipe,
 };
@@ -73,8 +74,8 @@ impl Job<'_> {
     }
 }
 
-fn values(weights: &Weights) -> BTreeMap<&str, &[f32]> {
-    weights.iter().filter_map(|(name, t)| t.as_f32().map(|v| (name.as_str(), v))).collect()
+fn values(weights: &Weights) -> BTreeMap<&str, &Tensor> {
+    weights.iter().map(|(name, tensor)| (name.as_str(), tensor.as_ref())).collect()
 }
 
 fn folder_of(file: &Path) -> &Path {
