@@ -74,8 +74,8 @@ impl Job<'_> {
     }
 }
 
-fn values(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<&str, &[f32]> {
-    tensors.iter().filter_map(|(name, t)| t.as_f32().map(|v| (name.as_str(), v))).collect()
+fn values(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<&str, &Tensor> {
+    tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
 }
 
 fn folder_of(file: &Path) -> &Path {
