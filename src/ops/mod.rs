@@ -15,6 +15,7 @@ mod layout;
 mod matmul;
 mod norm;
 mod pool;
+mod recurrent;
 mod reduce;
 mod softmax;
 mod window;
@@ -136,6 +137,7 @@ const FAMILIES: &[&[Op]] = &[
     pool::OPS,
     layout::OPS,
     gather::OPS,
+    recurrent::OPS,
 ];
 
 /// The record of a node's operator; operators of other domains have none.
