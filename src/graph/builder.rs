@@ -101,7 +101,9 @@ impl Builder {
         }
         if let [output] = node.outputs.as_slice() {
             let value = self.values[output].clone();
-            self.written.entry(key(&node.op, &node.domain, &node.inputs, &node.attrs, 1)).or_insert_with(|| vec![value]);
+            self.written
+                .entry(key(&node.op, &node.domain, &node.inputs, &node.attrs, 1))
+                .or_insert_with(|| vec![value]);
         }
         self.graph.nodes.push(node);
     }

@@ -1,6 +1,10 @@
-use crate::harness::{Case, any, case, uniform};
+use crate::{
+    harness::{Case, any, case, uniform},
+    norm::refusal,
+};
 use onnx_unlearn::{
-    graph::Attr,
+    graph::{Attr, Attrs, Graph, Node},
+    onnx,
     tensor::{Data, Tensor},
 };
 
@@ -85,15 +89,17 @@ fn shorter_sequences() {
             full(op, direction, size, Some(lengths(&[2, 4, 1]))).check();
             full(op, direction, size, Some(lengths(&[4, 4, 4]))).check();
             full(op, direction, size, Some(lengths(&[1, 3, 2]))).opset(7).check();
-            let node = || bare(op, direction, size).grad(any(&[if direction == "bidirectional" { 2 } else { 1 }, 2 * gates(op) * 2]));
+            let node = || {
+                bare(op, direction, size)
+                    .grad(any(&[if direction == "bidirectional" { 2 } else { 1 }, 2 * gates(op) * 2]))
+            };
             node().constant(lengths(&[3, 1, 4])).check();
             node().constant(lengths(&[4, 4, 4])).check();
             // Without peepholes the cells are computed in another way.
             node().data(lengths(&[3, 1, 4])).check();
-            if op != "RNN" {
-                node().data(lengths(&[3, 0, 4])).check();
-                full(op, direction, size, Some(lengths(&[0, 2, 0]))).check();
-            }
+            // Empty sequences.
+            node().data(lengths(&[3, 0, 4])).check();
+            full(op, direction, size, Some(lengths(&[0, 2, 0]))).check();
         }
     }
 }
@@ -173,21 +179,73 @@ fn activation_lists() {
 
 #[test]
 fn clipped_sums() {
-    // Weights small enough for every sum to stay on its side of the clip.
-    for op in OPS {
-        let (g, h) = (gates(op), 3);
-        for (reset, joint) in [(0, 0), (1, 1)] {
-            let bias: Vec<f32> = (0..g * h).map(|i| if i % 3 == 0 { 0.3 } else { -1.3 + 2.6 * (i % 3 - 1) as f32 }).collect();
-            let bias: Vec<f32> = bias.iter().chain(&vec![0.0; g * h]).copied().collect();
-            let small = |shape: &[usize], size: f32| uniform(shape, -size, size, 5);
-            let node = case(op).outputs(if op == "LSTM" { 3 } else { 2 }).attr("hidden_size", h as i64).attr("clip", 0.8f32);
-            let node = match op {
-                "GRU" => node.attr("linear_before_reset", reset),
-                "LSTM" => node.attr("input_forget", joint),
-                _ => node,
-            };
-            let node = node.grad(small(&[3, 2, 2], 0.3)).grad(small(&[1, g * h, 2], 0.1)).grad(small(&[1, g * h, h], 0.1));
-            node.grad(Tensor::f32([1, 2 * g * h], bias)).check();
+    // Weights small enough for every sum to stay on its side of the clip, which its bias decides.
+    let small = |shape: &[usize], size: f32| uniform(shape, -size, size, 5);
+    let node = |op: &'static str, steps: usize| {
+        let n = gates(op) * 3;
+        let bias = (0..2 * n).map(|i| if i < n { [-1.5, 0.2, 1.5][i % 3] } else { 0.0 }).collect();
+        let node = case(op).outputs(if op == "LSTM" { 3 } else { 2 }).attr("hidden_size", 3i64).attr("clip", 0.8f32);
+        let node = node.grad(small(&[steps, 2, 2], 0.3)).grad(small(&[1, n, 2], 0.1)).grad(small(&[1, n, 3], 0.1));
+        node.grad(Tensor::f32([1, 2 * n], bias))
+    };
+    node("RNN", 3).check();
+    for on in [0, 1] {
+        node("GRU", 3).attr("linear_before_reset", on).check();
+        node("LSTM", 3).attr("input_forget", on).check();
+    }
+    // Cell states beyond the clip are not cut.
+    let cells = || node("LSTM", 2).none().none().grad(uniform(&[1, 2, 3], 4.0, 5.0, 3));
+    cells().check();
+    cells().grad(small(&[1, 9], 0.02)).check();
+    // A negative clip is none.
+    bare("RNN", "forward", SIZE).attr("clip", -1.0f32).check();
+}
+
+#[test]
+fn what_is_refused() {
+    let with = |name: &str, value: Attr| Attrs::from([(name.to_owned(), value)]);
+    let why = |attrs: Attrs| {
+        let shapes: [&[usize]; 3] = [&[2, 1, 2], &[1, 12, 2], &[1, 12, 3]];
+        refusal("LSTM", attrs, &shapes, &[&[2, 1, 1, 3], &[1, 1, 3], &[1, 1, 3]], 1)
+    };
+    let said = why(with("direction", "backward".into()));
+    assert!(said.contains("direction: expected forward, reverse or bidirectional, got \"backward\""), "{said}");
+    let said = why(with("activations", names(&["Sigmoid", "Tanh"])));
+    assert!(said.contains("activations: expected 3 functions, got [\"Sigmoid\", \"Tanh\"]"), "{said}");
+    let said = why(with("activations", names(&["Sigmoid", "Tanh", "Gelu"])));
+    assert!(said.contains("activations: expected functions that the operator's definition lists"), "{said}");
+    let said = why(with("activations", names(&["Sigmoid", "ThresholdedRelu", "Tanh"])));
+    assert!(said.contains("activation_alpha: expected a number for ThresholdedRelu, got none"), "{said}");
+    let said = why(with("activations", names(&["Sigmoid", "Affine", "Tanh"])));
+    assert!(said.contains("activation_alpha: expected a number for Affine, got none"), "{said}");
+    let said = why(with("activation_beta", Attr::Ints(vec![1])));
+    assert!(said.contains("activation_beta: expected a list of floats"), "{said}");
+    let said = why(with("output_sequence", 1.into()));
+    assert!(said.contains("attribute output_sequence is not understood"), "{said}");
+}
+
+#[test]
+fn batches_in_front_are_refused() {
+    for (layout, runs) in [(0, true), (1, false)] {
+        let node = Node {
+            name: "lstm1".into(),
+            op: "LSTM".into(),
+            domain: String::new(),
+            inputs: ["x", "w", "r"].map(String::from).to_vec(),
+            outputs: vec![String::new(), "last".into()],
+            attrs: Attrs::from([("layout".to_owned(), Attr::Int(layout))]),
+        };
+        match onnx::lift(Graph { opset: 14, nodes: vec![node], ..Graph::default() }) {
+            Ok(graph) => {
+                assert!(runs, "layout={layout} was lifted");
+                assert!(graph.nodes[0].attrs.is_empty(), "layout=0 says nothing");
+                assert_eq!(graph.nodes[0].outputs, ["last/steps", "last"], "Y has a name");
+            }
+            Err(errors) => {
+                assert!(!runs, "layout={layout}: {}", errors[0]);
+                let said = errors[0].to_string();
+                assert!(said.contains("\"lstm1\" (LSTM): layout=1 (batch first)"), "{said}");
+            }
         }
     }
 }

@@ -51,7 +51,9 @@ pub(super) fn read(e: &Emit<'_>, defaults: &[&str], directions: usize) -> Result
     // Each function takes the next number of a list, if it takes one at all.
     let (mut alphas, mut betas) = (e.floats("activation_alpha")?.into_iter(), e.floats("activation_beta")?.into_iter());
     let mut gates = Vec::new();
-    for name in &names {
+    for (i, name) in names.iter().enumerate() {
+        // ONNX Runtime cuts the sums of the gates and nothing else: the third function reads the cell state whole.
+        let clip = clip.filter(|_| i % defaults.len() < 2);
         gates.push(Gate::new(name, clip, &mut alphas, &mut betas)?);
     }
     Ok(gates)

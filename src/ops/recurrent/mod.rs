@@ -37,7 +37,15 @@ pub(super) const OPS: &[Op] = &[
     ),
     Op::new(
         "GRU",
-        &["activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "linear_before_reset"],
+        &[
+            "activation_alpha",
+            "activation_beta",
+            "activations",
+            "clip",
+            "direction",
+            "hidden_size",
+            "linear_before_reset",
+        ],
         &[Vjp(gru), Vjp(gru), Vjp(gru), Vjp(gru), Constant, Vjp(gru)],
     ),
     Op::new(

@@ -71,13 +71,7 @@ pub(super) fn read(e: &mut Emit<'_>, functions: &[&str]) -> Result<Vec<Pass>, Op
 }
 
 impl Pass {
-    fn read(
-        e: &mut Emit<'_>,
-        d: usize,
-        reverse: bool,
-        gates: Vec<Gate>,
-        mask: Option<Mask>,
-    ) -> Result<Self, OpError> {
+    fn read(e: &mut Emit<'_>, d: usize, reverse: bool, gates: Vec<Gate>, mask: Option<Mask>) -> Result<Self, OpError> {
         let (x, w, r, y) = (e.x(0)?, e.x(1)?, e.x(2)?, e.y(0)?);
         let (steps, batch, hidden) = (y.shape()[0], y.shape()[2], y.shape()[3]);
         let input = |e: &mut Emit<'_>, i: usize| -> Result<Option<Value>, OpError> {
@@ -87,6 +81,9 @@ impl Pass {
             let x = e.x(i)?;
             Ok(Some(pick(e, &x, 0, d)))
         };
+        if steps == 0 {
+            return Err(OpError::Unsupported("the sequence has no steps".into()));
+        }
         let state = [1, batch, hidden];
         let initial = |e: &mut Emit<'_>, i: usize| -> Result<Value, OpError> {
             Ok(match input(e, i)? {
@@ -214,8 +211,7 @@ impl Mask {
         let lengths = e.x(4)?;
         let (batch, shape) = (lengths.len(), [steps, lengths.len(), 1]);
         let ends = e.reshape(&lengths, &[1, batch, 1]);
-        let [from, to, by] =
-            [0, steps as i32, 1].map(|v| e.graph.constant(Tensor::new(vec![], Data::I32(vec![v]))));
+        let [from, to, by] = [0, steps as i32, 1].map(|v| e.graph.constant(Tensor::new(vec![], Data::I32(vec![v]))));
         let clock = e.op("Range", &[&from, &to, &by], &[], &[steps]);
         let clock = e.reshape(&clock, &[steps, 1, 1]);
         let running = e.op("Less", &[&clock, &ends], &[], &shape);

@@ -36,4 +36,3 @@ pub(super) fn backward(e: &mut Emit<'_>, pass: &Pass) -> Result<Gradients, OpErr
     let r = e.gemm(&da, &before, true, false);
     Ok(Gradients { wx: da.clone(), rh: da, r, h0: dh, c0: None, peepholes: None })
 }
-
