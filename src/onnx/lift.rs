@@ -118,6 +118,7 @@ impl Lifter {
                 return Err("Scan of opset 8 is another operator; re-export the model at opset 9".into());
             }
             "Scatter" if before(11) => node.op = "ScatterElements".into(),
+            "RNN" | "GRU" | "LSTM" => self.recurrent(&mut node)?,
             "Upsample" => {
                 return Err("Upsample is not supported; re-export the model with Resize (opset 11 or later)".into());
             }
@@ -208,6 +209,24 @@ impl Lifter {
                 return Err("the statistics outputs of the training form are used; export in inference mode".into());
             }
             node.outputs.truncate(1);
+        }
+        Ok(())
+    }
+
+    /// Gives Y a name, for gradients read the state of every step there, and drops `layout`.
+    fn recurrent(&mut self, node: &mut Node) -> Result<(), String> {
+        match node.attrs.remove("layout") {
+            None | Some(Attr::Int(0)) => {}
+            Some(Attr::Int(1)) => {
+                return Err("layout=1 (batch first) is not run by ONNX Runtime; export the model with layout=0".into());
+            }
+            Some(other) => return Err(format!("attribute layout: expected 0 or 1, got {other}")),
+        }
+        if node.output(0).is_none() {
+            let last = node.outputs.iter().find(|o| !o.is_empty()).unwrap_or(&node.name).clone();
+            let name = self.fresh(&last, "steps");
+            node.outputs.resize(node.outputs.len().max(1), String::new());
+            node.outputs[0] = name;
         }
         Ok(())
     }

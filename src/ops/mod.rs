@@ -16,6 +16,7 @@ mod matmul;
 mod norm;
 mod pool;
 mod quantize;
+mod recurrent;
 mod reduce;
 mod softmax;
 mod window;
@@ -144,6 +145,7 @@ const FAMILIES: &[&[Op]] = &[
     layout::OPS,
     gather::OPS,
     quantize::OPS,
+    recurrent::OPS,
 ];
 
 /// Why a node without a record cannot be differentiated.

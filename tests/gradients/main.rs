@@ -12,5 +12,6 @@ mod layout;
 mod matmul;
 mod norm;
 mod pool;
+mod recurrent;
 mod reduce;
 mod softmax;
