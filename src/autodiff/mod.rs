@@ -1,5 +1,9 @@
 //! Walks a graph backwards using the rules of [`ops`](crate::ops). No operator is named here.
 
+mod paths;
+
+pub use paths::{DeadEnds, dead_ends, heard};
+
 use crate::{
     graph::{Builder, Node, Value},
     ops::{self, Emit, Flow, OpError},
@@ -38,8 +42,7 @@ impl std::error::Error for NotDifferentiable {}
 
 /// The names among `nodes`' values through which a gradient reaches `wanted`, and the nodes that stand in its way.
 ///
-/// A value is on the way when it is wanted or is computed from such a value through an input that is not constant by
-/// nature.
+/// A value is on the way when it is wanted or is computed from such a value through an input with a rule.
 pub fn reach(nodes: &[Node], wanted: &BTreeSet<String>) -> (BTreeSet<String>, Vec<Obstacle>) {
     let mut active = wanted.clone();
     let mut obstacles = Vec::new();
@@ -61,7 +64,7 @@ pub fn reach(nodes: &[Node], wanted: &BTreeSet<String>) -> (BTreeSet<String>, Ve
                     match op.flow(i) {
                         None => fail(OpError::NoFlow(i)),
                         Some(Flow::Vjp(_)) => flows = true,
-                        Some(Flow::Constant) => {}
+                        Some(Flow::Constant | Flow::Zero) => {}
                     }
                 }
                 if flows && let Some((name, value)) = node.attrs.iter().find(|(k, _)| !op.attrs.contains(&k.as_str())) {

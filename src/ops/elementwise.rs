@@ -1,11 +1,8 @@
 //! Arithmetic and functions applied element by element.
-//!
-//! Rounding operators (Floor, Ceil, Round, Sign) have no record on purpose: their derivative is zero wherever it exists,
-//! so a model that computes with them cannot be trained through them and should hear so.
 
 use super::{
     Emit,
-    Flow::{Constant, Vjp},
+    Flow::{Constant, Vjp, Zero},
     Op, OpError,
     activation::inside,
 };
@@ -38,6 +35,10 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Clip", &[], &[Vjp(clip), Constant, Constant]),
     Op::new("Cast", &["to", "saturate", "round_mode"], &[Vjp(cast)]),
     Op::new("Identity", &[], &[Vjp(pass)]),
+    Op::new("Floor", &[], &[Zero]),
+    Op::new("Ceil", &[], &[Zero]),
+    Op::new("Round", &[], &[Zero]),
+    Op::new("Sign", &[], &[Zero]),
     Op::new("ArgMax", &["axis", "keepdims", "select_last_index"], &[Constant]),
     Op::new("ArgMin", &["axis", "keepdims", "select_last_index"], &[Constant]),
     Op::new("Equal", &[], &[Constant, Constant]),
@@ -51,12 +52,14 @@ pub(super) const OPS: &[Op] = &[
     Op::new("IsNaN", &[], &[Constant]),
 ];
 
-/// A cast to an integer or bool makes an index or a mask, which is constant by nature.
-pub(super) static CAST_TO_INTEGER: Op = Op::new("Cast", &[], &[Constant]);
+/// A cast to an integer or bool rounds. Mostly it makes an index or a mask, which carries no gradient anyway.
+pub(super) static CAST_TO_INTEGER: Op = Op::new("Cast", &[], &[Zero]);
 
 /// True for a `Cast` whose result is not a float. In the file format FLOAT is 1, FLOAT16 10, DOUBLE 11 and BFLOAT16 16.
 pub(super) fn casts_to_integer(node: &Node) -> bool {
-    node.op == "Cast" && matches!(node.attrs.get("to"), Some(Attr::Int(to)) if ![1, 10, 11, 16].contains(to))
+    node.domain.is_empty()
+        && node.op == "Cast"
+        && matches!(node.attrs.get("to"), Some(Attr::Int(to)) if ![1, 10, 11, 16].contains(to))
 }
 
 /// y = x      dx = dy              y = a + b + ...      da = dy      db = dy

@@ -8,9 +8,10 @@ use super::{
     weights::{self, Stored},
 };
 use crate::{
-    autodiff::NotDifferentiable,
+    autodiff::{self, NotDifferentiable},
     graph::{Graph, Port},
     onnx::{self, LiftError, Model},
+    ops,
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
 };
@@ -53,6 +54,17 @@ pub enum TrainError {
     InputType { path: PathBuf, name: String, dtype: String },
     #[error("{}: input {names:?} is read by no node, yet ONNX Runtime wants it fed; export the model without it", path.display())]
     IdleInput { path: PathBuf, names: Vec<String> },
+    #[error(
+        "{}: the model is quantised ({}): its weights are integers, which have no gradient, and none reaches input \
+         {input:?}; unlearn the float model it was made from and quantise the result, or use the QDQ form of the \
+         quantised model", path.display(), ops.join(", ")
+    )]
+    Quantised { path: PathBuf, input: String, ops: Vec<String> },
+    #[error(
+        "{}: noise cannot be learned: every path from input {input:?} to the class scores passes {}, whose derivative is \
+         zero wherever it exists", path.display(), through(nodes)
+    )]
+    NoGradient { path: PathBuf, input: String, nodes: Vec<String> },
     #[error("{}: no weights to train: {reason}", path.display())]
     NoWeights { path: PathBuf, reason: String },
     #[error(
@@ -75,6 +87,10 @@ fn lines(errors: &[LiftError]) -> String {
     errors.iter().flat_map(|e| ["\n  ".to_owned(), e.to_string()]).collect()
 }
 
+fn through(nodes: &[String]) -> String {
+    if nodes.is_empty() { "a comparison or an index".into() } else { nodes.join(", ") }
+}
+
 /// A classifier up to its logits, in the spelling of the step graphs.
 pub struct Network {
     /// The model file, for messages.
@@ -85,6 +101,9 @@ pub struct Network {
     pub head: Head,
     /// Every float constant and what training does with it.
     pub stored: Vec<Stored>,
+    /// Operators, as messages name them, that give weights before them a derivative of zero, so that these stay as they
+    /// are.
+    pub dead_ends: Vec<String>,
     pub(super) graph: Graph,
 }
 
@@ -102,17 +121,31 @@ impl Network {
         head::cut(&mut graph, &head);
         let input = data_input(&path, &graph)?;
         let graph = onnx::lift(graph).map_err(|errors| TrainError::Lift { path: path.clone(), errors })?;
-        let stored = weights::sort(&graph, &input)
+        let from_input = dead_ends(&graph, &input);
+        if from_input.quantised {
+            let quantised: BTreeSet<&String> =
+                graph.nodes.iter().filter(|n| ops::is_quantised(n)).map(|n| &n.op).collect();
+            return Err(TrainError::Quantised { path, input, ops: quantised.into_iter().cloned().collect() });
+        }
+        let sorted = weights::sort(&graph, &input)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
+        if !autodiff::heard(&graph.nodes, &[head.logits.as_str()]).contains(input.as_str()) {
+            return Err(TrainError::NoGradient { path, input, nodes: from_input.nodes });
+        }
         let own: BTreeSet<&String> = model.stored.iter().collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
-        let stored: Vec<Stored> = stored.into_iter().filter(|s| own.contains(&s.name)).collect();
-        Ok(Self { path, input, head, stored, graph })
+        let stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
+        Ok(Self { path, input, head, stored, dead_ends: sorted.dead_ends, graph })
     }
 
     /// Names of the weights.
     pub fn trained(&self) -> impl Iterator<Item = &str> {
         self.stored.iter().filter(|s| s.frozen.is_none()).map(|s| s.name.as_str())
+    }
+
+    /// Number of float tensors that the operators of [`Self::dead_ends`] keep from learning.
+    pub fn rounded_away(&self) -> usize {
+        self.stored.iter().filter(|s| s.frozen == Some(weights::BEFORE_ROUNDING)).count()
     }
 
     /// The weights as the file holds them.
@@ -169,6 +202,12 @@ impl Network {
         }
         Ok(BatchedNetwork { network: self, engine: engine.clone(), traced, running, batch, classes })
     }
+}
+
+/// What the noise loses to rounding operators.
+fn dead_ends(graph: &Graph, input: &str) -> autodiff::DeadEnds {
+    let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    autodiff::dead_ends(&graph.nodes, &outputs, &BTreeSet::from([input.to_owned()]))
 }
 
 fn data_input(path: &std::path::Path, graph: &Graph) -> Result<String, TrainError> {

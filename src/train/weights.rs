@@ -3,7 +3,6 @@
 use crate::{
     autodiff::{self, NotDifferentiable},
     graph::Graph,
-    ops::{self, Flow},
     tensor::{DType, Tensor},
 };
 use serde::Serialize;
@@ -14,6 +13,9 @@ const ARITHMETIC: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "
 
 /// An additive mask holds numbers this low where attention is switched off; no bias does.
 const MASKED: f32 = -1e4;
+
+/// Why weights are frozen whose gradient is zero because of rounding.
+pub const BEFORE_ROUNDING: &str = "lies before rounding operators, whose derivative is zero";
 
 /// A float constant of the model and what training does with it.
 #[derive(Clone, Debug, Serialize)]
@@ -26,8 +28,16 @@ pub struct Stored {
     pub frozen: Option<&'static str>,
 }
 
+/// The float constants of a graph, sorted.
+pub struct Sorted {
+    /// Every float constant.
+    pub stored: Vec<Stored>,
+    /// Rounding operators, as messages name them, that keep weights from learning.
+    pub dead_ends: Vec<String>,
+}
+
 /// Sorts the float constants of a graph whose only output are the logits. `input` is the data input.
-pub fn sort(graph: &Graph, input: &str) -> Result<Vec<Stored>, NotDifferentiable> {
+pub fn sort(graph: &Graph, input: &str) -> Result<Sorted, NotDifferentiable> {
     let raw = raw_data(graph, input);
     let consumers = consumers(graph);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
@@ -42,14 +52,21 @@ pub fn sort(graph: &Graph, input: &str) -> Result<Vec<Stored>, NotDifferentiable
     if !obstacles.is_empty() {
         return Err(NotDifferentiable(obstacles));
     }
-    let heard = heard(graph);
+    let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    let heard = autodiff::heard(&graph.nodes, &outputs);
+    let ends = autodiff::dead_ends(&graph.nodes, &outputs, &wanted);
     let stored = |name: &str, mut frozen: Option<&'static str>| {
         if frozen.is_none() && !heard.contains(name) {
-            frozen = Some("no gradient reaches it (statistics, a bound, or not used for the logits)");
+            frozen = Some(if ends.lost.contains(name) {
+                BEFORE_ROUNDING
+            } else {
+                "no gradient reaches it (statistics, a bound, or not used for the logits)"
+            });
         }
         Stored { name: name.to_owned(), shape: graph.constants[name].shape().to_vec(), frozen }
     };
-    Ok(verdicts.iter().map(|(name, why)| stored(name, *why)).collect())
+    let stored = verdicts.iter().map(|(name, why)| stored(name, *why)).collect();
+    Ok(Sorted { stored, dead_ends: ends.nodes })
 }
 
 /// Why a float constant is a number of the architecture, `None` if it is a weight.
@@ -104,21 +121,4 @@ fn consumers(graph: &Graph) -> BTreeMap<&str, Vec<usize>> {
         }
     }
     map
-}
-
-/// Values from which a gradient path leads to the outputs.
-fn heard(graph: &Graph) -> BTreeSet<&str> {
-    let mut heard: BTreeSet<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
-    for node in graph.nodes.iter().rev() {
-        if !node.outputs.iter().any(|o| heard.contains(o.as_str())) {
-            continue;
-        }
-        let Some(op) = ops::find(node) else { continue };
-        for (i, input) in node.inputs.iter().enumerate() {
-            if matches!(op.flow(i), Some(Flow::Vjp(_))) {
-                heard.insert(input);
-            }
-        }
-    }
-    heard
 }

@@ -213,13 +213,3 @@ fn masks_and_indices_are_constant() {
         assert_eq!(active.contains("y"), flows, "Cast to {to}");
     }
 }
-
-#[test]
-fn rounding_is_an_obstacle() {
-    let wanted = BTreeSet::from(["x".to_owned()]);
-    for op in ["Floor", "Ceil", "Round", "Sign"] {
-        let (_, obstacles) = autodiff::reach(&[node(op, &["x"], "y", None)], &wanted);
-        assert_eq!(obstacles.len(), 1, "{op}");
-        assert_eq!(obstacles[0].reason.to_string(), "no gradient rule for this operator");
-    }
-}

@@ -13,4 +13,5 @@ mod matmul;
 mod norm;
 mod pool;
 mod reduce;
+mod rounding;
 mod softmax;
