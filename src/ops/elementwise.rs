@@ -18,6 +18,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Mul", &[], &[Vjp(mul), Vjp(mul)]),
     Op::new("Div", &[], &[Vjp(div_left), Vjp(div_right)]),
     Op::new("Pow", &[], &[Vjp(pow_base), Vjp(pow_exponent)]),
+    Op::new("Mod", &["fmod"], &[Vjp(modulo_left), Vjp(modulo_right)]),
     Op::new("Neg", &[], &[Vjp(minus)]),
     Op::new("Abs", &[], &[Vjp(abs)]),
     Op::new("Exp", &[], &[Vjp(exp)]),
@@ -25,8 +26,6 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Sqrt", &[], &[Vjp(sqrt)]),
     Op::new("Reciprocal", &[], &[Vjp(reciprocal)]),
     Op::new("Erf", &[], &[Vjp(erf)]),
-    Op::new("Sin", &[], &[Vjp(sin)]),
-    Op::new("Cos", &[], &[Vjp(cos)]),
     Op::new("Where", &[], &[Constant, Vjp(where_true), Vjp(where_false)]),
     Op::variadic("Min", &[], &[Vjp(extremum)]),
     Op::variadic("Max", &[], &[Vjp(extremum)]),
@@ -34,6 +33,7 @@ pub(super) const OPS: &[Op] = &[
     Op::variadic("Mean", &[], &[Vjp(mean)]),
     Op::new("Clip", &[], &[Vjp(clip), Constant, Constant]),
     Op::new("Cast", &["to", "saturate", "round_mode"], &[Vjp(cast)]),
+    Op::new("CastLike", &["saturate", "round_mode"], &[Vjp(cast), Constant]),
     Op::new("Identity", &[], &[Vjp(pass)]),
     Op::new("Floor", &[], &[Zero]),
     Op::new("Ceil", &[], &[Zero]),
@@ -49,7 +49,9 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Not", &[], &[Constant]),
     Op::new("And", &[], &[Constant, Constant]),
     Op::new("Or", &[], &[Constant, Constant]),
+    Op::new("Xor", &[], &[Constant, Constant]),
     Op::new("IsNaN", &[], &[Constant]),
+    Op::new("IsInf", &[], &[Constant]),
 ];
 
 /// A cast to an integer or bool rounds. Mostly it makes an index or a mask, which carries no gradient anyway.
@@ -142,6 +144,22 @@ fn pow_exponent(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     e.to_input(&d)
 }
 
+/// y = a - b trunc(a / b), with fmod = 1      da = dy
+///
+/// Floats have this form only; integers, which have the other one, carry no gradient.
+fn modulo_left(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    e.to_input(dy)
+}
+
+/// db = -dy * trunc(a / b) = dy * (y - a) / b
+fn modulo_right(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (a, b, y) = (e.x(0)?, e.x(1)?, e.y(0)?);
+    let multiple = e.sub(&y, &a);
+    let times = e.div(&multiple, &b);
+    let d = e.mul(dy, &times);
+    e.to_input(&d)
+}
+
 /// The exponent in the type of the base; ONNX lets it be of another one.
 fn exponent(e: &mut Emit<'_>, base: &Value) -> Result<Value, OpError> {
     let b = e.x(1)?;
@@ -199,21 +217,6 @@ fn erf(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let bell = e.unary("Exp", &negative);
     let d = e.mul(dy, &bell);
     Ok(e.scale(&d, FRAC_2_SQRT_PI))
-}
-
-/// y = sin x      dx = dy * cos x
-fn sin(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let x = e.x(0)?;
-    let cos = e.unary("Cos", &x);
-    Ok(e.mul(dy, &cos))
-}
-
-/// y = cos x      dx = -dy * sin x
-fn cos(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let x = e.x(0)?;
-    let sin = e.unary("Sin", &x);
-    let d = e.mul(dy, &sin);
-    Ok(e.neg(&d))
 }
 
 /// y = c ? a : b      da = c ? dy : 0

@@ -18,6 +18,7 @@ mod norm;
 mod pool;
 mod reduce;
 mod softmax;
+mod trigonometry;
 mod window;
 
 pub use emit::{Emit, broadcast, resolve_axis};
@@ -143,6 +144,7 @@ pub fn records() -> impl Iterator<Item = &'static Op> {
 
 const FAMILIES: &[&[Op]] = &[
     elementwise::OPS,
+    trigonometry::OPS,
     activation::OPS,
     softmax::OPS,
     norm::OPS,

@@ -15,3 +15,4 @@ mod pool;
 mod reduce;
 mod rounding;
 mod softmax;
+mod trigonometry;
