@@ -5,6 +5,7 @@ pub mod external;
 mod import;
 mod lift;
 pub mod patch;
+mod pen;
 pub mod schema;
 pub mod wire;
 

@@ -17,6 +17,7 @@ mod matmul;
 mod norm;
 mod pool;
 mod reduce;
+mod resize;
 mod softmax;
 mod trigonometry;
 mod window;
@@ -154,6 +155,7 @@ const FAMILIES: &[&[Op]] = &[
     pool::OPS,
     layout::OPS,
     gather::OPS,
+    resize::OPS,
     integer::BITS,
     integer::QUANTISED,
 ];

@@ -13,6 +13,7 @@ mod matmul;
 mod norm;
 mod pool;
 mod reduce;
+mod resize;
 mod rounding;
 mod softmax;
 mod trigonometry;
