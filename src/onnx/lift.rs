@@ -1,9 +1,14 @@
 //! Rewrites old operator spellings into those of opset 18, so that every gradient rule knows one spelling.
 //!
 //! Only the copy of the graph that training works on is rewritten; the file keeps its opset and its nodes. What changed
-//! after 18 does not change the meaning of the operators used here.
+//! after 18 does not change the meaning of the operators used here. Fused operators of any opset are written out
+//! ([`unfuse`]).
 
-use super::{export::wire_type, pen::Pen};
+use super::{
+    export::wire_type,
+    pen::Pen,
+    unfuse::{self, unfuse},
+};
 use crate::{
     graph::{Attr, Graph, Node},
     tensor::Tensor,
@@ -55,6 +60,9 @@ struct Lifter {
 
 impl Lifter {
     fn node(&mut self, mut node: Node) -> Result<(), String> {
+        if unfuse::is_fused(&node) {
+            return unfuse(&mut self.pen, &node, &self.read);
+        }
         if !node.domain.is_empty() {
             self.pen.out.nodes.push(node);
             return Ok(());

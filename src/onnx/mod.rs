@@ -7,6 +7,7 @@ mod lift;
 pub mod patch;
 mod pen;
 pub mod schema;
+mod unfuse;
 pub mod wire;
 
 pub use export::{dtype_of, export, wire_type};

@@ -18,6 +18,7 @@ mod norm;
 mod pool;
 mod reduce;
 mod resize;
+mod rotary;
 mod softmax;
 mod trigonometry;
 mod window;
@@ -156,6 +157,7 @@ const FAMILIES: &[&[Op]] = &[
     layout::OPS,
     gather::OPS,
     resize::OPS,
+    rotary::OPS,
     integer::BITS,
     integer::QUANTISED,
 ];
