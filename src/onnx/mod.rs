@@ -8,8 +8,10 @@ mod inline;
 mod lift;
 mod masters;
 pub mod patch;
+mod pen;
 pub mod schema;
 mod subgraph;
+mod unfuse;
 pub mod wire;
 
 pub use export::{dtype_of, export, wire_type};

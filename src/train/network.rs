@@ -10,9 +10,10 @@ use super::{
     weights::{self, Stored},
 };
 use crate::{
-    autodiff::NotDifferentiable,
+    autodiff::{self, NotDifferentiable},
     graph::{Graph, Port},
     onnx::{self, LiftError, Masters, Model},
+    ops,
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
 };
@@ -67,6 +68,17 @@ pub enum TrainError {
     OpenConstant { path: PathBuf, name: String },
     #[error("{}: input {names:?} is read by no node, yet ONNX Runtime wants it fed; export the model without it", path.display())]
     IdleInput { path: PathBuf, names: Vec<String> },
+    #[error(
+        "{}: the model is quantised ({}): its weights are integers, which have no gradient, and none reaches input \
+         {input:?}; unlearn the float model it was made from and quantise the result, or use the QDQ form of the \
+         quantised model", path.display(), ops.join(", ")
+    )]
+    Quantised { path: PathBuf, input: String, ops: Vec<String> },
+    #[error(
+        "{}: noise cannot be learned: every path from input {input:?} to the class scores passes {}, whose derivative is \
+         zero wherever it exists", path.display(), through(nodes)
+    )]
+    NoGradient { path: PathBuf, input: String, nodes: Vec<String> },
     #[error("{}: no weights to train: {reason}", path.display())]
     NoWeights { path: PathBuf, reason: String },
     #[error(
@@ -93,6 +105,10 @@ fn lines(errors: &[LiftError]) -> String {
     errors.iter().flat_map(|e| ["\n  ".to_owned(), e.to_string()]).collect()
 }
 
+fn through(nodes: &[String]) -> String {
+    if nodes.is_empty() { "a comparison or an index".into() } else { nodes.join(", ") }
+}
+
 /// A classifier up to its logits, in the spelling of the step graphs.
 pub struct Network {
     /// The model file, for messages.
@@ -109,6 +125,9 @@ pub struct Network {
     pub stored: Vec<Stored>,
     /// Tensors whose elements can be replaced in the file.
     writable: BTreeSet<String>,
+    /// Operators, as messages name them, that give weights before them a derivative of zero, so that these stay as they
+    /// are.
+    pub dead_ends: Vec<String>,
     pub(super) graph: Graph,
     masters: Masters,
 }
@@ -135,23 +154,38 @@ impl Network {
         let (graph, masters) =
             onnx::masters(graph).map_err(|reason| TrainError::Quantized { path: path.clone(), reason })?;
         let site = inputs::site(&path, &graph, &inputs.main)?;
+        let input = inputs.main.name.clone();
         let learned = match &site {
-            Site::Input => &inputs.main.name,
+            Site::Input => &input,
             Site::Value { name, .. } => name,
         };
-        let stored = weights::sort(&graph, learned, &model.enclosed)
+        let from_input = dead_ends(&graph, learned);
+        if from_input.quantised {
+            let quantised: BTreeSet<&String> =
+                graph.nodes.iter().filter(|n| ops::is_quantised(n)).map(|n| &n.op).collect();
+            return Err(TrainError::Quantised { path, input, ops: quantised.into_iter().cloned().collect() });
+        }
+        let sorted = weights::sort(&graph, learned, &model.enclosed)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
+        if !autodiff::heard(&graph.nodes, &[head.logits.as_str()]).contains(learned.as_str()) {
+            return Err(TrainError::NoGradient { path, input, nodes: from_input.nodes });
+        }
         let own: BTreeSet<&String> = model.stored.iter().chain(&model.enclosed).collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
-        let stored: Vec<Stored> = stored.into_iter().filter(|s| own.contains(&s.name)).collect();
+        let stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
         let writable = model.stored.iter().cloned().collect();
-        let input = inputs.main.name.clone();
-        Ok(Self { path, input, inputs, site, head, stored, writable, graph, masters })
+        let dead_ends = sorted.dead_ends;
+        Ok(Self { path, input, inputs, site, head, stored, writable, dead_ends, graph, masters })
     }
 
     /// Names of the weights.
     pub fn trained(&self) -> impl Iterator<Item = &str> {
         self.stored.iter().filter(|s| s.frozen.is_none()).map(|s| s.name.as_str())
+    }
+
+    /// Number of float tensors that the operators of [`Self::dead_ends`] keep from learning.
+    pub fn rounded_away(&self) -> usize {
+        self.stored.iter().filter(|s| s.frozen == Some(weights::BEFORE_ROUNDING)).count()
     }
 
     /// The weights of the file, as the real numbers they stand for.
@@ -293,4 +327,9 @@ impl Network {
         let values = vec![value; shape.iter().product()];
         Ok(Tensor::from_f32s(port.dtype.unwrap_or(DType::F32), shape, values))
     }
+}
+
+fn dead_ends(graph: &Graph, input: &str) -> autodiff::DeadEnds {
+    let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    autodiff::dead_ends(&graph.nodes, &outputs, &BTreeSet::from([input.to_owned()]))
 }

@@ -130,6 +130,10 @@ impl<'a> Job<'a> {
         if self.recipe.variant == Variant::Reference && !self.recipe.forget.contains(&0) {
             self.warnings.push(Warning::ReferenceLabel);
         }
+        let nodes = self.network.dead_ends.clone();
+        if !nodes.is_empty() {
+            self.warnings.push(Warning::DeadEnds { nodes, frozen: self.network.rounded_away() });
+        }
         if self.recipe.batch_norm == BatchNorm::Batch && !self.network.has_batch_norm() {
             self.warnings.push(Warning::NoBatchNorm);
         }
