@@ -1,5 +1,9 @@
 //! Walks a graph backwards using the rules of [`ops`](crate::ops). No operator is named here.
 
+mod paths;
+
+pub use paths::{DeadEnds, dead_ends, heard};
+
 use crate::{
     graph::{Builder, Node, Value},
     ops::{self, Emit, Flow, OpError},
@@ -36,37 +40,12 @@ impl fmt::Display for NotDifferentiable {
 
 impl std::error::Error for NotDifferentiable {}
 
-/// Values from which a gradient path leads to `outputs`: through inputs that are not constant by nature.
-///
-/// An operator without a rule counts as passable for all it reads, so that what stands in the way before it is found as
-/// well.
-pub fn heard<'n>(nodes: &'n [Node], outputs: impl IntoIterator<Item = &'n str>) -> BTreeSet<&'n str> {
-    let mut heard: BTreeSet<&str> = outputs.into_iter().collect();
-    for node in nodes.iter().rev() {
-        if !node.outputs.iter().any(|o| heard.contains(o.as_str())) {
-            continue;
-        }
-        let op = ops::find(node);
-        let flows = |i: usize| !matches!(op.and_then(|op| op.flow(i)), Some(Flow::Constant));
-        heard.extend((0..node.inputs.len()).filter(|&i| flows(i)).filter_map(|i| node.input(i)));
-        if op.is_none() {
-            heard.extend(node.captures());
-        }
-    }
-    heard
-}
-
 /// The names among `nodes`' values through which a gradient of `outputs` reaches `wanted`, and the nodes that stand in
 /// its way.
 ///
-/// A value is on the way when it is wanted or is computed from such a value through an input that is not constant by
-/// nature. A node is in the way only where a gradient arrives at it: one whose result no more than a shape or an index
+/// A value is on the way when it is wanted or is computed from such a value through an input with a rule. A node is in the way only where a gradient arrives at it: one whose result no more than a shape or an index
 /// is computed from may be of any kind.
-pub fn reach<'n>(
-    nodes: &'n [Node],
-    outputs: impl IntoIterator<Item = &'n str>,
-    wanted: &BTreeSet<String>,
-) -> (BTreeSet<String>, Vec<Obstacle>) {
+pub fn reach(nodes: &[Node], outputs: &[&str], wanted: &BTreeSet<String>) -> (BTreeSet<String>, Vec<Obstacle>) {
     let heard = heard(nodes, outputs);
     let mut active = wanted.clone();
     let mut obstacles = Vec::new();
@@ -88,7 +67,7 @@ pub fn reach<'n>(
                     match op.flow(i) {
                         None => fail(OpError::NoFlow(i)),
                         Some(Flow::Vjp(_)) => flows = true,
-                        Some(Flow::Constant) => {}
+                        Some(Flow::Constant | Flow::Zero) => {}
                     }
                 }
                 if flows && let Some((name, value)) = node.attrs.iter().find(|(k, _)| !op.attrs.contains(&k.as_str())) {
@@ -119,7 +98,9 @@ pub fn backward(
     wanted: &BTreeSet<String>,
     float: DType,
 ) -> Result<HashMap<String, Value>, NotDifferentiable> {
-    let (active, mut obstacles) = reach(nodes, seeds.iter().map(|(value, _)| value.name()), wanted);
+    let outputs: Vec<String> = seeds.iter().map(|(value, _)| value.name().to_owned()).collect();
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let (active, mut obstacles) = reach(nodes, &outputs, wanted);
     let mut parts: HashMap<String, Vec<Value>> = HashMap::new();
     for (value, gradient) in seeds {
         parts.entry(value.name().to_owned()).or_default().push(gradient.clone());

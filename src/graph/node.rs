@@ -67,6 +67,11 @@ impl<const N: usize> From<[i64; N]> for Attr {
         Self::Ints(v.to_vec())
     }
 }
+impl<const N: usize> From<[f32; N]> for Attr {
+    fn from(v: [f32; N]) -> Self {
+        Self::Floats(v.to_vec())
+    }
+}
 impl From<Tensor> for Attr {
     fn from(v: Tensor) -> Self {
         Self::Tensor(v)

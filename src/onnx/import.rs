@@ -4,7 +4,7 @@ use super::{
     OLDEST_OPSET,
     condition::Conditions,
     dtype_of,
-    external::{self, ExternalError},
+    external::{ExternalError, ExternalRef},
     inline::{Inliner, domain_of, name_of},
     schema::{
         AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProtoValue, ValueInfoProto,
@@ -245,22 +245,12 @@ impl Reader<'_> {
 
     /// Puts external data into the tensor itself.
     fn embed(&mut self, t: &mut TensorProto) -> Result<(), ImportError> {
-        if let Some(bytes) = self.external_bytes(t)? {
-            t.raw_data = Some(bytes);
+        if !t.external_data.is_empty() {
+            t.raw_data = Some(self.tensor(t)?.to_le_bytes());
             t.external_data.clear();
             t.data_location = None;
         }
         Ok(())
-    }
-
-    fn external_bytes(&mut self, t: &TensorProto) -> Result<Option<Vec<u8>>, ImportError> {
-        let bytes = external::read(t, self.folder)
-            .map_err(|source| ImportError::External { path: self.path.into(), source })?;
-        if bytes.is_some() {
-            let location = t.external_data.iter().find(|e| e.key() == "location");
-            self.external.extend(location.map(|e| e.value().to_owned()));
-        }
-        Ok(bytes)
     }
 
     fn tensor(&mut self, t: &TensorProto) -> Result<Tensor, ImportError> {
@@ -271,14 +261,35 @@ impl Reader<'_> {
         let shape = t.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>();
         let shape = shape.map_err(|_| fail(format!("negative length in shape {:?}", t.dims)))?;
         let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let n = n.ok_or_else(|| fail(format!("shape {:?} is too large", t.dims)))?;
-        let external = self.external_bytes(t)?;
-        let held = external.as_ref().or(t.raw_data.as_ref()).map_or(0, Vec::len);
-        let tensor = match external.as_ref().or(t.raw_data.as_ref()).filter(|raw| !raw.is_empty()) {
+        let size = n.and_then(|n| n.checked_mul(dtype.size()));
+        let (Some(n), Some(size)) = (n, size) else { return Err(fail(format!("shape {:?} is too large", t.dims))) };
+        let misfit = |held: u64| fail(format!("{held} bytes do not fill shape {:?} of {dtype}", t.dims));
+        let external = self.external(t, size as u64, misfit)?;
+        let raw = external.as_ref().or(t.raw_data.as_ref());
+        let tensor = match raw.filter(|raw| !raw.is_empty()) {
             Some(raw) => Tensor::from_le_bytes(dtype, shape, raw),
             None => typed(t, dtype, shape, n),
         };
-        tensor.ok_or_else(|| fail(format!("{held} bytes do not fill shape {:?} of {dtype}", t.dims)))
+        tensor.ok_or_else(|| misfit(raw.map_or(0, Vec::len) as u64))
+    }
+
+    /// The bytes beside the model, `None` when the elements are in it. A length that does not fit is found before
+    /// anything is read: without `length`, a tensor claims all of a file that may be larger than the memory.
+    fn external(
+        &mut self,
+        t: &TensorProto,
+        expected: u64,
+        misfit: impl Fn(u64) -> ImportError,
+    ) -> Result<Option<Vec<u8>>, ImportError> {
+        let fail = |source| ImportError::External { path: self.path.into(), source };
+        let Some(reference) = ExternalRef::of(t).map_err(fail)? else { return Ok(None) };
+        let bytes = reference.open(self.folder).map_err(fail)?;
+        if bytes.length() != expected {
+            return Err(misfit(bytes.length()));
+        }
+        let bytes = bytes.read().map_err(fail)?;
+        self.external.insert(reference.location);
+        Ok(Some(bytes))
     }
 }
 

@@ -1,24 +1,23 @@
 //! Rewrites old operator spellings into those of opset 18, so that every gradient rule knows one spelling.
 //!
 //! Only the copy of the graph that training works on is rewritten, graphs inside nodes too; the file keeps its opset and
-//! its nodes. A model at opset 18 or later is left alone: what changed after 18 does not change the meaning of the
-//! operators used here.
+//! its nodes. What changed after 18 does not change the meaning of the operators used here. Fused operators of any opset
+//! are written out ([`unfuse`]).
 
 use super::{
-    export,
+    export::{self, wire_type},
     import::plain_attribute,
     inline::{domain_of, name_of},
+    pen::Pen,
     schema::{GraphProto, ValueInfoProto},
     subgraph,
+    unfuse::{self, unfuse},
 };
 use crate::{
-    graph::{Attr, Attrs, Graph, Node},
+    graph::{Attr, Graph, Node},
     tensor::Tensor,
 };
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::Arc,
-};
+use std::collections::BTreeSet;
 use thiserror::Error;
 
 /// The opset that step graphs are spelled in at least.
@@ -40,14 +39,10 @@ pub struct LiftError {
 /// The same graph in the spelling of opset 18 (or of its own opset, if that is later).
 pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let opset = graph.opset;
-    let written =
-        |n: &Node| n.outputs.iter().chain(n.subgraphs().flat_map(|g| &g.defines)).cloned().collect::<Vec<_>>();
-    let used = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned).chain(written(n)));
-    let taken =
-        used.chain(graph.constants.keys().cloned()).chain(graph.inputs.iter().map(|p| p.name.clone())).collect();
     let read = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned));
     let read = read.chain(graph.outputs.iter().map(|p| p.name.clone())).collect();
-    let mut lifter = Lifter { opset, taken, read, out: Graph { nodes: Vec::new(), ..graph.clone() } };
+    let pen = Pen::new(&graph);
+    let mut lifter = Lifter { opset, inside: false, read, pen };
     let mut errors = Vec::new();
     for node in graph.nodes {
         let label = node.label();
@@ -55,22 +50,27 @@ pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
             errors.push(LiftError { node: label, reason });
         }
     }
-    lifter.out.opset = opset.max(STEP_OPSET);
-    if errors.is_empty() { Ok(lifter.out) } else { Err(errors) }
+    let mut lifted = lifter.pen.out;
+    lifted.opset = opset.max(STEP_OPSET);
+    if errors.is_empty() { Ok(lifted) } else { Err(errors) }
 }
 
 struct Lifter {
     opset: i64,
-    taken: HashSet<String>,
+    /// True for a graph inside a node, which no gradient passes: only what its opset spelled otherwise is rewritten.
+    inside: bool,
     /// Every value that some node or output reads.
     read: BTreeSet<String>,
-    out: Graph,
+    pen: Pen,
 }
 
 impl Lifter {
     fn node(&mut self, mut node: Node) -> Result<(), String> {
+        if !self.inside && unfuse::is_fused(&node) {
+            return unfuse(&mut self.pen, &node, &self.read);
+        }
         if !node.domain.is_empty() {
-            self.out.nodes.push(node);
+            self.pen.out.nodes.push(node);
             return Ok(());
         }
         if self.opset < STEP_OPSET {
@@ -119,12 +119,13 @@ impl Lifter {
                 return Err("Scan of opset 8 is another operator; re-export the model at opset 9".into());
             }
             "Scatter" if before(11) => node.op = "ScatterElements".into(),
-            "Upsample" => {
-                return Err("Upsample is not supported; re-export the model with Resize (opset 11 or later)".into());
-            }
+            "RNN" | "GRU" | "LSTM" => self.recurrent(&mut node)?,
+            "Upsample" | "Resize" if before(11) => self.resize(&mut node)?,
+            "MeanVarianceNormalization" if before(9) => return self.mean_variance(node),
+            "CastLike" if !self.inside => self.cast_like(&mut node)?,
             _ => {}
         }
-        self.out.nodes.push(node);
+        self.pen.out.nodes.push(node);
         Ok(())
     }
 
@@ -143,8 +144,7 @@ impl Lifter {
         let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
         let read = read.chain(graph.output.iter().map(ValueInfoProto::name)).map(str::to_owned).collect();
         // One set of names for all: new ones are no name of the graphs around either.
-        let taken = std::mem::take(&mut self.taken);
-        let mut inner = Lifter { opset: self.opset, taken, read, out: Graph::default() };
+        let mut inner = Lifter { opset: self.opset, inside: true, read, pen: self.pen.inner() };
         let mut nodes = Vec::with_capacity(graph.node.len());
         for mut n in std::mem::take(&mut graph.node) {
             for a in &mut n.attribute {
@@ -160,18 +160,18 @@ impl Lifter {
             };
             let label = node.label();
             inner.node(node.clone()).map_err(|reason| format!("in its node {label}: {reason}"))?;
-            if inner.out.nodes == [node] {
-                inner.out.nodes.clear();
+            if inner.pen.out.nodes == [node] {
+                inner.pen.out.nodes.clear();
                 nodes.push(n);
-            } else if inner.out.nodes.iter().any(|n| n.attrs.values().any(|a| matches!(a, Attr::Other(_)))) {
+            } else if inner.pen.out.nodes.iter().any(|n| n.attrs.values().any(|a| matches!(a, Attr::Other(_)))) {
                 return Err(format!("its node {label} has to be written anew and holds a tensor, a graph or a type"));
             } else {
-                nodes.extend(inner.out.nodes.drain(..).map(|n| export::node(&n)));
+                nodes.extend(inner.pen.out.nodes.drain(..).map(|n| export::node(&n)));
             }
         }
         graph.node = nodes;
-        graph.initializer.extend(inner.out.constants.iter().map(|(name, t)| export::tensor(name, t)));
-        self.taken = inner.taken;
+        graph.initializer.extend(inner.pen.out.constants.iter().map(|(name, t)| export::tensor(name, t)));
+        self.pen.take_back(inner.pen);
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl Lifter {
     fn dropout(&self, node: &mut Node) -> Result<(), String> {
         let training = match node.input(2) {
             None => false,
-            Some(name) => match self.out.constants.get(name).map(|t| t.data().clone()) {
+            Some(name) => match self.pen.out.constants.get(name).map(|t| t.data().clone()) {
                 Some(crate::tensor::Data::Bool(v)) => v.first().copied().unwrap_or(false),
                 _ => return Err("training_mode is computed by the graph; export the model in inference mode".into()),
             },
@@ -211,6 +211,23 @@ impl Lifter {
         Ok(())
     }
 
+    /// Gives Y a name, for gradients read the state of every step there, and drops `layout`.
+    fn recurrent(&mut self, node: &mut Node) -> Result<(), String> {
+        match node.attrs.remove("layout") {
+            None | Some(Attr::Int(0)) => {}
+            Some(Attr::Int(1)) => {
+                return Err("layout=1 (batch first) is not run by ONNX Runtime; export the model with layout=0".into());
+            }
+            Some(other) => return Err(format!("attribute layout: expected 0 or 1, got {other}")),
+        }
+        if node.output(0).is_none() {
+            let name = self.pen.fresh(node, "steps");
+            node.outputs.resize(node.outputs.len().max(1), String::new());
+            node.outputs[0] = name;
+        }
+        Ok(())
+    }
+
     /// Before opset 13 these flatten to two axes at `axis` and work on the second.
     fn flattened_softmax(&mut self, mut node: Node) -> Result<(), String> {
         let axis = match node.attrs.remove("axis") {
@@ -221,21 +238,80 @@ impl Lifter {
         let (Some(x), Some(y)) = (node.input(0).map(str::to_owned), node.output(0).map(str::to_owned)) else {
             return Err("input or output is missing".into());
         };
-        let name = node.name.clone();
-        let [flat, soft, shape] = ["flat", "soft", "shape"].map(|part| self.fresh(&y, part));
-        let make = |op: &str, part: &str, inputs: Vec<String>, output: &str, attrs: Attrs| Node {
-            name: format!("{name}/{part}"),
-            op: op.into(),
-            domain: String::new(),
-            inputs,
-            outputs: vec![output.into()],
-            attrs,
+        let axis_of = |axis| [("axis", Attr::Int(axis))];
+        let flat = self.pen.op(&node, "Flatten", "flat", &[&x], &axis_of(axis));
+        let soft = self.pen.op(&node, &node.op, "soft", &[&flat], &axis_of(1));
+        let shape = self.pen.op(&node, "Shape", "shape", &[&x], &[]);
+        self.pen.to(&node, "Reshape", &[&soft, &shape], &y, &[]);
+        Ok(())
+    }
+
+    /// Before opset 11 samples lie at equal distances from the first one, whatever the mode.
+    fn resize(&mut self, node: &mut Node) -> Result<(), String> {
+        let scales = match node.attrs.remove("scales") {
+            Some(Attr::Floats(v)) => self.pen.constant(node, "scales", Tensor::f32([v.len()], v)),
+            Some(other) => return Err(format!("attribute scales: expected a list of floats, got {other}")),
+            None => node.input(1).map(str::to_owned).ok_or("scales are missing")?,
         };
-        let axis_of = |axis| Attrs::from([("axis".to_owned(), Attr::Int(axis))]);
-        self.out.nodes.push(make("Flatten", "flat", vec![x.clone()], &flat, axis_of(axis)));
-        self.out.nodes.push(make(&node.op, "soft", vec![flat], &soft, axis_of(1)));
-        self.out.nodes.push(make("Shape", "shape", vec![x], &shape, Attrs::new()));
-        self.out.nodes.push(make("Reshape", "back", vec![soft, shape], &y, Attrs::new()));
+        let nearest = match node.attrs.get("mode") {
+            None => true,
+            Some(Attr::Str(mode)) => mode == "nearest",
+            Some(other) => return Err(format!("attribute mode: expected a string, got {other}")),
+        };
+        if let Some(Attr::Str(mode)) = node.attrs.get_mut("mode")
+            && mode == "bilinear"
+        {
+            *mode = "linear".into();
+        }
+        if nearest {
+            // ONNX Runtime goes down where it enlarges and up where it makes smaller, axis by axis.
+            let known = self.pen.out.constants.get(&scales).and_then(|t| t.as_f32().map(<[f32]>::to_vec));
+            let rounding = match known {
+                None if node.op == "Upsample" => "floor",
+                None => return Err("the scales are computed by the graph; export the model with opset 11".into()),
+                Some(v) if v.iter().all(|&s| s >= 1.0) => "floor",
+                Some(v) if v.iter().all(|&s| s <= 1.0) => "ceil",
+                Some(v) => return Err(format!("scales {v:?} enlarge some axes and shrink others")),
+            };
+            node.attrs.insert("nearest_mode".into(), rounding.into());
+        }
+        node.op = "Resize".into();
+        node.attrs.insert("coordinate_transformation_mode".into(), "asymmetric".into());
+        node.inputs.truncate(1);
+        node.inputs.extend([String::new(), scales]);
+        Ok(())
+    }
+
+    /// Before opset 9 the axes are said in two flags.
+    fn mean_variance(&mut self, mut node: Node) -> Result<(), String> {
+        let mut flag = |name: &str, default: bool| match node.attrs.remove(name) {
+            None => Ok(default),
+            Some(Attr::Int(v)) => Ok(v != 0),
+            Some(other) => Err(format!("attribute {name}: expected an integer, got {other}")),
+        };
+        let (across, variance) = (flag("across_channels", false)?, flag("normalize_variance", true)?);
+        let axes: &[i64] = if across { &[0, 1, 2, 3] } else { &[0, 2, 3] };
+        if variance {
+            node.attrs.insert("axes".into(), axes.into());
+            self.pen.out.nodes.push(node);
+            return Ok(());
+        }
+        let (Some(x), Some(y)) = (node.input(0), node.output(0)) else {
+            return Err("input or output is missing".into());
+        };
+        let list = self.pen.constant(&node, "axes", Tensor::ints(axes));
+        let mean = self.pen.op(&node, "ReduceMean", "mean", &[x, &list], &[]);
+        self.pen.to(&node, "Sub", &[x, &mean], y, &[]);
+        Ok(())
+    }
+
+    /// The type to cast to is that of another value; rules have to know it, because integers carry no gradient.
+    fn cast_like(&self, node: &mut Node) -> Result<(), String> {
+        let like = node.input(1).ok_or("input 1 is missing")?;
+        let to = self.pen.dtype(like).ok_or_else(|| format!("the element type of {like:?} is not known"))?;
+        node.op = "Cast".into();
+        node.attrs.insert("to".into(), Attr::Int(wire_type(to).into()));
+        node.inputs.truncate(1);
         Ok(())
     }
 
@@ -256,17 +332,8 @@ impl Lifter {
     }
 
     fn put_input(&mut self, node: &mut Node, at: usize, part: &str, tensor: Tensor) {
-        let name = self.fresh(node.output(0).unwrap_or(&node.name), part);
-        self.out.constants.insert(name.clone(), Arc::new(tensor));
+        let name = self.pen.constant(node, part, tensor);
         node.inputs.resize(node.inputs.len().max(at + 1), String::new());
         node.inputs[at] = name;
-    }
-
-    fn fresh(&mut self, base: &str, part: &str) -> String {
-        let mut name = format!("{base}/{part}");
-        while !self.taken.insert(name.clone()) {
-            name.push('_');
-        }
-        name
     }
 }

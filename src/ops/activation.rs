@@ -3,7 +3,7 @@
 //! Masks are made with `HardSigmoid`, which is one vectorised pass on every device; comparing and selecting
 //! (`Greater`, `Where`) takes about three times as long on the CPU for the same result.
 
-use super::{Emit, Flow::Vjp, Op, OpError};
+use super::{Emit, Flow::Vjp, MICROSOFT, Op, OpError};
 use crate::graph::{Attr, Value};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
@@ -22,7 +22,12 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Softplus", &[], &[Vjp(softplus)]),
     Op::new("Softsign", &[], &[Vjp(softsign)]),
     Op::new("Gelu", &["approximate"], &[Vjp(gelu)]),
+    Op::new("Gelu", &[], &[Vjp(gelu)]).of(MICROSOFT),
+    Op::new("FastGelu", &[], &[Vjp(fast_gelu)]).of(MICROSOFT),
+    Op::new("QuickGelu", &["alpha"], &[Vjp(quick_gelu)]).of(MICROSOFT),
+    Op::new("Swish", &["alpha"], &[Vjp(swish)]),
     Op::new("Mish", &[], &[Vjp(mish)]),
+    Op::new("Shrink", &["bias", "lambd"], &[Vjp(shrink)]),
 ];
 
 /// alpha * x + beta, cut to 0..1.
@@ -239,6 +244,15 @@ fn gelu(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.mul(dy, &slope))
 }
 
+/// As [`gelu`] with approximate = tanh
+fn fast_gelu(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let (share, bump) = gelu_tanh(e, &x);
+    let bump = e.mul(&x, &bump);
+    let slope = e.add(&share, &bump);
+    Ok(e.mul(dy, &slope))
+}
+
 /// Phi(x) and its derivative.
 fn gelu_exact(e: &mut Emit<'_>, x: &Value) -> (Value, Value) {
     let t = e.scale(x, FRAC_1_SQRT_2);
@@ -264,6 +278,38 @@ fn gelu_tanh(e: &mut Emit<'_>, x: &Value) -> (Value, Value) {
     let t = e.unary("Tanh", &argument);
     let fall = one_minus_square(e, &t);
     (ramp(e, &t, 0.5, 0.5), e.mul(&fall, &outer))
+}
+
+/// As [`swish`], with another default for alpha
+fn quick_gelu(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let alpha = e.float("alpha", 1.702)?;
+    sigmoid_gated(e, dy, alpha)
+}
+
+/// y = x s, s = sigmoid(alpha x)      dx = dy * (s + alpha y (1 - s))
+fn swish(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let alpha = e.float("alpha", 1.0)?;
+    sigmoid_gated(e, dy, alpha)
+}
+
+fn sigmoid_gated(e: &mut Emit<'_>, dy: &Value, alpha: f32) -> Result<Value, OpError> {
+    let (x, y, one) = (e.x(0)?, e.y(0)?, e.num(1.0));
+    let scaled = e.scale(&x, f64::from(alpha));
+    let s = e.unary("Sigmoid", &scaled);
+    let rest = e.sub(&one, &s);
+    let rise = e.mul(&y, &rest);
+    let rise = e.scale(&rise, f64::from(alpha));
+    let slope = e.add(&s, &rise);
+    Ok(e.mul(dy, &slope))
+}
+
+/// y = x - bias where x > lambd, x + bias where x < -lambd, else 0      dx = dy where |x| > lambd, else 0
+fn shrink(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let lambd = f64::from(e.float("lambd", 0.5)?);
+    let x = e.x(0)?;
+    let size = e.unary("Abs", &x);
+    let mask = beyond(e, &size, lambd, 1.0);
+    Ok(e.mul(dy, &mask))
 }
 
 /// y = x t, t = tanh(softplus x)      dx = dy * (t + x (1 - t^2) sigmoid x)

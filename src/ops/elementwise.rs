@@ -1,11 +1,8 @@
 //! Arithmetic and functions applied element by element.
-//!
-//! Rounding operators (Floor, Ceil, Round, Sign) have no record on purpose: their derivative is zero wherever it exists,
-//! so a model that computes with them cannot be trained through them and should hear so.
 
 use super::{
     Emit,
-    Flow::{Constant, Vjp},
+    Flow::{Constant, Vjp, Zero},
     Op, OpError,
     activation::inside,
 };
@@ -21,6 +18,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Mul", &[], &[Vjp(mul), Vjp(mul)]),
     Op::new("Div", &[], &[Vjp(div_left), Vjp(div_right)]),
     Op::new("Pow", &[], &[Vjp(pow_base), Vjp(pow_exponent)]),
+    Op::new("Mod", &["fmod"], &[Vjp(modulo_left), Vjp(modulo_right)]),
     Op::new("Neg", &[], &[Vjp(minus)]),
     Op::new("Abs", &[], &[Vjp(abs)]),
     Op::new("Exp", &[], &[Vjp(exp)]),
@@ -28,8 +26,6 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Sqrt", &[], &[Vjp(sqrt)]),
     Op::new("Reciprocal", &[], &[Vjp(reciprocal)]),
     Op::new("Erf", &[], &[Vjp(erf)]),
-    Op::new("Sin", &[], &[Vjp(sin)]),
-    Op::new("Cos", &[], &[Vjp(cos)]),
     Op::new("Where", &[], &[Constant, Vjp(where_true), Vjp(where_false)]),
     Op::variadic("Min", &[], &[Vjp(extremum)]),
     Op::variadic("Max", &[], &[Vjp(extremum)]),
@@ -37,7 +33,12 @@ pub(super) const OPS: &[Op] = &[
     Op::variadic("Mean", &[], &[Vjp(mean)]),
     Op::new("Clip", &[], &[Vjp(clip), Constant, Constant]),
     Op::new("Cast", &["to", "saturate", "round_mode"], &[Vjp(cast)]),
+    Op::new("CastLike", &["saturate", "round_mode"], &[Vjp(cast), Constant]),
     Op::new("Identity", &[], &[Vjp(pass)]),
+    Op::new("Floor", &[], &[Zero]),
+    Op::new("Ceil", &[], &[Zero]),
+    Op::new("Round", &[], &[Zero]),
+    Op::new("Sign", &[], &[Zero]),
     Op::new("ArgMax", &["axis", "keepdims", "select_last_index"], &[Constant]),
     Op::new("ArgMin", &["axis", "keepdims", "select_last_index"], &[Constant]),
     Op::new("Equal", &[], &[Constant, Constant]),
@@ -48,15 +49,19 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Not", &[], &[Constant]),
     Op::new("And", &[], &[Constant, Constant]),
     Op::new("Or", &[], &[Constant, Constant]),
+    Op::new("Xor", &[], &[Constant, Constant]),
     Op::new("IsNaN", &[], &[Constant]),
+    Op::new("IsInf", &[], &[Constant]),
 ];
 
-/// A cast to an integer or bool makes an index or a mask, which is constant by nature.
-pub(super) static CAST_TO_INTEGER: Op = Op::new("Cast", &[], &[Constant]);
+/// A cast to an integer or bool rounds. Mostly it makes an index or a mask, which carries no gradient anyway.
+pub(super) static CAST_TO_INTEGER: Op = Op::new("Cast", &[], &[Zero]);
 
 /// True for a `Cast` whose result is not a float. In the file format FLOAT is 1, FLOAT16 10, DOUBLE 11 and BFLOAT16 16.
 pub(super) fn casts_to_integer(node: &Node) -> bool {
-    node.op == "Cast" && matches!(node.attrs.get("to"), Some(Attr::Int(to)) if ![1, 10, 11, 16].contains(to))
+    node.domain.is_empty()
+        && node.op == "Cast"
+        && matches!(node.attrs.get("to"), Some(Attr::Int(to)) if ![1, 10, 11, 16].contains(to))
 }
 
 /// y = x      dx = dy              y = a + b + ...      da = dy      db = dy
@@ -139,6 +144,22 @@ fn pow_exponent(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     e.to_input(&d)
 }
 
+/// y = a - b trunc(a / b), with fmod = 1      da = dy
+///
+/// Floats have this form only; integers, which have the other one, carry no gradient.
+fn modulo_left(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    e.to_input(dy)
+}
+
+/// db = -dy * trunc(a / b) = dy * (y - a) / b
+fn modulo_right(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (a, b, y) = (e.x(0)?, e.x(1)?, e.y(0)?);
+    let multiple = e.sub(&y, &a);
+    let times = e.div(&multiple, &b);
+    let d = e.mul(dy, &times);
+    e.to_input(&d)
+}
+
 /// The exponent in the type of the base; ONNX lets it be of another one.
 fn exponent(e: &mut Emit<'_>, base: &Value) -> Result<Value, OpError> {
     let b = e.x(1)?;
@@ -196,21 +217,6 @@ fn erf(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let bell = e.unary("Exp", &negative);
     let d = e.mul(dy, &bell);
     Ok(e.scale(&d, FRAC_2_SQRT_PI))
-}
-
-/// y = sin x      dx = dy * cos x
-fn sin(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let x = e.x(0)?;
-    let cos = e.unary("Cos", &x);
-    Ok(e.mul(dy, &cos))
-}
-
-/// y = cos x      dx = -dy * sin x
-fn cos(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let x = e.x(0)?;
-    let sin = e.unary("Sin", &x);
-    let d = e.mul(dy, &sin);
-    Ok(e.neg(&d))
 }
 
 /// y = c ? a : b      da = c ? dy : 0

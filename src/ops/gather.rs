@@ -5,7 +5,10 @@ use super::{
     Flow::{Constant, Vjp},
     Op, OpError,
 };
-use crate::graph::{Attr, Value};
+use crate::{
+    graph::{Attr, Value},
+    tensor::Data,
+};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Gather", &["axis"], &[Vjp(gather), Constant]),
@@ -16,6 +19,9 @@ pub(super) const OPS: &[Op] = &[
     Op::new("TopK", &["axis", "largest", "sorted"], &[Vjp(top_k), Constant]),
     Op::new("OneHot", &["axis"], &[Constant, Constant, Vjp(one_hot_values)]),
     Op::new("Trilu", &["upper"], &[Vjp(trilu), Constant]),
+    Op::new("ReverseSequence", &["batch_axis", "time_axis"], &[Vjp(reverse_sequence), Constant]),
+    Op::new("Compress", &["axis"], &[Vjp(compress), Constant]),
+    Op::new("EyeLike", &["dtype", "k"], &[Constant]),
     Op::new("CumSum", &["exclusive", "reverse"], &[Vjp(cum_sum), Constant]),
 ];
 
@@ -175,4 +181,40 @@ fn cum_sum(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let axis = e.x(1)?;
     let attrs = [("exclusive", Attr::Int(exclusive)), ("reverse", Attr::Int(1 - reverse))];
     Ok(e.op("CumSum", &[dy, &axis], &attrs, dy.shape()))
+}
+
+/// y = x with the first steps of each sequence in reverse order      dx = dy, reversed the same way
+fn reverse_sequence(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let lengths = e.x(1)?;
+    let attrs = [("batch_axis", Attr::Int(e.int("batch_axis", 1)?)), ("time_axis", Attr::Int(e.int("time_axis", 0)?))];
+    Ok(e.op("ReverseSequence", &[dy, &lengths], &attrs, dy.shape()))
+}
+
+/// y = the rows of x that a mask names (the elements, where no axis is given)      dx = zeros, with dy at those rows
+///
+/// The mask decides the shape of y, so it is the same for every batch.
+fn compress(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let mask = e.known(1)?.ok_or_else(|| OpError::Unsupported("the condition is missing".into()))?;
+    let Data::Bool(mask) = mask.data() else {
+        return Err(OpError::Unsupported(format!("the condition holds {}, not bools", mask.dtype())));
+    };
+    let flat = [x.len()];
+    let (shape, axis) =
+        if e.node().attrs.contains_key("axis") { (x.shape(), e.axis("axis", 0, x.rank())?) } else { (&flat[..], 0) };
+    // dy with one row of zeros behind it, read once for every row of x.
+    let kept = dy.shape()[axis];
+    let mut after = vec![0; dy.rank()];
+    after[axis] = 1;
+    let source = e.pad(dy, &vec![0; dy.rank()], &after);
+    let mut next = 0;
+    let mut rows = Vec::with_capacity(shape[axis]);
+    for i in 0..shape[axis] {
+        let named = mask.get(i).copied().unwrap_or(false);
+        rows.push(if named { next } else { kept as i64 });
+        next += i64::from(named);
+    }
+    let rows = e.int_list(&rows);
+    let dx = e.op("Gather", &[&source, &rows], &[("axis", Attr::Int(axis as i64))], shape);
+    Ok(e.reshape(&dx, x.shape()))
 }

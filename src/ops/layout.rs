@@ -126,10 +126,9 @@ fn apart(e: &mut Emit<'_>, v: &Value, strides: &[usize]) -> Value {
 fn pads(e: &Emit<'_>) -> Result<(Vec<i64>, Vec<i64>), OpError> {
     let rank = e.x(0)?.rank();
     let pads = e.known_ints(1)?.ok_or_else(|| OpError::Unsupported("pads are missing".into()))?;
-    let axes = e.known_ints(3)?.unwrap_or_else(|| (0..rank as i64).collect());
+    let axes = target_axes(rank, e.known_ints(3)?)?;
     let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
     for (i, &axis) in axes.iter().enumerate() {
-        let axis = resolve_axis(axis, rank).ok_or_else(|| OpError::Unsupported(format!("axis {axis} of {rank}")))?;
         (before[axis], after[axis]) = (pads[i], pads[axes.len() + i]);
     }
     Ok((before, after))
@@ -155,15 +154,32 @@ fn pad(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
             matrix[source as usize * long + i] = 1.0;
         }
         let matrix = e.nums(&[size, long], &matrix);
-        let (head, tail): (usize, usize) =
-            (dx.shape()[..axis].iter().product(), dx.shape()[axis + 1..].iter().product());
-        let mut shape = dx.shape().to_vec();
-        shape[axis] = size;
-        let rows = e.reshape(&dx, &[head, long, tail]);
-        let sums = e.matmul(&matrix, &rows);
-        dx = e.reshape(&sums, &shape);
+        dx = product_along(e, &matrix, &dx, axis);
     }
     Ok(dx)
+}
+
+/// The product of a matrix [n, m] with every row of length m along an axis of `v`.
+pub(super) fn product_along(e: &mut Emit<'_>, matrix: &Value, v: &Value, axis: usize) -> Value {
+    let mut shape = v.shape().to_vec();
+    let (head, tail): (usize, usize) = (shape[..axis].iter().product(), shape[axis + 1..].iter().product());
+    let long = shape[axis];
+    shape[axis] = matrix.shape()[0];
+    let products = if tail == 1 {
+        let rows = e.reshape(v, &[head, long]);
+        e.gemm(&rows, matrix, false, true)
+    } else {
+        let rows = e.reshape(v, &[head, long, tail]);
+        e.matmul(matrix, &rows)
+    };
+    e.reshape(&products, &shape)
+}
+
+/// The axes a list names, or all of them in order.
+pub(super) fn target_axes(rank: usize, given: Option<Vec<i64>>) -> Result<Vec<usize>, OpError> {
+    let Some(given) = given else { return Ok((0..rank).collect()) };
+    let axis = |a: i64| resolve_axis(a, rank).ok_or_else(|| OpError::Unsupported(format!("axis {a} of {rank}")));
+    given.into_iter().map(axis).collect()
 }
 
 /// The element of an axis of length `size` that stands at position `i` of the padded axis.

@@ -1,11 +1,15 @@
 //! Matrix products.
 
-use super::{Emit, Flow::Vjp, Op, OpError};
+use super::{Emit, Flow::Vjp, MICROSOFT, Op, OpError};
 use crate::graph::{Attr, Value};
+
+const FUSED: &[&str] = &["alpha", "transA", "transB", "transBatchA", "transBatchB"];
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Gemm", &["alpha", "beta", "transA", "transB"], &[Vjp(gemm_a), Vjp(gemm_b), Vjp(gemm_c)]),
     Op::new("MatMul", &[], &[Vjp(matmul_a), Vjp(matmul_b)]),
+    Op::new("FusedMatMul", FUSED, &[Vjp(fused_a), Vjp(fused_b)]).of(MICROSOFT),
+    Op::new("TransposeMatMul", FUSED, &[Vjp(fused_a), Vjp(fused_b)]).of(MICROSOFT),
 ];
 
 /// y = alpha * A' B' + beta * c, where A' = A or A^T and B' = B or B^T
@@ -57,6 +61,10 @@ struct Sides {
 
 fn sides(e: &mut Emit<'_>, dy: &Value) -> Result<Sides, OpError> {
     let (a, b) = (e.x(0)?, e.x(1)?);
+    Ok(matrices(e, &a, &b, dy))
+}
+
+fn matrices(e: &mut Emit<'_>, a: &Value, b: &Value, dy: &Value) -> Sides {
     let mut shape = dy.shape().to_vec();
     if b.rank() == 1 {
         shape.push(1);
@@ -66,7 +74,7 @@ fn sides(e: &mut Emit<'_>, dy: &Value) -> Result<Sides, OpError> {
     }
     let row = if a.rank() == 1 { vec![1, a.len()] } else { a.shape().to_vec() };
     let column = if b.rank() == 1 { vec![b.len(), 1] } else { b.shape().to_vec() };
-    Ok(Sides { a: e.reshape(&a, &row), b: e.reshape(&b, &column), dy: e.reshape(dy, &shape) })
+    Sides { a: e.reshape(a, &row), b: e.reshape(b, &column), dy: e.reshape(dy, &shape) }
 }
 
 /// The value as one matrix: all axes but the last in one.
@@ -83,30 +91,89 @@ fn one_matrix(b: &Value) -> bool {
 
 /// y = A B per batch element      dA = dy B^T, summed over broadcast batch axes
 fn matmul_a(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let Sides { a, b, dy } = sides(e, dy)?;
-    let da = if one_matrix(&b) {
-        let (dy, b) = (flat(e, &dy), flat(e, &b));
-        e.gemm(&dy, &b, false, true)
-    } else {
-        let bt = e.swap_last(&b);
-        let da = e.matmul(&dy, &bt);
-        e.unbroadcast(&da, a.shape())
-    };
+    let s = sides(e, dy)?;
+    let da = left(e, &s);
     let shape = e.x(0)?.shape().to_vec();
     Ok(e.reshape(&da, &shape))
 }
 
+fn left(e: &mut Emit<'_>, Sides { a, b, dy }: &Sides) -> Value {
+    if one_matrix(b) {
+        let (dy, b) = (flat(e, dy), flat(e, b));
+        e.gemm(&dy, &b, false, true)
+    } else {
+        let bt = e.swap_last(b);
+        let da = e.matmul(dy, &bt);
+        e.unbroadcast(&da, a.shape())
+    }
+}
+
 /// dB = A^T dy, summed over broadcast batch axes; for one matrix B the sum over the batch is part of the product
 fn matmul_b(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let Sides { a, b, dy } = sides(e, dy)?;
-    let db = if one_matrix(&b) {
-        let (a, dy) = (flat(e, &a), flat(e, &dy));
-        e.gemm(&a, &dy, true, false)
-    } else {
-        let at = e.swap_last(&a);
-        let db = e.matmul(&at, &dy);
-        e.unbroadcast(&db, b.shape())
-    };
+    let s = sides(e, dy)?;
+    let db = right(e, &s);
     let shape = e.x(1)?.shape().to_vec();
     Ok(e.reshape(&db, &shape))
+}
+
+fn right(e: &mut Emit<'_>, Sides { a, b, dy }: &Sides) -> Value {
+    if one_matrix(b) {
+        let (a, dy) = (flat(e, a), flat(e, dy));
+        e.gemm(&a, &dy, true, false)
+    } else {
+        let at = e.swap_last(a);
+        let db = e.matmul(&at, dy);
+        e.unbroadcast(&db, b.shape())
+    }
+}
+
+/// y = alpha A' B', where A' and B' are A and B, or transposed as [`order`] says
+///
+/// dA' = alpha dy B'^T, and dA is dA' transposed back
+fn fused_a(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (s, [order, _]) = fused(e, dy)?;
+    let da = left(e, &s);
+    fused_back(e, &da, &order)
+}
+
+/// dB' = alpha A'^T dy, and dB is dB' transposed back
+fn fused_b(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (s, [_, order]) = fused(e, dy)?;
+    let db = right(e, &s);
+    fused_back(e, &db, &order)
+}
+
+/// A' and B' as matrices, dy times alpha, and the order of the axes of A and B in A' and B'.
+fn fused(e: &mut Emit<'_>, dy: &Value) -> Result<(Sides, [Vec<usize>; 2]), OpError> {
+    let alpha = e.float("alpha", 1.0)?;
+    let (a, b) = (e.x(0)?, e.x(1)?);
+    let order_a = order(a.rank(), flag(e, "transA")?, flag(e, "transBatchA")?);
+    let order_b = order(b.rank(), flag(e, "transB")?, flag(e, "transBatchB")?);
+    let (a, b) = (e.transpose(&a, &order_a), e.transpose(&b, &order_b));
+    let dy = e.scale(dy, f64::from(alpha));
+    Ok((matrices(e, &a, &b, &dy), [order_a, order_b]))
+}
+
+/// Axis i of the operand as it is multiplied is axis `order[i]` of the input: `batch` takes the first axis behind the
+/// batch axes, then `swap` exchanges the last two. A vector stays as it is.
+fn order(rank: usize, swap: bool, batch: bool) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rank).collect();
+    if batch && rank > 2 {
+        order[..rank - 1].rotate_left(1);
+    }
+    if swap && rank > 1 {
+        order.swap(rank - 2, rank - 1);
+    }
+    order
+}
+
+fn fused_back(e: &mut Emit<'_>, d: &Value, order: &[usize]) -> Result<Value, OpError> {
+    let target = e.x(e.at())?;
+    let shape: Vec<usize> = order.iter().map(|&axis| target.shape()[axis]).collect();
+    let d = e.reshape(d, &shape);
+    let mut inverse = vec![0; order.len()];
+    for (to, &from) in order.iter().enumerate() {
+        inverse[from] = to;
+    }
+    Ok(e.transpose(&d, &inverse))
 }

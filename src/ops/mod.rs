@@ -11,15 +11,22 @@ pub mod conv;
 mod elementwise;
 mod emit;
 mod gather;
+mod integer;
 mod layout;
 mod matmul;
 mod norm;
 mod pool;
+mod quantize;
+mod recurrent;
 mod reduce;
+mod resize;
+mod rotary;
 mod softmax;
+mod trigonometry;
 mod window;
 
 pub use emit::{Emit, broadcast, resolve_axis};
+pub use integer::is_quantised;
 
 use crate::graph::{Builder, Node, Value};
 use thiserror::Error;
@@ -31,7 +38,7 @@ pub type Rule = fn(&mut Emit<'_>, dy: &Value) -> Result<Value, OpError>;
 /// node's output of the given shape, or `None` where the node is best left as it is.
 pub type Lowering = fn(&mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError>;
 
-/// What an operator says about the gradient of one input. There is no third answer: an operator without a record, or an
+/// What an operator says about the gradient of one input. There is no other answer: an operator without a record, or an
 /// input without a flow, is an error that names the node.
 #[derive(Clone, Copy, Debug)]
 pub enum Flow {
@@ -39,13 +46,21 @@ pub enum Flow {
     Vjp(Rule),
     /// Not differentiable by nature: an index, a shape, a mask, a bound.
     Constant,
+    /// A step function of this input: its derivative is zero wherever it exists. Nothing before it learns through it,
+    /// which the user has to hear ([`dead_ends`](crate::autodiff::dead_ends)).
+    Zero,
 }
+
+/// Domain of the operators that ONNX Runtime adds to those of the standard.
+pub const MICROSOFT: &str = "com.microsoft";
 
 /// The record of one operator.
 #[derive(Clone, Copy, Debug)]
 pub struct Op {
-    /// Operator name in `ai.onnx`.
+    /// Operator name.
     pub name: &'static str,
+    /// Operator domain; empty for `ai.onnx`.
+    pub domain: &'static str,
     /// Attributes the rules understand; any other attribute on a differentiated node is an error.
     pub attrs: &'static [&'static str],
     /// Flow of each input. The last one stands for all further inputs of a variadic operator.
@@ -59,12 +74,18 @@ pub struct Op {
 impl Op {
     /// Record of an operator with a fixed number of inputs.
     pub const fn new(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
-        Self { name, attrs, inputs, variadic: false, lower: None }
+        Self { name, domain: "", attrs, inputs, variadic: false, lower: None }
     }
 
     /// Record of an operator with any number of inputs, all treated alike.
     pub const fn variadic(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
-        Self { name, attrs, inputs, variadic: true, lower: None }
+        Self { name, domain: "", attrs, inputs, variadic: true, lower: None }
+    }
+
+    /// The same record for the operator of another domain.
+    #[must_use]
+    pub const fn of(self, domain: &'static str) -> Self {
+        Self { domain, ..self }
     }
 
     /// The same record with a faster forward form.
@@ -133,6 +154,7 @@ pub fn records() -> impl Iterator<Item = &'static Op> {
 
 const FAMILIES: &[&[Op]] = &[
     elementwise::OPS,
+    trigonometry::OPS,
     activation::OPS,
     softmax::OPS,
     norm::OPS,
@@ -142,6 +164,12 @@ const FAMILIES: &[&[Op]] = &[
     pool::OPS,
     layout::OPS,
     gather::OPS,
+    quantize::OPS,
+    recurrent::OPS,
+    resize::OPS,
+    rotary::OPS,
+    integer::BITS,
+    integer::QUANTISED,
 ];
 
 /// Why a node without a record cannot be differentiated.
@@ -149,10 +177,10 @@ pub fn missing(node: &Node) -> OpError {
     if node.subgraphs().next().is_some() { OpError::ControlFlow } else { OpError::NoRule }
 }
 
-/// The record of a node's operator; operators of other domains have none.
+/// The record of a node's operator.
 pub fn find(node: &Node) -> Option<&'static Op> {
-    if node.domain.is_empty() && elementwise::casts_to_integer(node) {
+    if elementwise::casts_to_integer(node) {
         return Some(&elementwise::CAST_TO_INTEGER);
     }
-    node.domain.is_empty().then(|| records().find(|op| op.name == node.op)).flatten()
+    records().find(|op| op.name == node.op && op.domain == node.domain)
 }

@@ -6,6 +6,7 @@ use super::{
     Emit,
     Flow::{Constant, Vjp},
     Op, OpError,
+    layout::target_axes,
     reduce::over_norm,
 };
 use crate::graph::Value;
@@ -20,8 +21,11 @@ pub(super) const OPS: &[Op] = &[
         &[Vjp(batch_x), Vjp(batch_scale), Vjp(batch_bias), Constant, Constant],
     ),
     Op::new("LayerNormalization", LAYER, &[Vjp(layer_x), Vjp(layer_scale), Vjp(layer_bias)]),
+    Op::new("RMSNormalization", LAYER, &[Vjp(rms_x), Vjp(rms_scale)]),
+    Op::new("SimplifiedLayerNormalization", LAYER, &[Vjp(rms_x), Vjp(rms_scale)]),
     Op::new("InstanceNormalization", &["epsilon"], &[Vjp(instance_x), Vjp(instance_scale), Vjp(channel_sum)]),
     Op::new("GroupNormalization", GROUP, &[Vjp(group_x), Vjp(group_scale), Vjp(group_bias)]),
+    Op::new("MeanVarianceNormalization", &["axes"], &[Vjp(mean_variance)]),
     Op::new("LpNormalization", &["axis", "p"], &[Vjp(lp)]),
     Op::new("LRN", &["alpha", "beta", "bias", "size"], &[Vjp(lrn)]),
 ];
@@ -164,6 +168,43 @@ fn layer_bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     e.to_input(dy)
 }
 
+// --- RMSNormalization: y = scale * xhat, xhat = x * inv, inv = 1 / sqrt(mean x^2 + epsilon), from `axis` on --------------
+
+/// The axes that are normalised together, xhat and inv.
+fn rms(e: &mut Emit<'_>) -> Result<Standard, OpError> {
+    if e.dy(1).is_some() {
+        return Err(OpError::Unsupported("the gradient through the output InvStdDev is not written".into()));
+    }
+    let x = e.x(0)?;
+    let axis = e.axis("axis", -1, x.rank())?;
+    let axes: Vec<usize> = (axis..x.rank()).collect();
+    let epsilon = e.float("epsilon", 1e-5)?;
+    let square = e.mul(&x, &x);
+    let mean = e.reduce_mean(&square, &axes, true);
+    let inv = inverse_root(e, &mean, epsilon);
+    let xhat = e.mul(&x, &inv);
+    Ok(Standard { axes, xhat, inv })
+}
+
+/// g = dy * scale      dx = inv * (g - xhat * mean(g * xhat))
+fn rms_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let s = rms(e)?;
+    let scale = e.x(1)?;
+    let g = e.mul(dy, &scale);
+    let product = e.mul(&g, &s.xhat);
+    let along = e.reduce_mean(&product, &s.axes, true);
+    let stretch = e.mul(&s.xhat, &along);
+    let d = e.sub(&g, &stretch);
+    Ok(e.mul(&d, &s.inv))
+}
+
+/// dscale = sum(dy * xhat)
+fn rms_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let s = rms(e)?;
+    let d = e.mul(dy, &s.xhat);
+    e.to_input(&d)
+}
+
 // --- InstanceNormalization: y = scale * xhat + bias over the image of each sample and channel --------------------------
 
 fn instance(e: &mut Emit<'_>) -> Result<Standard, OpError> {
@@ -250,6 +291,23 @@ fn group_sum(e: &mut Emit<'_>, d: &Value) -> Result<Value, OpError> {
 }
 
 // --- Without parameters ----------------------------------------------------------------------------------------------
+
+/// y = (x - mean) * inv, inv = 1 / (sqrt(var) + 1e-9)      dx as in `standardise_back` with g = dy
+///
+/// The 1e-9 is the operator's own. It only tells in a group without any variance, which has no direction to stretch in.
+fn mean_variance(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (x, y) = (e.x(0)?, e.y(0)?);
+    let mut axes = target_axes(x.rank(), Some(e.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3])))?;
+    axes.sort_unstable();
+    let mean = e.reduce_mean(&x, &axes, true);
+    let centred = e.sub(&x, &mean);
+    let square = e.mul(&centred, &centred);
+    let var = e.reduce_mean(&square, &axes, true);
+    let (deviation, tiny) = (e.unary("Sqrt", &var), e.num(1e-9));
+    let deviation = e.add(&deviation, &tiny);
+    let inv = e.unary("Reciprocal", &deviation);
+    Ok(standardise_back(e, &Standard { axes, xhat: y, inv }, dy))
+}
 
 /// y = x / |x|_p      p = 2: dx = (dy - y * sum(dy * y)) / |x|      p = 1: dx = (dy - sign x * sum(dy * y)) / |x|
 fn lp(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {

@@ -5,6 +5,7 @@ use super::{
     Flow::Vjp,
     Op, OpError,
     conv::{Geometry, scattered},
+    reduce::{norm_exponent, over_norm_power, signed_power},
     window::{Axis, windows},
 };
 use crate::graph::{Attr, Value};
@@ -86,25 +87,12 @@ fn average_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 /// y = (sum of |x|^p over each window)^(1/p)      dx = sign(x) |x|^(p-1) * sum over windows of dy / y^(p-1)
 fn lp_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let axes = pool_windows(e)?;
-    let p = e.int("p", 2)?;
+    let p = norm_exponent(e)?;
     let (x, y) = (e.x(0)?, e.y(0)?);
-    match p {
-        1 => {
-            let back = spread_over_windows(e, &axes, dy)?;
-            let sign = e.unary("Sign", &x);
-            Ok(e.mul(&back, &sign))
-        }
-        2 => {
-            // An empty window (all zeros) has no direction; its gradient is zero.
-            let ratio = e.div(dy, &y);
-            let zero = e.num(0.0);
-            let some = e.graph.op("Greater", &[&y, &zero], &[], y.shape());
-            let ratio = e.select(&some, &ratio, &zero);
-            let back = spread_over_windows(e, &axes, &ratio)?;
-            Ok(e.mul(&back, &x))
-        }
-        other => Err(OpError::Attribute { name: "p".into(), expected: "1 or 2".into(), got: other.to_string() }),
-    }
+    let ratio = over_norm_power(e, dy, &y, p);
+    let back = spread_over_windows(e, &axes, &ratio)?;
+    let along = signed_power(e, &x, p);
+    Ok(e.mul(&back, &along))
 }
 
 /// Adds every window's value to all inputs the window read.

@@ -16,6 +16,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("ReduceMean", ATTRS, &[Vjp(mean), Constant]),
     Op::new("ReduceMax", ATTRS, &[Vjp(extremum), Constant]),
     Op::new("ReduceMin", ATTRS, &[Vjp(extremum), Constant]),
+    Op::new("ReduceProd", ATTRS, &[Vjp(prod), Constant]),
     Op::new("ReduceL1", ATTRS, &[Vjp(l1), Constant]),
     Op::new("ReduceL2", ATTRS, &[Vjp(l2), Constant]),
     Op::new("ReduceSumSquare", ATTRS, &[Vjp(sum_square), Constant]),
@@ -23,6 +24,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("ReduceLogSumExp", ATTRS, &[Vjp(log_sum_exp), Constant]),
     Op::new("GlobalAveragePool", &[], &[Vjp(global_average)]),
     Op::new("GlobalMaxPool", &[], &[Vjp(global_max)]),
+    Op::new("GlobalLpPool", &["p"], &[Vjp(global_lp)]),
 ];
 
 /// The axes a node sums over, in ascending order.
@@ -102,6 +104,27 @@ fn to_extreme(e: &mut Emit<'_>, r: &Reduced) -> Value {
     e.mul(&mask, &share)
 }
 
+/// y = prod x      dx = dy * the product of the other elements
+///
+/// With P the product of the elements that are not zero: P / x where no element is zero; where one is, P for this one and
+/// 0 for the others; 0 where several are.
+fn prod(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let r = reduced(e, dy)?;
+    let (zero, one) = (e.num(0.0), e.num(1.0));
+    let vanishes = e.binary("Equal", &r.x, &zero);
+    let marks = e.op("CastLike", &[&vanishes, &r.y], &[], r.x.shape());
+    let filled = e.select(&vanishes, &one, &r.x);
+    let product = e.reduce("ReduceProd", &filled, &r.axes, true);
+    let zeros = e.reduce_sum(&marks, &r.axes, true);
+    let none = e.binary("Equal", &zeros, &zero);
+    let single = e.binary("Equal", &zeros, &one);
+    let share = e.mul(&r.dy, &product);
+    let (without, with) = (e.select(&none, &share, &zero), e.select(&single, &share, &zero));
+    let without = e.div(&without, &filled);
+    let with = e.mul(&with, &marks);
+    Ok(e.add(&without, &with))
+}
+
 /// y = sum |x|      dx = dy * sign x
 fn l1(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let r = reduced(e, dy)?;
@@ -165,4 +188,49 @@ fn global_average(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 fn global_max(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let r = pooled(e, dy)?;
     Ok(to_extreme(e, &r))
+}
+
+/// y = (sum of |x|^p over the image)^(1/p)      dx = dy * sign(x) (|x| / y)^(p-1)
+fn global_lp(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let r = pooled(e, dy)?;
+    let p = norm_exponent(e)?;
+    let share = over_norm_power(e, &r.dy, &r.y, p);
+    let along = signed_power(e, &r.x, p);
+    Ok(e.mul(&along, &share))
+}
+
+/// The exponent of a pool over norms.
+pub(super) fn norm_exponent(e: &Emit<'_>) -> Result<i64, OpError> {
+    let p = e.int("p", 2)?;
+    if p >= 1 {
+        return Ok(p);
+    }
+    Err(OpError::Attribute { name: "p".into(), expected: "a positive integer".into(), got: p.to_string() })
+}
+
+/// sign(x) |x|^(p-1): the slope of |x|^p / p.
+pub(super) fn signed_power(e: &mut Emit<'_>, x: &Value, p: i64) -> Value {
+    if p == 2 {
+        return x.clone();
+    }
+    let sign = e.unary("Sign", x);
+    if p == 1 {
+        return sign;
+    }
+    let (size, exponent) = (e.unary("Abs", x), e.num((p - 1) as f64));
+    let power = e.binary("Pow", &size, &exponent);
+    e.mul(&sign, &power)
+}
+
+/// a / norm^(p-1), and 0 where the norm is 0: an image of zeros has no direction.
+pub(super) fn over_norm_power(e: &mut Emit<'_>, a: &Value, norm: &Value, p: i64) -> Value {
+    match p {
+        1 => a.clone(),
+        2 => over_norm(e, a, norm),
+        _ => {
+            let exponent = e.num((p - 1) as f64);
+            let power = e.binary("Pow", norm, &exponent);
+            over_norm(e, a, &power)
+        }
+    }
 }

@@ -1,12 +1,19 @@
-//! Softmax and its logarithm.
+//! Softmax, its logarithm and its hard form.
 //!
-//! Before opset 13 both flatten their input to two axes; `onnx::lift` writes that out.
+//! Before opset 13 they flatten their input to two axes; `onnx::lift` writes that out.
 
-use super::{Emit, Flow::Vjp, Op, OpError};
+use super::{
+    Emit,
+    Flow::{Vjp, Zero},
+    Op, OpError,
+};
 use crate::graph::Value;
 
-pub(super) const OPS: &[Op] =
-    &[Op::new("Softmax", &["axis"], &[Vjp(softmax)]), Op::new("LogSoftmax", &["axis"], &[Vjp(log_softmax)])];
+pub(super) const OPS: &[Op] = &[
+    Op::new("Softmax", &["axis"], &[Vjp(softmax)]),
+    Op::new("LogSoftmax", &["axis"], &[Vjp(log_softmax)]),
+    Op::new("Hardmax", &["axis"], &[Zero]),
+];
 
 /// y = exp x / sum exp x      dx = y * (dy - sum(dy * y))
 fn softmax(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {

@@ -36,6 +36,13 @@ pub enum Warning {
         /// Accuracy before, 0 to 1.
         accuracy: f64,
     },
+    /// Operators whose derivative is zero keep weights before them from learning.
+    DeadEnds {
+        /// The operators, as messages name them.
+        nodes: Vec<String>,
+        /// Number of float tensors that stay as they are for it.
+        frozen: usize,
+    },
     /// A CUDA device was not used although the device was to be chosen.
     CudaNotUsed(String),
     /// The model carries a stamp of its own.
@@ -69,10 +76,24 @@ impl fmt::Display for Warning {
                 "the model predicted the classes to forget with accuracy {:.1} % before; is this the right class, and is the preprocessing right?",
                 100.0 * accuracy
             ),
+            Self::DeadEnds { nodes, frozen } => write!(
+                f,
+                "the derivative of {} is zero wherever it exists: only weights after it learn, and {frozen} float \
+                 tensor(s) before it stay as they are",
+                few(nodes)
+            ),
             Self::CudaNotUsed(reason) => write!(f, "--device auto: cpu, because {reason}"),
             Self::AlreadyStamped(forgotten) => {
                 write!(f, "the model was unlearned before (classes {}); its history is kept in the stamp", forgotten.join(", "))
             }
         }
     }
+}
+
+/// A list for a sentence: at most eight names and the number of the others.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    let rest = names.len().saturating_sub(SHOWN);
+    if rest == 0 { shown } else { format!("{shown} and {rest} more nodes") }
 }

@@ -31,7 +31,7 @@ pub struct Traced {
 pub fn trace(
     engine: &Engine,
     graph: &Graph,
-    feeds: &[(&str, &Tensor)],
+    feeds: &[(String, Tensor)],
     live: &BTreeSet<String>,
 ) -> Result<Traced, RuntimeError> {
     let mut varies = live.clone();
@@ -68,12 +68,16 @@ pub fn trace(
         }
     }
     for (name, t) in feeds {
-        values.insert((*name).to_owned(), (t.dtype(), t.shape().to_vec()));
+        values.insert(name.clone(), (t.dtype(), t.shape().to_vec()));
+        if !live.contains(name) {
+            known.insert(name.clone(), Arc::new(t.clone()));
+        }
     }
+    let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
     if !graph.nodes.is_empty() {
         // On the CPU: this is bookkeeping, and a plain run shows every value as the file defines it.
         let mut session = engine.on_cpu().plain_session("the model, to learn its shapes", &onnx::export(&probe))?;
-        for found in session.survey(feeds, wanted)? {
+        for found in session.survey(&feeds, wanted)? {
             if let Some(contents) = found.contents {
                 known.insert(found.name.clone(), Arc::new(contents));
             }

@@ -3,7 +3,7 @@
 use crate::{
     autodiff::{self, NotDifferentiable},
     graph::Graph,
-    tensor::{DType, Tensor},
+    tensor::Tensor,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,9 @@ const ARITHMETIC: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "
 
 /// An additive mask holds numbers this low where attention is switched off; no bias does.
 const MASKED: f32 = -1e4;
+
+/// Why weights are frozen whose gradient is zero because of rounding.
+pub const BEFORE_ROUNDING: &str = "lies before rounding operators, whose derivative is zero";
 
 /// A float constant of the model and what training does with it.
 #[derive(Clone, Debug, Serialize)]
@@ -28,9 +31,17 @@ pub struct Stored {
 /// Why a weight that the file holds inside a function or a branch stays as it is.
 const ENCLOSED: &str = "inside a function or a branch of the file, where new values cannot be written";
 
+/// The float constants of a graph, sorted.
+pub struct Sorted {
+    /// Every float constant.
+    pub stored: Vec<Stored>,
+    /// Rounding operators, as messages name them, that keep weights from learning.
+    pub dead_ends: Vec<String>,
+}
+
 /// Sorts the float constants of a graph whose only output are the logits. `input` is the data input, `enclosed` names
 /// constants that cannot be written back.
-pub fn sort(graph: &Graph, input: &str, enclosed: &BTreeSet<String>) -> Result<Vec<Stored>, NotDifferentiable> {
+pub fn sort(graph: &Graph, input: &str, enclosed: &BTreeSet<String>) -> Result<Sorted, NotDifferentiable> {
     let raw = raw_data(graph, input);
     let consumers = consumers(graph);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
@@ -41,22 +52,28 @@ pub fn sort(graph: &Graph, input: &str, enclosed: &BTreeSet<String>) -> Result<V
     }
     let candidates = verdicts.iter().filter(|(name, why)| why.is_none() && !enclosed.contains(**name));
     let wanted: BTreeSet<String> = candidates.map(|(name, _)| (*name).to_owned()).chain([input.to_owned()]).collect();
-    let outputs = || graph.outputs.iter().map(|o| o.name.as_str());
-    let (_, obstacles) = autodiff::reach(&graph.nodes, outputs(), &wanted);
+    let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    let (_, obstacles) = autodiff::reach(&graph.nodes, &outputs, &wanted);
     if !obstacles.is_empty() {
         return Err(NotDifferentiable(obstacles));
     }
-    let heard = autodiff::heard(&graph.nodes, outputs());
+    let heard = autodiff::heard(&graph.nodes, &outputs);
+    let ends = autodiff::dead_ends(&graph.nodes, &outputs, &wanted);
     let stored = |name: &str, mut frozen: Option<&'static str>| {
         if frozen.is_none() && !heard.contains(name) {
-            frozen = Some("no gradient reaches it (statistics, a bound, or not used for the logits)");
+            frozen = Some(if ends.lost.contains(name) {
+                BEFORE_ROUNDING
+            } else {
+                "no gradient reaches it (statistics, a bound, or not used for the logits)"
+            });
         }
         if frozen.is_none() && enclosed.contains(name) {
             frozen = Some(ENCLOSED);
         }
         Stored { name: name.to_owned(), shape: graph.constants[name].shape().to_vec(), frozen }
     };
-    Ok(verdicts.iter().map(|(name, why)| stored(name, *why)).collect())
+    let stored = verdicts.iter().map(|(name, why)| stored(name, *why)).collect();
+    Ok(Sorted { stored, dead_ends: ends.nodes })
 }
 
 /// Why a float constant is a number of the architecture, `None` if it is a weight.
@@ -67,9 +84,6 @@ fn constant_by_rule(
     consumers: &BTreeMap<&str, Vec<usize>>,
     raw: &BTreeSet<&str>,
 ) -> Option<&'static str> {
-    if tensor.dtype() != DType::F32 {
-        return Some("element type is not float32");
-    }
     let nodes = consumers.get(name).map(|list| list.iter().map(|&i| &graph.nodes[i]).collect::<Vec<_>>());
     let nodes = nodes.unwrap_or_default();
     if nodes.is_empty() {

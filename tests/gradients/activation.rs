@@ -10,6 +10,8 @@ fn smooth() {
             case(op).grad(uniform(shape, -3.0, 3.0, 5)).check();
         }
         case("Mish").grad(uniform(shape, -3.0, 3.0, 5)).check();
+        case("Swish").opset(24).grad(uniform(shape, -3.0, 3.0, 5)).check();
+        case("Swish").opset(24).attr("alpha", 0.6f32).grad(uniform(shape, -3.0, 3.0, 5)).check();
         // Twice differentiable nowhere near 0 only.
         case("Softsign").grad(off(&[0.0], shape, -3.0, 3.0)).check();
     }
@@ -76,9 +78,14 @@ fn pieces() {
         case("HardSwish").grad(off(&[-3.0, 3.0], shape, -5.0, 5.0)).check();
         case("ThresholdedRelu").grad(off(&[1.0], shape, -1.0, 3.0)).check();
         case("ThresholdedRelu").attr("alpha", -0.5f32).grad(off(&[-0.5], shape, -2.0, 2.0)).check();
+        case("Shrink").grad(off(&[-0.5, 0.5], shape, -2.0, 2.0)).check();
     }
     for opset in [7, 21] {
         case("HardSigmoid").opset(opset).grad(off(&[-2.5, 2.5], &[2, 3], -4.0, 4.0)).check();
+    }
+    for opset in [9, 13, 18, 23] {
+        let node = case("Shrink").opset(opset).attr("lambd", 1.0f32).attr("bias", 0.7f32);
+        node.grad(off(&[-1.0, 1.0], &[3, 4], -2.0, 2.0)).check();
     }
     for opset in [14, 21] {
         case("HardSwish").opset(opset).grad(off(&[-3.0, 3.0], &[3, 4], -5.0, 5.0)).check();

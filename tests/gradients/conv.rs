@@ -55,6 +55,19 @@ fn node(op: &'static str, (x, w, group, strides, pads, dilations): Shape) -> Cas
 }
 
 #[test]
+fn columns_put_together() {
+    // Rank 1, 2 and 3; each with padding, strides and dilations.
+    let node = |x: &[usize], size: &[i64], kernel: &[i64]| case("Col2Im").grad(any(x)).ints(size).ints(kernel);
+    for opset in [18, 21, 23] {
+        node(&[1, 4, 9], &[4, 4], &[2, 2]).opset(opset).check();
+    }
+    node(&[2, 6, 4], &[6], &[3]).check();
+    node(&[1, 12, 9], &[5, 5], &[3, 2]).attr("pads", [1, 0, 1, 1]).attr("strides", [2, 2]).check();
+    node(&[1, 4, 6], &[4, 5], &[2, 2]).attr("dilations", [2, 2]).check();
+    node(&[1, 8, 8], &[3, 3, 3], &[2, 2, 2]).check();
+}
+
+#[test]
 fn conv() {
     for &shape in SHAPES {
         node("Conv", shape).grad(any(&shape.1[..1])).check();

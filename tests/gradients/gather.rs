@@ -77,3 +77,29 @@ fn triangles_and_sums() {
         node.grad(any(&[3, 4])).constant(index(&[], &[1])).check();
     }
 }
+
+#[test]
+fn reverse_sequence() {
+    let lengths = || index(&[3], &[1, 4, 2]);
+    for opset in [10, 13, 18, 23] {
+        case("ReverseSequence").opset(opset).grad(any(&[4, 3])).constant(lengths()).check();
+        let node = || case("ReverseSequence").opset(opset).attr("batch_axis", 0).attr("time_axis", 1);
+        node().grad(any(&[3, 4])).data(lengths()).check();
+        node().grad(any(&[3, 5, 2, 2])).constant(lengths()).check();
+    }
+}
+
+#[test]
+fn compress() {
+    let mask = |v: &[bool]| Tensor::new(vec![v.len()], Data::Bool(v.to_vec()));
+    for opset in [9, 11, 18, 23] {
+        let node = |axis: i64| case("Compress").opset(opset).attr("axis", axis).grad(any(&[2, 3, 2]));
+        node(1).constant(mask(&[true, false, true])).check();
+        node(0).constant(mask(&[false, true])).check();
+        // What a mask does not reach is left out.
+        node(2).constant(mask(&[true])).check();
+        node(1).constant(mask(&[false, true])).check();
+        case("Compress").opset(opset).grad(any(&[2, 3])).constant(mask(&[false, true, false, true, true])).check();
+    }
+    case("Compress").attr("axis", -1).grad(any(&[2, 3])).constant(mask(&[true, true, false])).check();
+}

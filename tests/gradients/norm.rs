@@ -80,6 +80,61 @@ fn layer_normalization() {
 }
 
 #[test]
+fn root_mean_square_normalization() {
+    for (shape, axis) in [
+        (&[2, 5][..], None),
+        (&[2, 3, 4], Some(-1i64)),
+        (&[2, 3, 4], Some(1)),
+        (&[2, 2, 3, 2], Some(2)),
+        (&[1, 2, 1, 2, 3], Some(-3)),
+    ] {
+        let from = axis.unwrap_or(-1).rem_euclid(shape.len() as i64) as usize;
+        let with_axis = |c: crate::harness::Case| if let Some(a) = axis { c.attr("axis", a) } else { c };
+        let base = |op, opset| with_axis(case(op).opset(opset)).grad(wide(shape)).grad(any(&shape[from..]));
+        base("RMSNormalization", 23).check();
+        base("RMSNormalization", 23).attr("epsilon", 0.2f32).attr("stash_type", 1i64).check();
+        // ONNX Runtime's own name for it, which it writes into files of any opset.
+        for opset in [7, 13, 18, 23] {
+            base("SimplifiedLayerNormalization", opset).attr("epsilon", 0.1f32).check();
+        }
+    }
+    let node = || case("RMSNormalization").opset(23).grad(wide(&[2, 3, 4]));
+    node().grad(any(&[4])).check();
+    node().grad(any(&[1])).check();
+}
+
+#[test]
+fn layer_normalization_before_the_standard_had_it() {
+    for opset in [7, 11, 16] {
+        let node = case("LayerNormalization").opset(opset).attr("axis", -1i64).attr("epsilon", 0.1f32);
+        node.grad(wide(&[2, 3, 4])).grad(any(&[4])).grad(any(&[4])).check();
+    }
+}
+
+#[test]
+fn mean_variance_normalization() {
+    let x = || wide(&[2, 3, 2, 3]);
+    for opset in [7, 8] {
+        for across in [0i64, 1] {
+            let node = || case("MeanVarianceNormalization").opset(opset).attr("across_channels", across);
+            node().grad(x()).check();
+            node().attr("normalize_variance", 0i64).grad(x()).check();
+        }
+    }
+    for opset in [9, 13, 18, 23] {
+        case("MeanVarianceNormalization").opset(opset).grad(x()).check();
+    }
+    for (shape, axes) in [
+        (&[3, 2, 4][..], &[0, 2][..]),
+        (&[2, 3, 2, 3], &[1, 2, 3]),
+        (&[2, 3, 2, 3], &[-1]),
+        (&[2, 2, 2, 1, 3], &[0, 2, 3, 4]),
+    ] {
+        case("MeanVarianceNormalization").attr("axes", axes).grad(wide(shape)).check();
+    }
+}
+
+#[test]
 fn instance_normalization() {
     for shape in [&[2, 3, 6][..], &[2, 3, 2, 3], &[1, 2, 2, 2, 2]] {
         for opset in [7, 18, 21] {
@@ -153,7 +208,7 @@ fn local_response_normalization() {
 }
 
 /// Why the gradient of the first input cannot be written when one arrives at output `at`.
-fn refusal(op: &str, attrs: Attrs, shapes: &[&[usize]], outputs: &[&[usize]], at: usize) -> String {
+pub fn refusal(op: &str, attrs: Attrs, shapes: &[&[usize]], outputs: &[&[usize]], at: usize) -> String {
     let mut b = Builder::new(18);
     let names = |prefix: &str, n: usize| (0..n).map(|i| format!("{prefix}{i}")).collect::<Vec<_>>();
     let node = Node {

@@ -6,7 +6,7 @@ fn input(op: &str, shape: &[usize]) -> Tensor {
     match op {
         "ReduceMax" | "ReduceMin" => distinct(shape),
         "ReduceL1" => off(&[0.0], shape, -2.0, 2.0),
-        "ReduceL2" | "ReduceLogSum" => uniform(shape, 0.8, 2.0, 3),
+        "ReduceL2" | "ReduceLogSum" | "ReduceProd" => uniform(shape, 0.8, 2.0, 3),
         _ => any(shape),
     }
 }
@@ -16,6 +16,7 @@ const ALL: &[&str] = &[
     "ReduceMean",
     "ReduceMax",
     "ReduceMin",
+    "ReduceProd",
     "ReduceL1",
     "ReduceL2",
     "ReduceSumSquare",
@@ -91,6 +92,33 @@ fn ties_share() {
     case("ReduceMax").grad(x(1.0)).ints(&[1]).check();
     case("ReduceMin").grad(x(-1.0)).ints(&[1]).check();
     case("GlobalMaxPool").grad(x(1.0).reshaped([1, 2, 3])).check();
+}
+
+#[test]
+fn products_with_zeros() {
+    // No zero, one and two; both signs.
+    let x = || Tensor::f32([3, 3], vec![-1.5, 0.5, 2.0, 0.7, 0.0, -1.2, 0.0, 3.0, 0.0]);
+    case("ReduceProd").grad(x()).ints(&[1]).check();
+    case("ReduceProd").grad(x()).ints(&[0]).check();
+    case("ReduceProd").opset(23).grad(x()).check();
+    case("ReduceProd").grad(Tensor::f32([2], vec![0.0, 5.0])).check_on_kink(&[5.0, 0.0]);
+}
+
+#[test]
+fn global_norms() {
+    for shape in [&[2, 3, 4][..], &[2, 3, 2, 3], &[1, 2, 2, 3, 2]] {
+        // ONNX Runtime has no kernel for the operator of opset 22.
+        for opset in [7, 18, 21] {
+            for p in [1i64, 2, 3] {
+                case("GlobalLpPool").opset(opset).attr("p", p).grad(off(&[0.0], shape, -2.0, 2.0)).check();
+            }
+        }
+        case("GlobalLpPool").grad(off(&[0.0], shape, -2.0, 2.0)).check();
+    }
+    // An image of zeros has no direction.
+    for p in [2i64, 3] {
+        case("GlobalLpPool").attr("p", p).grad(Tensor::zeros([1, 2, 2])).check_on_kink(&[0.0; 4]);
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ struct Inspection {
     behind: Option<String>,
     trained: Vec<Tensor>,
     frozen: Vec<Tensor>,
+    dead_ends: Vec<String>,
     problem: Option<String>,
 }
 
@@ -86,6 +87,7 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         behind: ready.and_then(|n| n.head.behind.clone()),
         trained: pick(true),
         frozen: pick(false),
+        dead_ends: ready.map(|n| n.dead_ends.clone()).unwrap_or_default(),
         problem,
     }
 }
@@ -128,6 +130,9 @@ fn text(i: &Inspection) -> String {
     }
     for t in &i.frozen {
         lines.push(format!("frozen      {} {:?}: {}", t.name, t.shape, t.reason.unwrap_or_default()));
+    }
+    for node in &i.dead_ends {
+        lines.push(format!("dead end    {node}: its derivative is zero, so weights before it do not learn"));
     }
     match &i.problem {
         None => lines.push("trainable   yes".into()),

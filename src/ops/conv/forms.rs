@@ -127,9 +127,7 @@ fn image_weight(e: &mut Emit<'_>, q: &Geometry, x: &Value, dy: &Value) -> Value 
     let cols = if q.is_pointwise() {
         e.reshape(x, &[q.n, q.g, rows, p])
     } else {
-        let parts = taps_of(e, q, x, 2);
-        let parts: Vec<Value> = parts.iter().map(|t| e.reshape(t, &[q.n, q.c, 1, p])).collect();
-        let cols = e.concat(&parts.iter().collect::<Vec<_>>(), 2);
+        let cols = image_columns(e, q, x);
         e.reshape(&cols, &[q.n, q.g, rows, p])
     };
     let dy = e.reshape(dy, &[q.n, q.g, q.m / q.g, p]);
@@ -137,6 +135,13 @@ fn image_weight(e: &mut Emit<'_>, q: &Geometry, x: &Value, dy: &Value) -> Value 
     let each = e.matmul(&dy, &cols);
     let dw = e.reduce_sum(&each, &[0], false);
     e.reshape(&dw, &q.shape(&[q.m, q.c / q.g], |a| a.kernel))
+}
+
+/// [n, c, taps, windows]: what every tap reads, image by image.
+pub(super) fn image_columns(e: &mut Emit<'_>, q: &Geometry, x: &Value) -> Value {
+    let parts = taps_of(e, q, x, 2);
+    let parts: Vec<Value> = parts.iter().map(|t| e.reshape(t, &[q.n, q.c, 1, q.windows()])).collect();
+    e.concat(&parts.iter().collect::<Vec<_>>(), 2)
 }
 
 /// A convolution of x with dy, images and channels trading places: stride and dilation trade places too.

@@ -14,7 +14,7 @@ pub use forms::{forward, input_gradient, weight_gradient};
 
 use super::{
     Emit,
-    Flow::Vjp,
+    Flow::{Constant, Vjp},
     Op, OpError,
     window::{split_padding, windows},
 };
@@ -27,6 +27,7 @@ const CONV_TRANSPOSE: &[&str] =
 pub(super) const OPS: &[Op] = &[
     Op::new("Conv", CONV, &[Vjp(conv_x), Vjp(conv_w), Vjp(bias)]).lowered_by(lower_forward),
     Op::new("ConvTranspose", CONV_TRANSPOSE, &[Vjp(transposed_x), Vjp(transposed_w), Vjp(bias)]),
+    Op::new("Col2Im", &["dilations", "pads", "strides"], &[Vjp(col2im), Constant, Constant]),
 ];
 
 /// Everything that decides where a convolution reads: x [n, c, size...], w [m, c / g, kernel...], y [n, m, out...].
@@ -225,6 +226,24 @@ fn transposed_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = transposed_geometry(e)?;
     let x = e.x(0)?;
     Ok(weight_gradient(e, &q, weight_form(&q), dy, &x))
+}
+
+/// y = the columns of x [n, c * taps, windows], added up where the taps read      dx = the columns of dy
+fn col2im(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let lengths = |i: usize| -> Result<Vec<usize>, OpError> {
+        let v = e.known_ints(i)?.ok_or_else(|| OpError::Unsupported(format!("input {i} is missing")))?;
+        Ok(v.into_iter().map(|d| d.max(0) as usize).collect())
+    };
+    let (x, size, kernel) = (e.x(0)?, lengths(1)?, lengths(2)?);
+    let mut axes = windows(e, &size, &vec![1; size.len()], &kernel)?;
+    for a in &mut axes {
+        let room = a.size as i64 + a.before + a.after - a.extent() as i64;
+        a.out = room.max(0) as usize / a.stride + 1;
+    }
+    let (n, c) = (dy.shape()[0], dy.shape()[1]);
+    let q = Geometry { n, c, m: c, g: c, axes };
+    let columns = forms::image_columns(e, &q, dy);
+    Ok(e.reshape(&columns, x.shape()))
 }
 
 /// Writes the node of `e`, a `Conv` whose output has the shape `y`, in another form where that is faster for weights

@@ -1,0 +1,213 @@
+//! Attention: y = softmax(scale * Q K^T + mask) V for every head.
+
+use super::Writer;
+use crate::{
+    graph::Attr,
+    tensor::{DType, Tensor},
+};
+
+impl Writer<'_> {
+    /// Query, key and value are [batch, length, heads * size each], with a bias for the three in one.
+    pub(super) fn multi_head_attention(&mut self) -> Result<(), String> {
+        self.only(&["num_heads", "scale", "mask_filter_value", "unidirectional"])?;
+        self.off("unidirectional")?;
+        self.without(&[(4, "key_padding_mask"), (6, "past_key"), (7, "past_value"), (8, "past_sequence_length")])?;
+        self.without(&[(9, "cache_indirection")])?;
+        self.unread(1..4, "present keys and values")?;
+        let heads = self.heads("num_heads")?;
+        let packed = "query, key and value are packed into one input; ONNX Runtime has that on CUDA only";
+        let mut parts = Vec::new();
+        for (i, part) in ["query", "key", "value"].into_iter().enumerate() {
+            let x = self.node.input(i).ok_or(packed)?;
+            // Keys and values that are laid out by head already have a fourth axis. This says that there are three.
+            parts.push(self.op("Transpose", part, &[x], &[("perm", [0, 1, 2].into())]));
+        }
+        if let Some(bias) = self.node.input(3).map(str::to_owned) {
+            let widths: Vec<String> = parts.iter().map(|p| self.lengths(p, 2, 3, "width")).collect();
+            let widths = self.joined("widths", &widths.iter().map(String::as_str).collect::<Vec<_>>());
+            let split = ["query_bias", "key_bias", "value_bias"].map(|part| self.pen.fresh(self.node, part));
+            let outputs = split.each_ref().map(String::as_str);
+            let name = self.pen.node_name(self.node, "split");
+            self.pen.push(&name, "", "Split", &[&bias, &widths], &outputs, &[("axis", Attr::Int(0))]);
+            for (part, bias) in parts.iter_mut().zip(&split) {
+                *part = self.op("Add", "biased", &[part, bias], &[]);
+            }
+        }
+        let attention_bias = self.node.input(5).map(str::to_owned);
+        self.headed([&parts[0], &parts[1], &parts[2]], heads, attention_bias.as_deref(), false)
+    }
+
+    /// One product makes query, key and value from x [batch, length, width].
+    pub(super) fn packed_attention(&mut self) -> Result<(), String> {
+        self.only(&["num_heads", "scale", "mask_filter_value", "unidirectional", "qkv_hidden_sizes", "do_rotary"])?;
+        self.off("do_rotary")?;
+        self.without(&[(3, "mask_index"), (4, "past"), (6, "past_sequence_length")])?;
+        self.unread(1..2, "present keys and values")?;
+        let heads = self.heads("num_heads")?;
+        let causal = self.int("unidirectional")?.unwrap_or(0) != 0;
+        let (x, w) = (self.input(0)?, self.input(1)?);
+        let mut product = self.op("MatMul", "product", &[&x, &w], &[]);
+        if let Some(bias) = self.node.input(2) {
+            product = self.op("Add", "biased", &[&product, bias], &[]);
+        }
+        let parts = ["query", "key", "value"].map(|part| self.pen.fresh(self.node, part));
+        let outputs = parts.each_ref().map(String::as_str);
+        let mut inputs = vec![product];
+        let mut attrs = vec![("axis", Attr::Int(-1))];
+        match self.node.attrs.get("qkv_hidden_sizes") {
+            Some(Attr::Ints(v)) => inputs.push(self.constant("widths", Tensor::ints(v))),
+            Some(other) => return Err(format!("attribute qkv_hidden_sizes: expected integers, got {other}")),
+            None => attrs.push(("num_outputs", Attr::Int(3))),
+        }
+        let name = self.pen.node_name(self.node, "split");
+        self.pen.push(&name, "", "Split", &inputs.iter().map(String::as_str).collect::<Vec<_>>(), &outputs, &attrs);
+        let attention_bias = self.node.input(5).map(str::to_owned);
+        self.headed(outputs, heads, attention_bias.as_deref(), causal)
+    }
+
+    /// Attention of [batch, length, heads * size] each, with as many heads of keys as of queries.
+    fn headed(&mut self, parts: [&str; 3], heads: i64, mask: Option<&str>, causal: bool) -> Result<(), String> {
+        let [q, k, v] = parts.map(|x| self.split_heads(x, heads));
+        let y = self.heads_attention(&q, &k, &v, mask, causal, None)?;
+        self.join_heads(&y)
+    }
+
+    /// The standard's operator. With `q_num_heads` its inputs are as above, otherwise [batch, heads, length, size].
+    pub(super) fn attention(&mut self) -> Result<(), String> {
+        self.only(&[
+            "is_causal",
+            "kv_num_heads",
+            "q_num_heads",
+            "qk_matmul_output_mode",
+            "scale",
+            "softcap",
+            "softmax_precision",
+        ])?;
+        self.without(&[(4, "past_key"), (5, "past_value"), (6, "nonpad_kv_seqlen")])?;
+        self.unread(1..4, "present keys and values, and scores")?;
+        let causal = self.int("is_causal")?.unwrap_or(0) != 0;
+        let softcap = self.float("softcap")?.filter(|&v| v > 0.0);
+        let mask = self.node.input(3).map(str::to_owned);
+        let (mut q, mut k, mut v) = (self.input(0)?, self.input(1)?, self.input(2)?);
+        let flat = self.int("q_num_heads")?.is_some();
+        if flat {
+            let (queries, keys) = (self.heads("q_num_heads")?, self.heads("kv_num_heads")?);
+            q = self.split_heads(&q, queries);
+            k = self.split_heads(&k, keys);
+            v = self.split_heads(&v, keys);
+            if queries != keys {
+                (k, v) = (self.repeated_heads(&q, &k), self.repeated_heads(&q, &v));
+            }
+        } else {
+            // How many heads there are is not written in the file; for equally many this changes nothing.
+            (k, v) = (self.repeated_heads(&q, &k), self.repeated_heads(&q, &v));
+        }
+        let y = self.heads_attention(&q, &k, &v, mask.as_deref(), causal, softcap)?;
+        if flat {
+            return self.join_heads(&y);
+        }
+        let output = self.output(0)?;
+        self.to("Identity", &[&y], &output, &[]);
+        Ok(())
+    }
+
+    /// [batch, length, heads * size] as [batch, heads, length, size].
+    fn split_heads(&mut self, x: &str, heads: i64) -> String {
+        let shape = self.constant("heads", Tensor::ints(&[0, 0, heads, -1]));
+        let split = self.op("Reshape", "split", &[x, &shape], &[]);
+        self.op("Transpose", "by_head", &[&split], &[("perm", [0, 2, 1, 3].into())])
+    }
+
+    /// [batch, heads, length, size] as [batch, length, heads * size], the output of the node.
+    fn join_heads(&mut self, y: &str) -> Result<(), String> {
+        let output = self.output(0)?;
+        let by_place = self.op("Transpose", "by_place", &[y], &[("perm", [0, 2, 1, 3].into())]);
+        let shape = self.constant("joined", Tensor::ints(&[0, 0, -1]));
+        self.to("Reshape", &[&by_place, &shape], &output, &[]);
+        Ok(())
+    }
+
+    /// x [batch, heads, length, size] with every head as often in a row as needed to have one for each head of q.
+    fn repeated_heads(&mut self, q: &str, x: &str) -> String {
+        let (wanted, given, rest) =
+            (self.lengths(q, 1, 2, "q_heads"), self.lengths(x, 1, 2, "heads"), self.lengths(x, 2, 4, "rest"));
+        let times = self.op("Div", "times", &[&wanted, &given], &[]);
+        let one = self.constant("one", Tensor::ints(&[1]));
+        let same = self.constant("same", Tensor::ints(&[0]));
+        let axis = self.constant("axis", Tensor::ints(&[2]));
+        let copies = self.joined("copies", &[&one, &one, &times, &one, &one]);
+        let shape = self.joined("shape", &[&same, &wanted, &rest]);
+        let wide = self.op("Unsqueeze", "wide", &[x, &axis], &[]);
+        let wide = self.op("Expand", "copied", &[&wide, &copies], &[]);
+        self.op("Reshape", "repeated", &[&wide, &shape], &[])
+    }
+
+    /// y = softmax(cap(scale * q k^T) + mask) v on [batch, heads, length, size]; the name of y.
+    fn heads_attention(
+        &mut self,
+        q: &str,
+        k: &str,
+        v: &str,
+        mask: Option<&str>,
+        causal: bool,
+        softcap: Option<f32>,
+    ) -> Result<String, String> {
+        let scale = match self.float("scale")?.filter(|&s| s != 0.0) {
+            Some(scale) => self.constant("scale", Tensor::scalar(scale)),
+            None => {
+                let size = self.lengths(q, 3, 4, "size");
+                let size = self.op("Cast", "float_size", &[&size], &[("to", Attr::Int(1))]);
+                let root = self.op("Sqrt", "root", &[&size], &[]);
+                self.op("Reciprocal", "scale", &[&root], &[])
+            }
+        };
+        let q = self.op("Mul", "scaled", &[q, &scale], &[]);
+        let k = self.op("Transpose", "across", &[k], &[("perm", [0, 1, 3, 2].into())]);
+        let mut scores = self.op("MatMul", "scores", &[&q, &k], &[]);
+        if let Some(cap) = softcap {
+            let cap = self.constant("cap", Tensor::scalar(cap));
+            let share = self.op("Div", "share", &[&scores, &cap], &[]);
+            let bent = self.op("Tanh", "bent", &[&share], &[]);
+            scores = self.op("Mul", "capped", &[&bent, &cap], &[]);
+        }
+        if let Some(mask) = mask {
+            scores = match self.pen.dtype(mask) {
+                Some(DType::Bool) => self.hidden(&scores, mask),
+                Some(t) if t.is_float() => self.op("Add", "masked", &[&scores, mask], &[]),
+                _ => return Err(format!("the element type of the mask {mask:?} is not known")),
+            };
+        }
+        if causal {
+            let (rows, columns) = (self.lengths(&q, 2, 3, "rows"), self.lengths(&k, 3, 4, "columns"));
+            let shape = self.joined("square", &[&rows, &columns]);
+            let ones = self.op("ConstantOfShape", "ones", &[&shape], &[("value", Tensor::f32([1], vec![1.0]).into())]);
+            let lower = self.op("Trilu", "lower", &[&ones], &[("upper", Attr::Int(0))]);
+            let seen = self.op("Cast", "seen", &[&lower], &[("to", Attr::Int(9))]);
+            scores = self.hidden(&scores, &seen);
+        }
+        let p = self.op("Softmax", "p", &[&scores], &[("axis", Attr::Int(-1))]);
+        Ok(self.op("MatMul", "heads_out", &[&p, v], &[]))
+    }
+
+    /// Scores where `seen`, elsewhere a number so low that softmax makes it 0.
+    fn hidden(&mut self, scores: &str, seen: &str) -> String {
+        let low = self.constant("low", Tensor::scalar(f32::MIN));
+        self.op("Where", "masked", &[seen, scores, &low], &[])
+    }
+
+    /// Lengths of the axes from `start` to before `end`, as a list.
+    fn lengths(&mut self, x: &str, start: i64, end: i64, part: &str) -> String {
+        self.op("Shape", part, &[x], &[("start", Attr::Int(start)), ("end", Attr::Int(end))])
+    }
+
+    fn joined(&mut self, part: &str, lists: &[&str]) -> String {
+        self.op("Concat", part, lists, &[("axis", Attr::Int(0))])
+    }
+
+    fn heads(&self, name: &str) -> Result<i64, String> {
+        match self.int(name)? {
+            Some(heads) if heads > 0 => Ok(heads),
+            _ => Err(format!("attribute {name}: expected a positive integer")),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Attention in its fused forms, and the turning of features by position.
+
+use crate::{
+    fused::refused,
+    harness::{Case, any, case},
+};
+use onnx_unlearn::tensor::{Data, Tensor};
+
+fn bools(shape: &[usize], v: &[bool]) -> Tensor {
+    Tensor::new(shape.to_vec(), Data::Bool(v.to_vec()))
+}
+
+/// Sees itself and what came before, and one place more.
+fn seen(rows: usize, columns: usize) -> Tensor {
+    let v: Vec<bool> = (0..rows * columns).map(|i| i % columns <= i / columns + 1).collect();
+    bools(&[rows, columns], &v)
+}
+
+#[test]
+fn multi_head_attention() {
+    let node = || case("MultiHeadAttention").microsoft().attr("num_heads", 2i64);
+    let qkv = |node: Case| node.grad(any(&[2, 3, 4])).grad(any(&[2, 5, 4])).grad(any(&[2, 5, 6]));
+    for opset in [7, 13, 18, 23] {
+        qkv(node().opset(opset)).check();
+    }
+    qkv(node().attr("scale", 0.3f32)).check();
+    qkv(node().attr("mask_filter_value", -1e4f32)).check();
+    qkv(node()).grad(any(&[14])).check();
+    for bias in [[1, 1, 3, 5], [1, 2, 3, 5], [2, 1, 3, 5], [2, 2, 3, 5]] {
+        qkv(node()).none().none().grad(any(&bias)).check();
+    }
+    qkv(node()).grad(any(&[14])).none().grad(any(&[2, 2, 3, 5])).check();
+    case("MultiHeadAttention")
+        .microsoft()
+        .attr("num_heads", 1i64)
+        .grad(any(&[1, 2, 3]))
+        .grad(any(&[1, 2, 3]))
+        .grad(any(&[1, 2, 3]))
+        .check();
+}
+
+#[test]
+fn packed_attention() {
+    let node = || case("Attention").microsoft().attr("num_heads", 2i64).grad(any(&[2, 3, 5]));
+    for opset in [7, 13, 18, 23] {
+        node().opset(opset).grad(any(&[5, 12])).grad(any(&[12])).check();
+    }
+    node().attr("scale", 0.4f32).grad(any(&[5, 12])).grad(any(&[12])).check();
+    node().attr("unidirectional", 1i64).grad(any(&[5, 12])).grad(any(&[12])).check();
+    node().attr("qkv_hidden_sizes", [4, 4, 6]).grad(any(&[5, 14])).grad(any(&[14])).check();
+    node().grad(any(&[5, 12])).grad(any(&[12])).none().none().grad(any(&[2, 2, 3, 3])).check();
+}
+
+#[test]
+fn standard_attention() {
+    for opset in [23, 24] {
+        let node = || case("Attention").opset(opset);
+        // By head, and with the heads side by side.
+        let four = |node: Case| node.grad(any(&[2, 2, 3, 4])).grad(any(&[2, 2, 5, 4])).grad(any(&[2, 2, 5, 3]));
+        let three = |node: Case| {
+            let node = node.attr("q_num_heads", 2i64).attr("kv_num_heads", 2i64);
+            node.grad(any(&[2, 3, 8])).grad(any(&[2, 5, 8])).grad(any(&[2, 5, 6]))
+        };
+        four(node()).check();
+        three(node()).check();
+        four(node().attr("scale", 0.3f32)).check();
+        four(node().attr("softcap", 0.7f32)).check();
+        four(node().attr("is_causal", 1i64)).check();
+        three(node().attr("is_causal", 1i64)).check();
+        for mask in [&[3, 5][..], &[2, 1, 3, 5], &[1, 2, 3, 5], &[2, 3, 5]] {
+            four(node()).grad(any(mask)).check();
+        }
+        four(node()).constant(any(&[3, 5])).check();
+        four(node()).constant(seen(3, 5)).check();
+        four(node()).data(seen(3, 5)).check();
+        three(node()).constant(seen(3, 5)).check();
+        four(node().attr("softcap", 0.7f32)).grad(any(&[3, 5])).check();
+        four(node().attr("softcap", 0.7f32)).constant(seen(3, 5)).check();
+        four(node().attr("softcap", 0.7f32).attr("is_causal", 1i64)).check();
+        // Several heads of queries for one of keys.
+        case("Attention")
+            .opset(opset)
+            .grad(any(&[2, 4, 3, 2]))
+            .grad(any(&[2, 2, 5, 2]))
+            .grad(any(&[2, 2, 5, 3]))
+            .check();
+        let node = case("Attention").opset(opset).attr("q_num_heads", 4i64).attr("kv_num_heads", 2i64);
+        node.grad(any(&[2, 3, 8])).grad(any(&[2, 5, 4])).grad(any(&[2, 5, 6])).check();
+    }
+}
+
+#[test]
+fn rotary_embedding() {
+    let table = |shape: &[usize]| any(shape);
+    for opset in [23, 24] {
+        for interleaved in [0i64, 1] {
+            let node = || case("RotaryEmbedding").opset(opset).attr("interleaved", interleaved);
+            node().grad(any(&[2, 3, 4, 6])).constant(table(&[2, 4, 3])).constant(table(&[2, 4, 3])).check();
+            let positions = Tensor::i64([2, 4], vec![0, 1, 2, 3, 4, 2, 0, 1]);
+            let all = node().grad(any(&[2, 3, 4, 6])).constant(table(&[5, 3])).constant(table(&[5, 3]));
+            all.constant(positions.clone()).check();
+            let part = node().attr("rotary_embedding_dim", 4i64).attr("num_heads", 2i64).grad(any(&[2, 4, 12]));
+            part.constant(table(&[5, 2])).constant(table(&[5, 2])).constant(positions).check();
+        }
+    }
+    for interleaved in [0i64, 1] {
+        let node = || case("RotaryEmbedding").microsoft().opset(17).attr("interleaved", interleaved);
+        let positions = || Tensor::i64([2, 3], vec![0, 1, 2, 3, 4, 2]);
+        let node4 = node().grad(any(&[2, 2, 3, 4])).constant(positions());
+        node4.constant(table(&[5, 2])).constant(table(&[5, 2])).check();
+        let node3 = node().attr("num_heads", 2i64).grad(any(&[2, 3, 8])).constant(positions());
+        node3.constant(table(&[5, 2])).constant(table(&[5, 2])).check();
+        let first = Tensor::ints(&[1]);
+        let node3 = node().grad(any(&[2, 3, 8])).constant(first);
+        node3.constant(table(&[5, 4])).constant(table(&[5, 4])).check();
+    }
+}
+
+#[test]
+fn what_is_refused() {
+    let heads = || vec![("num_heads", 2i64.into())];
+    let why = refused("MultiHeadAttention", &heads(), 1, 1);
+    assert!(why.contains("packed into one input") && why.contains("CUDA"), "{why}");
+    let why = refused("MultiHeadAttention", &heads(), 5, 1);
+    assert_eq!(why, "input 4 (key_padding_mask) is not supported; export the model without it");
+    let why = refused("MultiHeadAttention", &heads(), 3, 3);
+    assert_eq!(why, "output 1 is used (present keys and values), which is not supported");
+    let causal = [heads(), vec![("unidirectional", 1i64.into())]].concat();
+    assert_eq!(refused("MultiHeadAttention", &causal, 3, 1), "attribute unidirectional: expected 0, got 1");
+    let why = refused("Attention", &heads(), 4, 1);
+    assert_eq!(why, "input 3 (mask_index) is not supported; export the model without it");
+    assert_eq!(refused("Attention", &[], 3, 1), "attribute num_heads: expected a positive integer");
+}
