@@ -195,6 +195,11 @@ impl Reader<'_> {
                 "node {label}: attribute {attr} holds a {kind}, which training cannot pass through"
             )));
         }
+        if node.domain == "com.microsoft.nchwc" {
+            return Ok(Err(format!(
+                "node {label}: ONNX Runtime has laid the file out for one kind of processor; use the file it was made from"
+            )));
+        }
         if !node.domain.is_empty() && node.domain != "com.microsoft" {
             return Ok(Err(format!("node {label}: operators of domain {:?} have nothing to train", node.domain)));
         }

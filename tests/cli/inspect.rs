@@ -53,22 +53,49 @@ fn no_runtime_is_needed() {
 #[test]
 fn every_operator_without_a_rule_is_listed() {
     let folder = temporary();
-    let path = folder.path().join("curved.onnx");
+    let path = folder.path().join("random.onnx");
     let build = |b: &mut onnx_unlearn::graph::Builder, x| {
-        let curved = b.op("Sinh", &[&x], &[], &[1, 1, 28, 28]);
-        let scores = models::dense(b, &curved, 10);
-        vec![b.op("Cosh", &[&scores], &[], &[1, 10])]
+        let random = b.op("Bernoulli", &[&x], &[], &[1, 1, 28, 28]);
+        let scores = models::dense(b, &random, 10);
+        vec![b.op("RandomNormalLike", &[&scores], &[], &[1, 10])]
     };
     models::write(&path, build, |_| {});
     let ran = run(["inspect".as_ref(), path.as_os_str()]).exits(1);
     assert!(ran.stdout.contains("trainable   no: "), "{}", ran.stdout);
-    assert!(ran.stdout.contains("operators   Cosh 1, Flatten 1, MatMul 1, Sinh 1\n"), "{}", ran.stdout);
-    for node in ["Sinh", "Cosh"] {
+    assert!(
+        ran.stdout.contains("operators   Bernoulli 1, Flatten 1, MatMul 1, RandomNormalLike 1\n"),
+        "{}",
+        ran.stdout
+    );
+    for node in ["Bernoulli", "RandomNormalLike"] {
         let line = ran.stdout.lines().find(|l| l.trim_start().starts_with("in node ") && l.contains(node));
         assert!(line.is_some_and(|l| l.contains("no gradient rule")), "{node} in\n{}", ran.stdout);
     }
     let json = run(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]).exits(1).json();
-    assert!(json["problem"].as_str().is_some_and(|p| p.contains("Sinh") && p.contains("Cosh")), "{json}");
+    assert!(
+        json["problem"].as_str().is_some_and(|p| p.contains("Bernoulli") && p.contains("RandomNormalLike")),
+        "{json}"
+    );
+}
+
+#[test]
+fn rounding_operators_and_what_lies_before_them_are_shown() {
+    let folder = temporary();
+    let path = folder.path().join("binary.onnx");
+    models::write(&path, models::binary_weights, |_| {});
+    let ran = run(["inspect".as_ref(), path.as_os_str()]).exits(0);
+    for line in [
+        "frozen      w [784, 10]: lies before rounding operators, whose derivative is zero\n",
+        "trained     b [10]\n",
+        "dead end    \"Sign\" (Sign): its derivative is zero, so weights before it do not learn\n",
+        "trainable   yes\n",
+    ] {
+        assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
+    }
+    let json = run(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]).exits(0).json();
+    assert_eq!(json["dead_ends"], serde_json::json!(["\"Sign\" (Sign)"]));
+    let plain = inspect("fashion-mnist", &["--json"]).exits(0).json();
+    assert_eq!(plain["dead_ends"], serde_json::json!([]));
 }
 
 #[test]
