@@ -13,7 +13,7 @@ use onnx_unlearn::{
     onnx,
     runtime::{Device, Engine, find},
     tensor::Tensor,
-    train::{BatchNorm, Network, NoiseLoss, Optimizer},
+    train::{BatchNorm, Network, NoiseLoss, Optimizer, Range},
 };
 use std::{path::PathBuf, process::Command, sync::Arc, time::Instant};
 
@@ -74,6 +74,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         drop: &[args.forget],
         per_class: None,
         input: InputSpec::with_batch(network.input.clone(), &dims),
+        further: &[],
+        predictions: 1,
         preprocess: &preprocess,
     };
     let (retain, _) = data::load(&plan)?;
@@ -116,15 +118,15 @@ fn own_steps(
     let sample = Tensor::f32(shape, x.clone());
     let batched = network.at_batch(engine, &sample, BatchNorm::Frozen)?;
     let weights = network.weights()?;
-    let mut targets = vec![0.0; args.batch * batched.classes];
-    targets.chunks_exact_mut(batched.classes).for_each(|row| row[args.forget] = 1.0);
+    let mut targets = vec![0.0; args.batch * batched.layout.classes];
+    targets.chunks_exact_mut(batched.layout.classes).for_each(|row| row[args.forget] = 1.0);
 
     let loss = NoiseLoss { penalty: 0.1, per_element: false };
-    let mut noise = batched.noise_stepper(&weights, Optimizer::ADAM, loss)?;
+    let mut noise = batched.noise_stepper(&weights, Optimizer::ADAM, loss, Range::NORMALISED, &x)?;
     noise.restart(&Arc::new(sample.clone()), &targets)?;
     let noise_times = timed(args.steps, || noise.step(0.1).map(|_| ()))?;
     drop(noise);
-    let mut stepper = batched.weight_stepper(&weights, Optimizer::ADAM, None)?;
+    let mut stepper = batched.weight_stepper(&weights, Optimizer::ADAM, None, args.batch)?;
     let ones = vec![1.0; args.batch];
     let mut train = |lr: f64| {
         timed(args.steps, || {

@@ -1,6 +1,6 @@
 //! Runs the finished bytes in another engine (tract) and compares. Sees a file and samples, nothing else.
 
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use serde::Serialize;
 use std::path::Path;
 use thiserror::Error;
@@ -51,11 +51,10 @@ impl Comparison {
     }
 }
 
-/// Scores that tract computes for `x`, [batch, ...] float32, from the output of this number.
-pub fn run(path: &Path, input: &str, output: &str, x: &Tensor) -> Result<Tensor, CheckError> {
+/// Scores that tract computes for `feeds`, inputs by name with the batch first, from the output of this name.
+pub fn run(path: &Path, feeds: &[(String, Tensor)], output: &str) -> Result<Tensor, CheckError> {
     let load = |e: TractError| CheckError::Load(one_line(&e));
     let fail = |e: TractError| CheckError::Run(one_line(&e));
-    let values = x.as_f32().ok_or_else(|| CheckError::Run("the samples are not float32".into()))?;
     // What the file declares about its shapes may be wrong without disturbing other engines; tract infers them.
     let model = tract_onnx::onnx()
         .with_ignore_output_shapes(true)
@@ -63,36 +62,62 @@ pub fn run(path: &Path, input: &str, output: &str, x: &Tensor) -> Result<Tensor,
         .model_for_path(path)
         .map_err(load)?;
     let inputs = model.input_outlets().map_err(load)?.to_vec();
-    let at = inputs.iter().position(|o| model.node(o.node).name == input);
-    let at = at.ok_or_else(|| CheckError::Load(format!("it finds no input {input:?}")))?;
-    let shape: TVec<usize> = x.shape().iter().copied().collect();
+    let mut model = model;
+    let mut fed: TVec<TValue> = tvec!();
+    for (at, outlet) in inputs.iter().enumerate() {
+        let name = model.node(outlet.node).name.clone();
+        let x = feeds.iter().find(|(n, _)| *n == name).map(|(_, x)| x);
+        let x = in_tract(x.ok_or_else(|| CheckError::Load(format!("it asks for input {name:?}")))?)?;
+        let shape: TVec<usize> = x.shape().iter().copied().collect();
+        model = model.with_input_fact(at, TypedFact::dt_shape(x.datum_type(), &shape[..]).into()).map_err(load)?;
+        fed.push(x.into());
+    }
     let model = model
-        .with_input_fact(at, f32::fact(&shape).into())
-        .map_err(load)?
         .with_outputs_by_name([output])
         .map_err(load)?
         .into_optimized()
         .map_err(load)?
         .into_runnable()
         .map_err(load)?;
-    let fed = tract_ndarray::ArrayD::from_shape_vec(shape.to_vec(), values.to_vec())
-        .map_err(|e| CheckError::Run(e.to_string()))?;
-    let result = model.run(tvec!(fed.into_tensor().into())).map_err(fail)?;
-    let view = result[0].to_plain_array_view::<f32>().map_err(fail)?;
+    let result = model.run(fed).map_err(fail)?;
+    let scores = result[0].cast_to::<f32>().map_err(fail)?;
+    let view = scores.to_plain_array_view::<f32>().map_err(fail)?;
     Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
+}
+
+/// The samples as tract holds them.
+fn in_tract(x: &Tensor) -> Result<tract_onnx::prelude::Tensor, CheckError> {
+    let kind = match x.dtype() {
+        DType::F32 => DatumType::F32,
+        DType::F64 => DatumType::F64,
+        DType::F16 => DatumType::F16,
+        DType::I8 => DatumType::I8,
+        DType::I16 => DatumType::I16,
+        DType::I32 => DatumType::I32,
+        DType::I64 => DatumType::I64,
+        DType::U8 => DatumType::U8,
+        DType::U16 => DatumType::U16,
+        DType::U32 => DatumType::U32,
+        DType::U64 => DatumType::U64,
+        DType::Bool => DatumType::Bool,
+        DType::BF16 => return Err(CheckError::Load("it has no bfloat16".into())),
+    };
+    let bytes = tract_ndarray::ArrayD::from_shape_vec(x.shape().to_vec(), x.to_f32s())
+        .map_err(|e| CheckError::Run(e.to_string()))?
+        .into_tensor();
+    // Samples are numbers that float32 holds; whatever their type, the cast gives them back.
+    bytes.cast_to_dt(kind).map(|t| t.into_owned()).map_err(|e| CheckError::Run(one_line(&e)))
 }
 
 /// Compares scores of the same samples; the first axis is the batch.
 pub fn compare(tract: &Tensor, runtime: &Tensor, tolerance: Tolerance) -> Result<Comparison, CheckError> {
-    let (Some(a), Some(b)) = (tract.as_f32(), runtime.as_f32()) else {
-        return Err(CheckError::Run("the scores are not float32".into()));
-    };
+    let (a, b) = (tract.to_f32s(), runtime.to_f32s());
     if a.len() != b.len() || tract.shape().first() != runtime.shape().first() {
         return Err(CheckError::Shape { tract: tract.shape().to_vec(), runtime: runtime.shape().to_vec() });
     }
     let samples = tract.shape().first().copied().unwrap_or(1);
     let (mut max_absolute, mut max_relative, mut within) = (0.0f64, 0.0f64, true);
-    for (&a, &b) in a.iter().zip(b) {
+    for (&a, &b) in a.iter().zip(&b) {
         let (a, b) = (f64::from(a), f64::from(b));
         let difference = (a - b).abs();
         // Not `>`: a difference that is not a number has to fail.

@@ -1,5 +1,6 @@
-//! Holds an array: shape, element type, data. No arithmetic lives here.
+//! Holds an array: shape, element type, data. No arithmetic lives here, but for changing the element type.
 
+use half::{bf16, f16};
 use std::fmt;
 
 /// Element types the tool can hold. The names are those of the ONNX type they stand for.
@@ -253,6 +254,56 @@ impl Tensor {
             Data::F64(v) if v.len() == 1 => Some(v[0]),
             _ => None,
         }
+    }
+
+    /// The elements of a numeric array as float32, rounded to nearest where float32 cannot hold them.
+    pub fn to_f32s(&self) -> Vec<f32> {
+        let pairs = |v: &[u8]| v.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>();
+        match &self.data {
+            Data::F32(v) => v.clone(),
+            Data::F64(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::I32(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::I64(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::U8(v) => v.iter().map(|&x| f32::from(x)).collect(),
+            Data::Bool(v) => v.iter().map(|&x| f32::from(u8::from(x))).collect(),
+            Data::Raw(DType::F16, v) => pairs(v).into_iter().map(|b| f16::from_bits(b).to_f32()).collect(),
+            Data::Raw(DType::BF16, v) => pairs(v).into_iter().map(|b| bf16::from_bits(b).to_f32()).collect(),
+            Data::Raw(DType::I8, v) => v.iter().map(|&b| f32::from(b.cast_signed())).collect(),
+            Data::Raw(DType::I16, v) => pairs(v).into_iter().map(|b| f32::from(b.cast_signed())).collect(),
+            Data::Raw(DType::U16, v) => pairs(v).into_iter().map(f32::from).collect(),
+            Data::Raw(DType::U32, v) => {
+                v.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32).collect()
+            }
+            Data::Raw(_, v) => v
+                .chunks_exact(8)
+                .map(|b| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
+                .collect(),
+        }
+    }
+
+    /// float32 numbers in another element type: rounded to nearest, ties to even; beyond the range of an integer type the
+    /// nearest end of it.
+    ///
+    /// # Panics
+    /// When `values` do not fill the shape.
+    pub fn from_f32s(dtype: DType, shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Self {
+        let whole = |v: &f32| v.round_ties_even();
+        let data = match dtype {
+            DType::F32 => Data::F32(values),
+            DType::F64 => Data::F64(values.iter().map(|&v| f64::from(v)).collect()),
+            DType::I32 => Data::I32(values.iter().map(|v| whole(v) as i32).collect()),
+            DType::I64 => Data::I64(values.iter().map(|v| whole(v) as i64).collect()),
+            DType::U8 => Data::U8(values.iter().map(|v| whole(v) as u8).collect()),
+            DType::Bool => Data::Bool(values.iter().map(|&v| v != 0.0).collect()),
+            DType::F16 => Data::Raw(dtype, values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()),
+            DType::BF16 => Data::Raw(dtype, values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect()),
+            DType::I8 => Data::Raw(dtype, values.iter().flat_map(|v| (whole(v) as i8).to_le_bytes()).collect()),
+            DType::I16 => Data::Raw(dtype, values.iter().flat_map(|v| (whole(v) as i16).to_le_bytes()).collect()),
+            DType::U16 => Data::Raw(dtype, values.iter().flat_map(|v| (whole(v) as u16).to_le_bytes()).collect()),
+            DType::U32 => Data::Raw(dtype, values.iter().flat_map(|v| (whole(v) as u32).to_le_bytes()).collect()),
+            DType::U64 => Data::Raw(dtype, values.iter().flat_map(|v| (whole(v) as u64).to_le_bytes()).collect()),
+        };
+        Self::new(shape.into(), data)
     }
 
     /// The same elements under another shape.

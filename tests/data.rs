@@ -47,7 +47,9 @@ impl Case<'_> {
             names: self.names,
             drop: self.drop,
             per_class: self.per_class,
-            input: InputSpec { name: "image".into(), dims: self.dims.to_vec(), batch: None },
+            input: InputSpec { name: "image".into(), dims: self.dims.to_vec(), batch: None, integers: false },
+            further: &[],
+            predictions: 1,
             preprocess: &self.preprocess,
         })
     }

@@ -90,7 +90,7 @@ fn check(model: &str, golden: &str, kept: &[usize]) {
     }
     assert_eq!(trained, network.trained().count(), "every trained tensor has a golden gradient");
 
-    let mut stepper = batched.weight_stepper(&weights, Optimizer::ADAM, None).expect("a step graph");
+    let mut stepper = batched.weight_stepper(&weights, Optimizer::ADAM, None, batched.batch).expect("a step graph");
     let rows = x.shape()[0];
     for step in 1..=kept.iter().copied().max().unwrap_or(0) {
         stepper.feed(x.as_f32().expect("float32"), targets.as_f32().expect("float32"), &vec![1.0; rows]);

@@ -15,6 +15,7 @@ use onnx_unlearn::onnx::schema::{
     AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, attribute_type, data_type,
 };
 use onnx_unlearn::onnx::wire::{self, Holder, Storage};
+use onnx_unlearn::tensor::{DType, Tensor};
 use prost::Message;
 use protobuf::field;
 
@@ -87,7 +88,11 @@ fn every_storage() -> Vec<u8> {
     .concat()
 }
 
-fn patch<'a>(tensors: &[(&'a str, &'a [f32])], metadata: &[(&str, &str)]) -> Patch<'a> {
+fn new(values: &[f32]) -> Tensor {
+    Tensor::f32([values.len()], values.to_vec())
+}
+
+fn patch<'a>(tensors: &[(&'a str, &'a Tensor)], metadata: &[(&str, &str)]) -> Patch<'a> {
     let metadata = metadata.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect();
     Patch { tensors: tensors.iter().copied().collect(), metadata }
 }
@@ -107,7 +112,7 @@ fn every_storage_is_patched_in_place_and_nothing_else_changes() {
     let values = [f32::from_bits(0x7fa0_1234), -0.0, f32::from_bits(1)];
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     for name in NAMES {
-        let patched = patch_bytes(&source, &patch(&[(name, &values)], &[])).unwrap();
+        let patched = patch_bytes(&source, &patch(&[(name, &new(&values))], &[])).unwrap();
         let layout = wire::layout(&source).unwrap();
         let span = layout.tensors.iter().find(|t| t.name == name).unwrap();
         let Storage::Inline(ranges) = &span.storage else { panic!("{name} is inline") };
@@ -159,8 +164,8 @@ fn the_layout_names_places_and_stored_elements() {
 #[test]
 fn metadata_is_replaced_sorted_at_the_end_and_foreign_entries_stay() {
     let source = every_storage();
-    let new = patch(&[], &[("dev.onnx-unlearn.b", "2"), ("dev.onnx-unlearn.a", "1")]);
-    let patched = patch_bytes(&source, &new).unwrap().model;
+    let entries = patch(&[], &[("dev.onnx-unlearn.b", "2"), ("dev.onnx-unlearn.a", "1")]);
+    let patched = patch_bytes(&source, &entries).unwrap().model;
     let mut expected = source.clone();
     for entry in wire::layout(&source).unwrap().metadata.iter().rev() {
         if entry.key.starts_with("dev.onnx-unlearn.") {
@@ -172,7 +177,7 @@ fn metadata_is_replaced_sorted_at_the_end_and_foreign_entries_stay() {
     assert_eq!(patched, expected);
     let keys: Vec<_> = wire::layout(&patched).unwrap().metadata.into_iter().map(|m| m.key).collect();
     assert_eq!(keys, ["names", "other", "dev.onnx-unlearn.a", "dev.onnx-unlearn.b"]);
-    assert_eq!(patch_bytes(&patched, &new).unwrap().model, patched, "patching again changes nothing");
+    assert_eq!(patch_bytes(&patched, &entries).unwrap().model, patched, "patching again changes nothing");
 }
 
 #[test]
@@ -192,10 +197,10 @@ fn what_cannot_be_patched_is_refused_by_name() {
         ..ModelProto::default()
     };
     let source = model.encode_to_vec();
-    let error = |name: &str, values: &[f32]| patch_bytes(&source, &patch(&[(name, values)], &[])).unwrap_err();
+    let error = |name: &str, values: &[f32]| patch_bytes(&source, &patch(&[(name, &new(values))], &[])).unwrap_err();
     assert!(matches!(error("none", &[1.0]), PatchError::NotFound { name } if name == "none"));
     assert!(matches!(error("twice", &[1.0]), PatchError::Ambiguous { second, .. } if second == "graph.initializer[1]"));
-    assert!(matches!(error("ints", &[1.0]), PatchError::Type { data_type: 7, .. }));
+    assert!(matches!(error("ints", &[1.0]), PatchError::Type { data_type: 7, given: DType::F32, .. }));
     assert!(matches!(error("both", &[1.0]), PatchError::Storage { path, .. } if path == "graph.initializer[3]"));
     assert!(matches!(error("short", &[1.0, 2.0, 3.0]), PatchError::Length { held: 8, given: 3, .. }));
     assert!(matches!(error("short", &[1.0, 2.0]), PatchError::Length { given: 2, .. }));
@@ -229,7 +234,8 @@ fn external_data_goes_to_a_new_file_and_the_source_stays() {
         external("b", &[4], &[("location", "./sub/w.data"), ("offset", "24")]),
         external("c", &[1], &[("location", "rest.data"), ("checksum", "unused")]),
     ]);
-    let patched = patch_bytes(&source, &patch(&[("a", &[1.5, -0.0]), ("b", &[1.0, 2.0, 3.0, 4.0])], &[])).unwrap();
+    let (a, b) = (new(&[1.5, -0.0]), new(&[1.0, 2.0, 3.0, 4.0]));
+    let patched = patch_bytes(&source, &patch(&[("a", &a), ("b", &b)], &[])).unwrap();
     assert_eq!(patched.model, source, "no byte of the model file changes");
     let names: Vec<_> = patched.external.iter().map(|e| e.location.as_str()).collect();
     assert_eq!(names, ["rest.data", "sub/w.data"]);
@@ -246,7 +252,7 @@ fn external_data_goes_to_a_new_file_and_the_source_stays() {
     assert!(matches!(again, PatchError::Write { .. }), "an existing file is never overwritten: {again}");
     let own = write_external(from.path(), from.path(), &patched.external[1]).unwrap_err();
     assert!(matches!(own, PatchError::Write { .. }), "the source's file is never overwritten: {own}");
-    let beyond = ExternalPatch { location: "sub/w.data".into(), writes: vec![(36, vec![0; 8])] };
+    let beyond = ExternalPatch { location: "sub/w.data".into(), writes: vec![(36, &a)] };
     let beyond = write_external(from.path(), tempfile::tempdir().unwrap().path(), &beyond).unwrap_err();
     assert!(matches!(beyond, PatchError::PastEnd { offset: 36, size: 40, .. }), "{beyond}");
 }
@@ -255,10 +261,10 @@ fn external_data_goes_to_a_new_file_and_the_source_stays() {
 fn external_bytes_of_two_tensors_are_not_changed_through_one() {
     let at = |offset| vec![("location", "w"), ("offset", offset), ("length", "8")];
     let source = model_of(vec![external("a", &[2], &at("0")), external("b", &[2], &at("4"))]);
-    let error = patch_bytes(&source, &patch(&[("a", &[1.0, 2.0])], &[])).unwrap_err();
+    let error = patch_bytes(&source, &patch(&[("a", &new(&[1.0, 2.0]))], &[])).unwrap_err();
     assert!(matches!(error, PatchError::Shared { name, .. } if name == "a"));
     let source = model_of(vec![external("a", &[2], &at("0")), external("b", &[2], &at("8"))]);
-    assert!(patch_bytes(&source, &patch(&[("a", &[1.0, 2.0])], &[])).is_ok());
+    assert!(patch_bytes(&source, &patch(&[("a", &new(&[1.0, 2.0]))], &[])).is_ok());
 }
 
 fn open(folder: &Path, pairs: &[(&str, &str)]) -> Result<Vec<u8>, ExternalError> {
@@ -322,10 +328,10 @@ fn external_links_are_refused() {
 #[test]
 fn values_go_to_the_right_tensor_when_several_are_patched() {
     let source = every_storage();
-    let values: Vec<[f32; 3]> = (0..5u8).map(|i| [f32::from(i), 10.0 + f32::from(i), 20.0 + f32::from(i)]).collect();
-    let tensors: BTreeMap<&str, &[f32]> = NAMES.iter().copied().zip(values.iter().map(|v| &v[..])).collect();
+    let values: Vec<Tensor> = (0..5u8).map(f32::from).map(|i| new(&[i, 10.0 + i, 20.0 + i])).collect();
+    let tensors: BTreeMap<&str, &Tensor> = NAMES.iter().copied().zip(&values).collect();
     let patched = patch_bytes(&source, &Patch { tensors, metadata: vec![] }).unwrap().model;
     for (name, values) in NAMES.iter().zip(&values) {
-        assert_eq!(payload(&patched, name), raw(values), "{name}");
+        assert_eq!(payload(&patched, name), values.to_le_bytes(), "{name}");
     }
 }

@@ -8,6 +8,8 @@ mod damage;
 mod protobuf;
 #[path = "stamps/refusals.rs"]
 mod refusals;
+#[path = "stamps/storage.rs"]
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +23,7 @@ use onnx_unlearn::provenance::stamp::{
     self, DIGEST_KEY, STAMP_KEY, Source, StampError, StampInfo, Stamped, params_digest,
 };
 use onnx_unlearn::provenance::verify::{Answer, Outcome, Verdict, verify, verify_bytes};
+use onnx_unlearn::tensor::{DType, Tensor};
 use prost::Message;
 use protobuf::field;
 use rand::{RngExt, SeedableRng};
@@ -136,20 +139,24 @@ struct Run {
     stamped: Stamped,
 }
 
-fn finish(source: &Path, out: &Path, tensors: &BTreeMap<&str, &[f32]>) -> Result<Stamped, StampError> {
+fn new(values: &[f32]) -> Tensor {
+    Tensor::f32([values.len()], values.to_vec())
+}
+
+fn finish(source: &Path, out: &Path, name: &str, tensor: &Tensor) -> Result<Stamped, StampError> {
     let (bytes, folder) = (fs::read(source).unwrap(), source.parent().unwrap());
     let digests = digest(&bytes, folder).unwrap();
-    stamp::finish(&Source { bytes: &bytes, folder, digests: &digests }, out, tensors, info())
+    let source = Source { bytes: &bytes, folder, digests: &digests };
+    stamp::finish(&source, out, &BTreeMap::from([(name, tensor)]), info())
 }
 
 impl Run {
-    fn new(model: &ModelProto, tensors: &[(&str, &[f32])]) -> Self {
+    fn new(model: &ModelProto, name: &str, tensor: &Tensor) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("out")).unwrap();
         fs::write(folder.path().join("source.onnx"), model.encode_to_vec()).unwrap();
-        let tensors: BTreeMap<&str, &[f32]> = tensors.iter().copied().collect();
         let (source, out) = (folder.path().join("source.onnx"), folder.path().join("out"));
-        let stamped = finish(&source, &out, &tensors).unwrap();
+        let stamped = finish(&source, &out, name, tensor).unwrap();
         let run = Self { folder, stamped };
         fs::write(run.model(), &run.stamped.model).unwrap();
         run.report(&run.stamped.changed.iter().map(String::as_str).collect::<Vec<_>>());
@@ -157,7 +164,7 @@ impl Run {
     }
 
     fn small() -> Self {
-        Self::new(&small(), &[("W", &NEW_W)])
+        Self::new(&small(), "W", &new(&NEW_W))
     }
 
     fn model(&self) -> PathBuf {
@@ -296,7 +303,7 @@ fn a_finished_model_carries_a_stamp_that_verifies() {
     let json = serde_json::to_value(&verdict).unwrap();
     assert_eq!((&json["schema_version"], &json["answer"], &json["reason"]), (&1.into(), &"yes".into(), &"ok".into()));
     assert_eq!(json["checks"][1]["outcome"], "pass");
-    let again = finish(&run.source(), run.folder.path(), &BTreeMap::from([("W", &NEW_W[..])])).unwrap();
+    let again = finish(&run.source(), run.folder.path(), "W", &new(&NEW_W)).unwrap();
     assert_eq!(again.model, run.stamped.model, "equal runs give equal bytes");
 }
 
@@ -349,7 +356,7 @@ fn history_grows_only_from_a_stamp_of_the_source_itself() {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("again.onnx");
         fs::write(&source, bytes).unwrap();
-        finish(&source, folder.path(), &BTreeMap::from([("b", &[1.0f32; 3][..])])).unwrap()
+        finish(&source, folder.path(), "b", &new(&[1.0; 3])).unwrap()
     };
     let second = next(&first.stamped.model);
     assert_eq!(second.stamp.history, [first.stamped.stamp.source.weights]);

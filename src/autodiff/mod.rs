@@ -40,23 +40,26 @@ impl fmt::Display for NotDifferentiable {
 
 impl std::error::Error for NotDifferentiable {}
 
-/// The names among `nodes`' values through which a gradient reaches `wanted`, and the nodes that stand in its way.
+/// The names among `nodes`' values through which a gradient of `outputs` reaches `wanted`, and the nodes that stand in
+/// its way.
 ///
-/// A value is on the way when it is wanted or is computed from such a value through an input with a rule.
-pub fn reach(nodes: &[Node], wanted: &BTreeSet<String>) -> (BTreeSet<String>, Vec<Obstacle>) {
+/// A value is on the way when it is wanted or is computed from such a value through an input with a rule. A node is in the way only where a gradient arrives at it: one whose result no more than a shape or an index
+/// is computed from may be of any kind.
+pub fn reach(nodes: &[Node], outputs: &[&str], wanted: &BTreeSet<String>) -> (BTreeSet<String>, Vec<Obstacle>) {
+    let heard = heard(nodes, outputs);
     let mut active = wanted.clone();
     let mut obstacles = Vec::new();
-    for node in nodes {
+    for node in nodes.iter().filter(|n| n.outputs.iter().any(|o| heard.contains(o.as_str()))) {
         let touched: Vec<usize> =
             (0..node.inputs.len()).filter(|&i| node.input(i).is_some_and(|n| active.contains(n))).collect();
-        if touched.is_empty() {
+        if touched.is_empty() && !node.captures().any(|n| active.contains(n)) {
             continue;
         }
         let mut flows = false;
         let mut fail = |reason| obstacles.push(Obstacle { node: node.label(), reason });
         match ops::find(node) {
             None => {
-                fail(OpError::NoRule);
+                fail(ops::missing(node));
                 flows = true; // What lies behind is looked at too, so that all obstacles are listed at once.
             }
             Some(op) => {
@@ -95,7 +98,9 @@ pub fn backward(
     wanted: &BTreeSet<String>,
     float: DType,
 ) -> Result<HashMap<String, Value>, NotDifferentiable> {
-    let (active, mut obstacles) = reach(nodes, wanted);
+    let outputs: Vec<String> = seeds.iter().map(|(value, _)| value.name().to_owned()).collect();
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let (active, mut obstacles) = reach(nodes, &outputs, wanted);
     let mut parts: HashMap<String, Vec<Value>> = HashMap::new();
     for (value, gradient) in seeds {
         parts.entry(value.name().to_owned()).or_default().push(gradient.clone());

@@ -62,6 +62,9 @@ fn back<'n>(nodes: &'n [Node], outputs: &[&'n str], open: impl Fn(Flow) -> bool)
         if node.outputs.iter().any(|o| found.contains(o.as_str())) {
             let through = (0..node.inputs.len()).filter(|&i| flow(node, i).is_none_or(&open));
             found.extend(through.filter_map(|i| node.input(i)));
+            if ops::find(node).is_none() {
+                found.extend(node.captures());
+            }
         }
     }
     found

@@ -105,6 +105,12 @@ pub struct ForgetArgs {
     /// The output that holds the class scores, for a model with several
     #[arg(long, value_name = "NAME")]
     pub output: Option<String>,
+    /// The input that holds the samples, for a model with several
+    #[arg(long, value_name = "NAME")]
+    pub input: Option<String>,
+    /// Value of an input that is the same for every sample: NAME=VALUE; may be given several times
+    #[arg(long = "constant", value_name = "NAME=VALUE")]
+    pub constants: Vec<String>,
     /// Samples of each class read from the retain data
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub per_class: usize,
@@ -175,6 +181,9 @@ pub struct MethodArgs {
     /// Weight (lambda) of the penalty on the size of the noise
     #[arg(long, value_name = "L", default_value_t = 0.1)]
     pub noise_penalty: f64,
+    /// Mean and standard deviation of the values that noise takes the place of: M,S, or auto to let the retain sample tell
+    #[arg(long, value_name = "M,S", allow_negative_numbers = true)]
+    pub noise_range: Option<String>,
     /// What the penalty counts
     #[arg(long, value_enum, default_value = "sum")]
     pub noise_penalty_form: PenaltyArg,

@@ -6,10 +6,11 @@ use super::args::{
 use crate::{
     data::{Layout, Preprocess},
     report::{Gates, Number, PreprocessRecord},
-    train::{BatchNorm, NoiseLoss, Optimizer},
+    train::{BatchNorm, NoiseLoss, Optimizer, Range},
     unlearn::{NoiseSettings, PhaseSettings, Recipe, Variant},
 };
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
 
 /// The device as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,29 @@ pub fn preprocess(args: &PreprocessArgs) -> Result<Preprocess> {
     let plan = Preprocess { resize, mean: args.mean.clone(), std: args.std.clone(), scale: args.scale, layout };
     plan.check()?;
     Ok(plan)
+}
+
+/// Reads `--constant NAME=VALUE`.
+pub fn constants(given: &[String]) -> Result<BTreeMap<String, f32>> {
+    let mut constants = BTreeMap::new();
+    for text in given {
+        let pair = text.rsplit_once('=').and_then(|(name, value)| Some((name, value.parse::<f32>().ok()?)));
+        let Some((name, value)) = pair else { bail!("--constant {text}: expected NAME=VALUE, VALUE being a number") };
+        constants.insert(name.to_owned(), value);
+    }
+    Ok(constants)
+}
+
+/// Reads `--noise-range`: `auto`, or mean and standard deviation.
+fn range(text: &str) -> Result<Option<Range>> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let number = |s: &str| s.trim().parse::<f64>().ok().filter(|v| v.is_finite());
+    match text.split_once(',').map(|(m, s)| (number(m), number(s))) {
+        Some((Some(center), Some(spread))) if spread > 0.0 => Ok(Some(Range { center, spread })),
+        _ => bail!("--noise-range {text}: expected auto, or the mean and standard deviation of the values there: M,S"),
+    }
 }
 
 fn size(text: &str) -> Result<(usize, usize)> {
@@ -126,6 +150,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
                 penalty: args.noise_penalty,
                 per_element: matches!(args.noise_penalty_form, PenaltyArg::Mean),
             },
+            range: args.noise_range.as_deref().map_or(Ok(None), range)?,
             samples,
         },
         impair: PhaseSettings {

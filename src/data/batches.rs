@@ -22,11 +22,29 @@ pub(super) enum Samples {
     Floats(Vec<f32>),
 }
 
+/// Rows of a further input of the model.
+pub(super) struct Further {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+/// One input of the model in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Name of the input.
+    pub name: String,
+    /// Its shape, without the batch axis.
+    pub shape: Vec<usize>,
+}
+
 /// Labelled samples, kept small (a byte a pixel for images) and preprocessed when a batch is filled.
 pub struct Dataset {
     pub(super) samples: Samples,
     pub(super) shape: Vec<usize>,
     pub(super) labels: Vec<u32>,
+    pub(super) predictions: usize,
+    pub(super) further: Vec<Further>,
     pub(super) order: Vec<u64>,
     pub(super) names: Option<ClassNames>,
     pub(super) classes: usize,
@@ -35,7 +53,7 @@ pub struct Dataset {
 impl Dataset {
     /// Number of samples.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.order.len()
     }
 
     /// True when there are none; [`super::load`] never returns that.
@@ -43,19 +61,34 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// Shape of one sample in the model's layout, without the batch axis.
+    /// Shape of one sample in the model's layout, without the batch axis: that of the input noise is learned for.
     pub fn sample_shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Number of elements of one sample.
-    pub fn sample_len(&self) -> usize {
-        self.shape.iter().product()
+    /// The further inputs, in the order they follow in a row.
+    pub fn further(&self) -> Vec<Part> {
+        self.further.iter().map(|f| Part { name: f.name.clone(), shape: f.shape.clone() }).collect()
     }
 
-    /// Class of every sample.
+    /// Number of elements of one row: of the sample and of further inputs after it.
+    pub fn sample_len(&self) -> usize {
+        self.further.iter().map(|f| &f.shape).chain([&self.shape]).map(|s| s.iter().product::<usize>()).sum()
+    }
+
+    /// Predictions for a sample, each with a label.
+    pub fn predictions(&self) -> usize {
+        self.predictions
+    }
+
+    /// Classes of every sample, one a prediction.
     pub fn labels(&self) -> &[u32] {
         &self.labels
+    }
+
+    /// Classes of sample `i`, one a prediction.
+    pub fn labels_of(&self, i: usize) -> &[u32] {
+        &self.labels[i * self.predictions..(i + 1) * self.predictions]
     }
 
     /// Place of every sample in the source: row of the array, or place in the sorted list of files.
@@ -73,7 +106,7 @@ impl Dataset {
         self.names.as_ref()
     }
 
-    /// Number of samples of every class.
+    /// Number of labels of every class: of samples, where a sample has one.
     pub fn per_class(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
         for &label in &self.labels {
@@ -84,7 +117,7 @@ impl Dataset {
 
     /// The samples whose class is among `classes`, in order.
     pub fn of_classes(&self, classes: &[usize]) -> Vec<usize> {
-        (0..self.len()).filter(|&i| classes.contains(&(self.labels[i] as usize))).collect()
+        (0..self.len()).filter(|&i| self.labels_of(i).iter().any(|&c| classes.contains(&(c as usize)))).collect()
     }
 
     /// Fills `out` with the preprocessed samples `indices`, row after row in the model's layout.
@@ -109,10 +142,17 @@ impl Dataset {
         x.resize(indices.len() * self.sample_len(), 0.0);
         self.batch(indices, x);
         y.clear();
-        y.extend(indices.iter().map(|&i| i64::from(self.labels[i])));
+        y.extend(indices.iter().flat_map(|&i| self.labels_of(i)).map(|&c| i64::from(c)));
     }
 
     fn row(&self, i: usize, out: &mut [f32]) {
+        let (out, mut rest) = out.split_at_mut(self.shape.iter().product());
+        for further in &self.further {
+            let n = further.shape.iter().product();
+            let (own, after) = rest.split_at_mut(n);
+            own.copy_from_slice(&further.data[i * n..(i + 1) * n]);
+            rest = after;
+        }
         let n = out.len();
         match &self.samples {
             Samples::Floats(data) => out.copy_from_slice(&data[i * n..(i + 1) * n]),

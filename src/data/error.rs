@@ -38,7 +38,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// `images` or `labels`.
-        what: &'static str,
+        what: String,
         /// Its first bytes, in hexadecimal.
         found: String,
         /// The bytes it should begin with.
@@ -53,14 +53,39 @@ pub enum DataError {
         source: zip::result::ZipError,
     },
     /// An archive without one of its two arrays.
-    #[error("{}: holds no array `{wanted}`, only {held}; save it with np.savez(file, x=..., y=...)", path.display())]
+    #[error("{}: holds no array `{wanted}`, only {held}; save it with np.savez(file, {wanted}=...)", path.display())]
     NoArray {
         /// The archive.
         path: PathBuf,
-        /// `x` or `y`.
-        wanted: &'static str,
+        /// The array that is asked for.
+        wanted: String,
         /// The names it holds.
         held: String,
+    },
+    /// Integers that float32, in which samples are held, cannot tell apart.
+    #[error("{}: {what} holds {value} in row {row}; integers beyond 16,777,216 are not supported", path.display())]
+    LargeInteger {
+        /// The file.
+        path: PathBuf,
+        /// The part of it.
+        what: String,
+        /// Row, from 0.
+        row: usize,
+        /// The number.
+        value: f64,
+    },
+    /// A source that holds one array, for a model with several inputs.
+    #[error(
+        "{}: a {kind} holds the data of one input, but the model also wants {names}; give them as arrays of that name in an \
+         .npz, or as --constant NAME=VALUE", path.display()
+    )]
+    OneInput {
+        /// The source.
+        path: PathBuf,
+        /// Its kind.
+        kind: super::SourceKind,
+        /// The other inputs.
+        names: String,
     },
     /// The array header inside an archive makes no sense.
     #[error("{}: array `{array}` has an unreadable header", path.display())]
@@ -68,7 +93,7 @@ pub enum DataError {
         /// The archive.
         path: PathBuf,
         /// The array.
-        array: &'static str,
+        array: String,
         /// What the array reader said.
         source: std::io::Error,
     },
@@ -78,7 +103,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// The part of it.
-        what: &'static str,
+        what: String,
         /// Bytes the header promises.
         wanted: u64,
         /// Bytes found.
@@ -90,7 +115,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// The part of it.
-        what: &'static str,
+        what: String,
         /// Bytes the header promises.
         wanted: u64,
     },
@@ -100,7 +125,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// The part of it.
-        what: &'static str,
+        what: String,
         /// What the reader said.
         source: std::io::Error,
     },
@@ -110,7 +135,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// The part of it.
-        what: &'static str,
+        what: String,
         /// The type found.
         found: String,
         /// The types that would do.
@@ -128,7 +153,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// The part of it.
-        what: &'static str,
+        what: String,
         /// The shape found.
         found: String,
     },

@@ -47,7 +47,7 @@ fn read_labels(path: &Path, plan: &LoadPlan<'_>) -> Result<Chosen, DataError> {
     counted.append(wanted, &mut bytes)?;
     counted.finish()?;
     let number = Number { kind: 'u', size: 1, big_endian: true };
-    Chosen::by_label(bytes.iter().map(|b| number.label(&[*b])), plan, path, SourceKind::Idx)
+    Chosen::by_label(bytes.iter().map(|b| number.label(&[*b])), plan, path, SourceKind::Idx, 1)
 }
 
 /// The file's bytes, decompressed if they are gzip's.
@@ -68,7 +68,7 @@ fn open(path: &Path, what: &'static str, ranks: &[u8]) -> Result<(Vec<u32>, Box<
     if magic[..3] != [0, 0, 8] || !ranks.contains(&magic[3]) {
         let wanted = if what == "images" { "00 00 08 03 or 00 00 08 04" } else { "00 00 08 01" };
         let found = magic.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
-        return Err(DataError::WrongMagic { path: path.to_path_buf(), what, found, wanted });
+        return Err(DataError::WrongMagic { path: path.to_path_buf(), what: what.into(), found, wanted });
     }
     let mut dims = Vec::new();
     let bytes = 4 * u64::from(magic[3]);
@@ -78,7 +78,7 @@ fn open(path: &Path, what: &'static str, ranks: &[u8]) -> Result<(Vec<u32>, Box<
     if dims[1..].iter().try_fold(1u64, |n, &d| n.checked_mul(u64::from(d)).filter(|n| *n < 1 << 40)).is_none() {
         let found = listing(dims.iter().map(ToString::to_string));
         let what = if what == "images" { "images" } else { "labels" };
-        return Err(DataError::LabelsShape { path: path.to_path_buf(), what, found });
+        return Err(DataError::LabelsShape { path: path.to_path_buf(), what: what.into(), found });
     }
     Ok((dims, reader))
 }

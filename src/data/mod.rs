@@ -23,7 +23,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use batches::{Batch, Dataset, Prefetch, require_all_classes};
+pub use batches::{Batch, Dataset, Part, Prefetch, require_all_classes};
 pub use error::DataError;
 pub use names::ClassNames;
 pub use preprocess::{InputSpec, Layout, Preprocess};
@@ -46,6 +46,10 @@ pub struct LoadPlan<'a> {
     pub per_class: Option<usize>,
     /// The model's input.
     pub input: InputSpec,
+    /// Further inputs, whose arrays stand in an archive under their own names.
+    pub further: &'a [InputSpec],
+    /// Predictions the model makes for a sample, each with a label of its own; 1 for a plain classifier.
+    pub predictions: usize,
     /// What the user said about preprocessing.
     pub preprocess: &'a Preprocess,
 }
@@ -120,9 +124,11 @@ pub fn load(plan: &LoadPlan<'_>) -> Result<(Dataset, LoadSummary), DataError> {
     if let Some(names) = plan.names {
         names.check(plan.classes)?;
     }
-    let (loaded, digest) = Source::find(plan.path)?.load(plan)?;
+    let source = Source::find(plan.path)?;
+    source.holds_all_inputs(plan)?;
+    let (loaded, digest) = source.load(plan)?;
     let summary = LoadSummary {
-        read: loaded.labels.len(),
+        read: loaded.order.len(),
         dropped: loaded.tally.dropped(),
         beyond_limit: loaded.tally.beyond(),
         per_class: loaded.tally.per_class().to_vec(),
@@ -134,6 +140,8 @@ pub fn load(plan: &LoadPlan<'_>) -> Result<(Dataset, LoadSummary), DataError> {
         samples: loaded.samples,
         shape: loaded.shape,
         labels: loaded.labels,
+        predictions: plan.predictions,
+        further: loaded.further,
         order: loaded.order,
         names: plan.names.cloned().or(loaded.names),
         classes: plan.classes,

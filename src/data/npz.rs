@@ -7,12 +7,12 @@ use std::path::Path;
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use zip::ZipArchive;
 
-use super::batches::Samples;
+use super::batches::{Further, Samples};
 use super::rows::{Counted, Floats, Number, Pixels};
 use super::sampling::Chosen;
 use super::shape::{Target, listing};
 use super::source::{Loaded, unreadable};
-use super::{DataError, LoadPlan, SourceKind};
+use super::{DataError, InputSpec, LoadPlan, SourceKind};
 
 /// An array header longer than this is no header.
 const HEADER_LIMIT: usize = 1 << 16;
@@ -41,7 +41,8 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
     let target = Target::new(&plan.input, plan.preprocess)?;
     let mismatch = |image| target.mismatch(path, "each sample of `x`".to_owned(), &row_shape, image);
 
-    let (samples, shape) = match head.number(path, "array `x`", "uint8 (images) or float16, float32, float64")? {
+    let wanted = if plan.input.integers { "integers" } else { "uint8 (images) or float16, float32, float64" };
+    let (samples, shape) = match head.number(path, "array `x`", wanted)? {
         Number { kind: 'u', size: 1, .. } => {
             let fit = target.pixels(&row_shape).ok_or_else(|| mismatch(true))?;
             let tables = plan.preprocess.tables(fit.hwc[2])?;
@@ -52,7 +53,9 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
             })?;
             pixels.finish(tables)
         }
-        number @ Number { kind: 'f', size: 2 | 4 | 8, .. } => {
+        number @ (Number { kind: 'f', size: 2 | 4 | 8, .. } | Number { kind: 'i' | 'u', .. })
+            if plan.input.integers != (number.kind == 'f') =>
+        {
             let fit = target.floats(&row_shape).ok_or_else(|| mismatch(false))?;
             let shape = fit.shape.clone();
             let mut floats = Floats::new(fit);
@@ -62,11 +65,72 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
                     .push(values)
                     .map_err(|kept| DataError::NotFinite { path: path.to_path_buf(), row: chosen.order[kept] as usize })
             })?;
+            exact(path, "array `x`", number, &floats.data, &shape, &chosen)?;
             (Samples::Floats(floats.data), shape)
         }
-        _ => return Err(head.wrong_type(path, "array `x`", "uint8 (images) or float16, float32, float64")),
+        _ => return Err(head.wrong_type(path, "array `x`", wanted)),
     };
-    Ok(Loaded::new(SourceKind::Npz, samples, shape, chosen))
+    let further = plan.further.iter().map(|input| further(&mut archive, path, input, &chosen));
+    let further = further.collect::<Result<Vec<_>, _>>()?;
+    Ok(Loaded { further, ..Loaded::new(SourceKind::Npz, samples, shape, chosen) })
+}
+
+/// Integers beyond this are not all float32 numbers.
+const EXACT: f32 = 16_777_216.0;
+
+/// Fails where an integer was too large to be held.
+fn exact(
+    path: &Path,
+    what: &str,
+    number: Number,
+    values: &[f32],
+    row: &[usize],
+    chosen: &Chosen,
+) -> Result<(), DataError> {
+    let large = values.iter().position(|v| v.abs() > EXACT).filter(|_| number.kind != 'f');
+    let Some(at) = large else { return Ok(()) };
+    let row = chosen.order[at / row.iter().product::<usize>().max(1)] as usize;
+    Err(DataError::LargeInteger { path: path.to_path_buf(), what: what.into(), row, value: values[at].into() })
+}
+
+/// The rows of a further input: an array of the input's name and shape, of any type of number.
+fn further(archive: &mut Archive, path: &Path, input: &InputSpec, chosen: &Chosen) -> Result<Further, DataError> {
+    let at = place(archive, path, &input.name)?;
+    let what = format!("array `{}`", input.name);
+    let (head, reader) = open(archive, path, at, &input.name)?;
+    let number = head.number(path, &what, "numbers")?;
+    let (&images, row_shape) = head.shape.split_first().unwrap_or((&0, &[]));
+    if images != chosen.keep.len() as u64 {
+        return Err(DataError::Count { path: path.to_path_buf(), images, labels: chosen.keep.len() as u64 });
+    }
+    if head.fortran {
+        return Err(DataError::FortranOrder { path: path.to_path_buf() });
+    }
+    let shape: Vec<usize> = row_shape.iter().map(|&d| usize::try_from(d).unwrap_or(usize::MAX)).collect();
+    if shape.len() != input.dims.len() || shape.iter().zip(&input.dims).any(|(&n, d)| d.is_some_and(|d| d != n)) {
+        return Err(DataError::Shape {
+            path: path.to_path_buf(),
+            item: format!("each sample of `{}`", input.name),
+            found: listing(shape.iter().map(ToString::to_string)),
+            wanted: format!(
+                "`{}` takes {}",
+                input.name,
+                listing(input.dims.iter().map(|d| d.map_or("?".to_owned(), |d| d.to_string())))
+            ),
+        });
+    }
+    let mut data = Vec::new();
+    let row_bytes = head.bytes / images.max(1);
+    Counted::new(reader, path, what.as_str(), head.bytes).rows(&chosen.keep, row_bytes, |block| {
+        data.extend(block.chunks_exact(number.size).map(|b| number.float(b)));
+        Ok(())
+    })?;
+    exact(path, &what, number, &data, &shape, chosen)?;
+    let row = shape.iter().product::<usize>().max(1);
+    if let Some(at) = data.iter().position(|v| !v.is_finite()) {
+        return Err(DataError::NotFinite { path: path.to_path_buf(), row: chosen.order[at / row] as usize });
+    }
+    Ok(Further { name: input.name.clone(), shape, data })
 }
 
 /// Reads `y` and decides which rows are wanted.
@@ -78,19 +142,25 @@ fn labels(archive: &mut Archive, path: &Path, plan: &LoadPlan<'_>) -> Result<Cho
     if !matches!(number, Number { kind: 'i' | 'u', size: 1 | 2 | 4 | 8, .. }) {
         return Err(head.wrong_type(path, what, "an integer (class indices)"));
     }
-    if !matches!(head.shape.as_slice(), [_] | [_, 1]) {
+    let per_sample = match *head.shape.as_slice() {
+        [_] | [_, 1] => Some(1),
+        [_, n] if n == plan.predictions as u64 => Some(plan.predictions),
+        _ => None,
+    };
+    let Some(per_sample) = per_sample else {
         let found = listing(head.shape.iter().map(ToString::to_string));
-        return Err(DataError::LabelsShape { path: path.to_path_buf(), what, found });
-    }
+        return Err(DataError::LabelsShape { path: path.to_path_buf(), what: what.into(), found });
+    };
     let mut bytes = Vec::new();
     let mut counted = Counted::new(reader, path, what, head.bytes);
     counted.append(head.bytes, &mut bytes)?;
     counted.finish()?;
-    Chosen::by_label(bytes.chunks_exact(number.size).map(|b| number.label(b)), plan, path, SourceKind::Npz)
+    let labels = bytes.chunks_exact(number.size).map(|b| number.label(b));
+    Chosen::by_label(labels, plan, path, SourceKind::Npz, per_sample)
 }
 
 /// Where an array lies in the archive.
-fn place(archive: &mut Archive, path: &Path, wanted: &'static str) -> Result<usize, DataError> {
+fn place(archive: &mut Archive, path: &Path, wanted: &str) -> Result<usize, DataError> {
     let file = format!("{wanted}.npy");
     if let Some(at) = archive.index_for_name(&file).or_else(|| archive.index_for_name(wanted)) {
         return Ok(at);
@@ -102,7 +172,7 @@ fn place(archive: &mut Archive, path: &Path, wanted: &'static str) -> Result<usi
         .collect();
     held.sort();
     let held = if held.is_empty() { "nothing at all".to_owned() } else { held.join(", ") };
-    Err(DataError::NoArray { path: path.to_path_buf(), wanted, held })
+    Err(DataError::NoArray { path: path.to_path_buf(), wanted: wanted.into(), held })
 }
 
 /// What an array header says.
@@ -119,11 +189,14 @@ fn open<'a>(
     archive: &'a mut Archive,
     path: &Path,
     at: usize,
-    array: &'static str,
+    array: &str,
 ) -> Result<(Head, impl Read + use<'a>), DataError> {
     let mut entry = archive.by_index(at).map_err(|source| DataError::Archive { path: path.to_path_buf(), source })?;
-    let head =
-        header(&mut entry).map_err(|source| DataError::ArrayHeader { path: path.to_path_buf(), array, source })?;
+    let head = header(&mut entry).map_err(|source| DataError::ArrayHeader {
+        path: path.to_path_buf(),
+        array: array.into(),
+        source,
+    })?;
     Ok((head, entry))
 }
 
@@ -174,7 +247,7 @@ fn shape_is_sane(header: &str) -> bool {
 
 impl Head {
     /// How one element is stored.
-    fn number(&self, path: &Path, what: &'static str, wanted: &'static str) -> Result<Number, DataError> {
+    fn number(&self, path: &Path, what: &str, wanted: &'static str) -> Result<Number, DataError> {
         let DType::Plain(plain) = &self.dtype else { return Err(self.wrong_type(path, what, wanted)) };
         let kind = match plain.type_char() {
             TypeChar::Int => 'i',
@@ -186,7 +259,7 @@ impl Head {
         Ok(Number { kind, size: plain.size_field() as usize, big_endian })
     }
 
-    fn wrong_type(&self, path: &Path, what: &'static str, wanted: &'static str) -> DataError {
-        DataError::ElementType { path: path.to_path_buf(), what, found: self.dtype.descr(), wanted }
+    fn wrong_type(&self, path: &Path, what: &str, wanted: &'static str) -> DataError {
+        DataError::ElementType { path: path.to_path_buf(), what: what.into(), found: self.dtype.descr(), wanted }
     }
 }

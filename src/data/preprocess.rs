@@ -44,12 +44,15 @@ pub struct InputSpec {
     pub dims: Vec<Option<usize>>,
     /// Number of samples in a batch, where the file fixes it.
     pub batch: Option<usize>,
+    /// True when the model takes integers: class numbers, tokens or raw bytes, which are taken as they are.
+    pub integers: bool,
 }
 
 impl InputSpec {
     /// From dimensions whose first is the batch.
     pub fn with_batch(name: impl Into<String>, dims: &[Option<usize>]) -> Self {
-        Self { name: name.into(), dims: dims.iter().skip(1).copied().collect(), batch: dims.first().copied().flatten() }
+        let (dims, batch) = (dims.iter().skip(1).copied().collect(), dims.first().copied().flatten());
+        Self { name: name.into(), dims, batch, integers: false }
     }
 }
 

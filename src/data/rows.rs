@@ -17,25 +17,26 @@ const BLOCK: usize = 4 << 20;
 pub(super) struct Counted<'a, R> {
     reader: R,
     path: &'a Path,
-    what: &'static str,
+    what: String,
     wanted: u64,
     got: u64,
 }
 
 impl<'a, R: Read> Counted<'a, R> {
-    pub fn new(reader: R, path: &'a Path, what: &'static str, wanted: u64) -> Self {
-        Self { reader, path, what, wanted, got: 0 }
+    pub fn new(reader: R, path: &'a Path, what: impl Into<String>, wanted: u64) -> Self {
+        Self { reader, path, what: what.into(), wanted, got: 0 }
     }
 
     fn failed(&self, source: io::Error) -> DataError {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return self.truncated();
         }
-        DataError::Damaged { path: self.path.to_path_buf(), what: self.what, source }
+        DataError::Damaged { path: self.path.to_path_buf(), what: self.what.clone(), source }
     }
 
     fn truncated(&self) -> DataError {
-        DataError::Truncated { path: self.path.to_path_buf(), what: self.what, wanted: self.wanted, got: self.got }
+        let what = self.what.clone();
+        DataError::Truncated { path: self.path.to_path_buf(), what, wanted: self.wanted, got: self.got }
     }
 
     /// Appends `n` bytes; memory grows with what is really there, whatever a header claims.
@@ -193,9 +194,12 @@ impl Number {
         if self.kind == 'i' && signed < 0 { Err(signed) } else { Ok(bits) }
     }
 
-    /// A float as float32.
+    /// A number as float32.
     pub fn float(self, bytes: &[u8]) -> f32 {
         let bits = self.bits(bytes);
+        if self.kind != 'f' {
+            return self.label(bytes).map_or_else(|negative| negative as f32, |n| n as f32);
+        }
         match self.size {
             2 => half(bits as u16),
             4 => f32::from_bits(bits as u32),

@@ -42,6 +42,13 @@ impl Tally {
         }
     }
 
+    /// Counts one sample with several labels. One label of a class that is not to be read drops the sample; its first
+    /// label decides which class it counts for.
+    pub fn take_all(&mut self, labels: &[u32]) -> bool {
+        let dropped = labels.iter().find(|&&class| self.drop[class as usize]);
+        self.take(dropped.or(labels.first()).map_or(0, |&class| class as usize))
+    }
+
     /// Samples that are read, per class.
     pub fn per_class(&self) -> &[usize] {
         &self.kept
@@ -67,26 +74,37 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// Goes through all labels, each as its magnitude or as a negative number, before a single row is read.
+    /// Goes through all labels, each as its magnitude or as a negative number, before a single row is read; `per_sample`
+    /// follow each other for each sample.
     pub fn by_label(
         labels: impl Iterator<Item = Result<u64, i64>>,
         plan: &LoadPlan<'_>,
         path: &Path,
         kind: SourceKind,
+        per_sample: usize,
     ) -> Result<Self, DataError> {
         let path = || path.to_path_buf();
         let mut chosen = Self { keep: Vec::new(), labels: Vec::new(), order: Vec::new(), tally: Tally::new(plan)? };
-        for (row, label) in labels.enumerate() {
+        let mut own: Vec<u32> = Vec::with_capacity(per_sample);
+        for (i, label) in labels.enumerate() {
+            let row = i / per_sample;
             let label = label.map_err(|label| DataError::NegativeLabel { path: path(), row, label })?;
             if label >= plan.classes as u64 {
                 return Err(DataError::LabelRange { path: path(), row, label, classes: plan.classes });
             }
-            let keep = chosen.tally.take(label as usize);
+            own.push(label as u32);
+            if own.len() < per_sample {
+                continue;
+            }
+            let keep = chosen.tally.take_all(&own);
             chosen.keep.push(keep);
             if keep {
-                chosen.labels.push(label as u32);
+                // One label for a sample of several predictions holds for each of them.
+                let each = plan.predictions / per_sample;
+                chosen.labels.extend(own.iter().flat_map(|&label| std::iter::repeat_n(label, each)));
                 chosen.order.push(row as u64);
             }
+            own.clear();
         }
         if chosen.labels.is_empty() {
             let dropped = chosen.tally.dropped().iter().map(|(_, n)| n).sum();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::batches::Samples;
+use super::batches::{Further, Samples};
 use super::names::ClassNames;
 use super::sampling::{Chosen, Tally};
 use super::{DataError, LoadPlan, SourceKind, folder, idx, npz};
@@ -27,6 +27,8 @@ pub(super) struct Loaded {
     pub kind: SourceKind,
     pub samples: Samples,
     pub shape: Vec<usize>,
+    /// Rows of further inputs.
+    pub further: Vec<Further>,
     pub labels: Vec<u32>,
     pub order: Vec<u64>,
     pub tally: Tally,
@@ -40,7 +42,7 @@ impl Loaded {
     /// From an array file.
     pub fn new(kind: SourceKind, samples: Samples, shape: Vec<usize>, chosen: Chosen) -> Self {
         let Chosen { labels, order, tally, .. } = chosen;
-        Self { kind, samples, shape, labels, order, tally, names: None, digest: None }
+        Self { kind, samples, shape, further: Vec::new(), labels, order, tally, names: None, digest: None }
     }
 }
 
@@ -74,6 +76,20 @@ impl Source {
             [] if read.is_ok() => unknown("is empty".to_owned()),
             _ => unknown("is of no known kind".to_owned()),
         }
+    }
+
+    /// Fails where the model wants more inputs than this kind of source can hold.
+    pub fn holds_all_inputs(&self, plan: &LoadPlan<'_>) -> Result<(), DataError> {
+        let kind = match self {
+            Self::Npz(_) => return Ok(()),
+            Self::Folder(_) => SourceKind::Folder,
+            Self::Idx(..) => SourceKind::Idx,
+        };
+        if plan.further.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = plan.further.iter().map(|input| input.name.as_str()).collect();
+        Err(DataError::OneInput { path: plan.path.to_path_buf(), kind, names: names.join(", ") })
     }
 
     /// Reads what the plan asks for, and hashes the files of an array source meanwhile.

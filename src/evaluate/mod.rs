@@ -3,9 +3,9 @@
 use crate::{
     data::Dataset,
     runtime::{RuntimeError, Session},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, s};
+use ndarray::{Array1, Array2, ArrayView1, s};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -18,6 +18,8 @@ pub enum Scores {
     Probabilities,
     /// Logarithms of probabilities.
     LogProbabilities,
+    /// Probabilities that are independent of each other, each after a sigmoid of its own.
+    Independent,
 }
 
 impl Scores {
@@ -26,7 +28,17 @@ impl Scores {
         match behind {
             Some("Softmax") => Self::Probabilities,
             Some("LogSoftmax") => Self::LogProbabilities,
+            Some("Sigmoid") => Self::Independent,
             _ => Self::Logits,
+        }
+    }
+
+    /// The scores of class 0 and class 1 that a single score `v` stands for.
+    fn both_sides(self, v: f32) -> [f32; 2] {
+        match self {
+            // softmax over (0, z) is the sigmoid of z.
+            Self::Logits | Self::LogProbabilities => [0.0, v],
+            Self::Probabilities | Self::Independent => [1.0 - v, v],
         }
     }
 }
@@ -39,7 +51,7 @@ pub enum EvaluateError {
     NoOutput(String),
     #[error("output {output:?} has {found} elements for {rows} samples of {classes} classes")]
     Shape { output: String, found: usize, rows: usize, classes: usize },
-    #[error("output {0:?} is not float32")]
+    #[error("output {0:?} holds no floats")]
     Type(String),
     #[error("interrupted while measuring; nothing was written")]
     Interrupted,
@@ -95,6 +107,7 @@ impl Evaluation {
             // Probabilities underflow to 0; the smallest float32 stands for what they were.
             Scores::Probabilities => -own.max(f64::from(f32::MIN_POSITIVE)).ln(),
             Scores::LogProbabilities => -own,
+            Scores::Independent => -row.iter().enumerate().map(|(c, &p)| surprise(p, c == label)).sum::<f64>(),
         };
     }
 
@@ -128,8 +141,10 @@ impl Evaluation {
 pub struct Classifier<'a> {
     /// The model, opened.
     pub session: Session,
-    /// Name of its data input.
-    pub input: &'a str,
+    /// The inputs that a row of the data holds, the one of the samples first.
+    pub inputs: Vec<String>,
+    /// Inputs that are the same for every sample, at this batch.
+    pub constants: Vec<(String, Tensor)>,
     /// Name of the output that holds the scores.
     pub output: &'a str,
     /// What the scores mean.
@@ -139,30 +154,54 @@ pub struct Classifier<'a> {
 }
 
 impl Classifier<'_> {
-    /// The output for `x`, [batch, ...], as the model gives it.
-    pub fn run(&mut self, x: &Tensor) -> Result<Tensor, EvaluateError> {
-        let at = self.session.outputs().iter().position(|o| o == self.output);
-        let at = at.ok_or_else(|| EvaluateError::NoOutput(self.output.into()))?;
-        Ok(self.session.run(&[(self.input, x)])?.swap_remove(at))
+    /// What the model is fed for these samples, each input in its type. The batch is filled up with zeros.
+    pub fn feeds(&self, data: &Dataset, rows: &[usize]) -> Vec<(String, Tensor)> {
+        let width = data.sample_len();
+        let mut x = vec![0.0; self.batch * width];
+        data.batch(rows, &mut x[..rows.len() * width]);
+        let further = data.further();
+        let shapes = std::iter::once(data.sample_shape()).chain(further.iter().map(|f| f.shape.as_slice()));
+        let mut at = 0;
+        let mut feeds = self.constants.clone();
+        for (name, shape) in self.inputs.iter().zip(shapes) {
+            let length: usize = shape.iter().product();
+            let values = x.chunks_exact(width).flat_map(|row| &row[at..at + length]).copied().collect();
+            at += length;
+            let dtype = self.session.input_type(name).unwrap_or(DType::F32);
+            let shape: Vec<usize> = std::iter::once(self.batch).chain(shape.iter().copied()).collect();
+            feeds.push((name.clone(), Tensor::from_f32s(dtype, shape, values)));
+        }
+        feeds
     }
 
-    /// Scores of at most a batch of samples, [rows, classes]. The batch is filled up with zeros, whose scores are
+    /// The output, as the model gives it.
+    pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Tensor, EvaluateError> {
+        let at = self.session.outputs().iter().position(|o| o == self.output);
+        let at = at.ok_or_else(|| EvaluateError::NoOutput(self.output.into()))?;
+        let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
+        Ok(self.session.run(&feeds)?.swap_remove(at))
+    }
+
+    /// Scores of at most a batch of samples, [predictions, classes]. The batch is filled up with zeros, whose scores are
     /// ignored, so that a model with a fixed batch can be measured.
     pub fn predict(&mut self, data: &Dataset, rows: &[usize]) -> Result<Array2<f32>, EvaluateError> {
-        let mut shape = vec![self.batch];
-        shape.extend(data.sample_shape());
-        let mut x = vec![0.0; self.batch * data.sample_len()];
-        data.batch(rows, &mut x[..rows.len() * data.sample_len()]);
-        let y = self.run(&Tensor::f32(shape, x))?;
-        let values = y.as_f32().ok_or_else(|| EvaluateError::Type(self.output.into()))?;
-        let shape = (self.batch, data.classes());
-        let scores = ArrayView2::from_shape(shape, values).map_err(|_| EvaluateError::Shape {
+        let y = self.run(&self.feeds(data, rows))?;
+        if !y.dtype().is_float() {
+            return Err(EvaluateError::Type(self.output.into()));
+        }
+        let mut values = y.to_f32s();
+        let (predictions, classes) = (self.batch * data.predictions(), data.classes());
+        if classes == 2 && values.len() == predictions {
+            values = values.into_iter().flat_map(|v| self.scores.both_sides(v)).collect();
+        }
+        let found = values.len();
+        let scores = Array2::from_shape_vec((predictions, classes), values).map_err(|_| EvaluateError::Shape {
             output: self.output.to_owned(),
-            found: values.len(),
-            rows: shape.0,
-            classes: shape.1,
+            found,
+            rows: predictions,
+            classes,
         })?;
-        Ok(scores.slice(s![..rows.len(), ..]).to_owned())
+        Ok(scores.slice_move(s![..rows.len() * data.predictions(), ..]))
     }
 
     /// Measures the model on the whole data set, until `go_on` says no.
@@ -174,8 +213,9 @@ impl Classifier<'_> {
                 return Err(EvaluateError::Interrupted);
             }
             let scores = self.predict(data, rows)?;
-            for (row, &i) in scores.rows().into_iter().zip(rows) {
-                result.add(&row, data.labels()[i] as usize, self.scores);
+            let labels = rows.iter().flat_map(|&i| data.labels_of(i));
+            for (row, &label) in scores.rows().into_iter().zip(labels) {
+                result.add(&row, label as usize, self.scores);
             }
         }
         Ok(result)
@@ -185,6 +225,12 @@ impl Classifier<'_> {
 /// Index of the largest score; the first one among equals.
 pub fn argmax(row: &ArrayView1<'_, f32>) -> usize {
     row.iter().enumerate().fold(0, |best, (i, &v)| if v > row[best] { i } else { best })
+}
+
+/// Logarithm of the probability that an independent class is there, or not.
+fn surprise(p: f32, there: bool) -> f64 {
+    let p = if there { f64::from(p) } else { 1.0 - f64::from(p) };
+    p.max(f64::from(f32::MIN_POSITIVE)).ln()
 }
 
 fn log_sum_exp(row: &ArrayView1<'_, f32>) -> f64 {

@@ -46,7 +46,7 @@ impl Value {
 pub struct Builder {
     graph: Graph,
     values: HashMap<String, Value>,
-    written: HashMap<String, Value>,
+    written: HashMap<String, Vec<Value>>,
     counters: BTreeMap<String, usize>,
     scope: String,
 }
@@ -84,12 +84,12 @@ impl Builder {
     pub fn constant(&mut self, tensor: Tensor) -> Value {
         let key = (tensor.len() <= 64).then(|| format!("const {:?} {:?}", tensor.shape(), tensor.data()));
         if let Some(v) = key.as_ref().and_then(|k| self.written.get(k)) {
-            return v.clone();
+            return v[0].clone();
         }
         let name = self.fresh("const");
         let value = self.named_constant(&name, Arc::new(tensor));
         if let Some(key) = key {
-            self.written.insert(key, value.clone());
+            self.written.insert(key, vec![value.clone()]);
         }
         value
     }
@@ -99,9 +99,13 @@ impl Builder {
         for (name, shape) in node.outputs.iter().zip(shapes).filter(|(n, _)| !n.is_empty()) {
             self.declare(name, shape);
         }
-        if let [output] = node.outputs.as_slice() {
+        if let [output] = node.outputs.as_slice()
+            && node.subgraphs().next().is_none()
+        {
             let value = self.values[output].clone();
-            self.written.entry(key(&node.op, &node.domain, &node.inputs, &node.attrs, 1)).or_insert(value);
+            self.written
+                .entry(key(&node.op, &node.domain, &node.inputs, &node.attrs, 1))
+                .or_insert_with(|| vec![value]);
         }
         self.graph.nodes.push(node);
     }
@@ -119,7 +123,8 @@ impl Builder {
         self.raw("", op, &inputs, attrs, &[shape.to_vec()]).remove(0)
     }
 
-    /// Writes a node with several outputs, or with inputs left out (empty names), or of another domain.
+    /// Writes a node with several outputs, or with inputs left out (empty names), or of another domain; like [`Self::op`]
+    /// it writes no node twice.
     pub fn raw(
         &mut self,
         domain: &str,
@@ -131,10 +136,8 @@ impl Builder {
         let inputs: Vec<String> = inputs.iter().map(|s| (*s).to_owned()).collect();
         let attrs: Attrs = attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
         let key = key(op, domain, &inputs, &attrs, shapes.len());
-        if shapes.len() == 1
-            && let Some(value) = self.written.get(&key)
-        {
-            return vec![value.clone()];
+        if let Some(values) = self.written.get(&key) {
+            return values.clone();
         }
         let outputs: Vec<Value> = shapes
             .iter()
@@ -143,9 +146,7 @@ impl Builder {
                 self.declare(&name, shape)
             })
             .collect();
-        if let [value] = outputs.as_slice() {
-            self.written.insert(key, value.clone());
-        }
+        self.written.insert(key, outputs.clone());
         self.graph.nodes.push(Node {
             name: outputs[0].name().to_owned(),
             op: op.to_owned(),

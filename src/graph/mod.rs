@@ -4,7 +4,7 @@ mod builder;
 mod node;
 
 pub use builder::{Builder, Value};
-pub use node::{Attr, Attrs, Node};
+pub use node::{Attr, Attrs, Node, Subgraph};
 
 use crate::tensor::{DType, Tensor};
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -41,7 +41,7 @@ pub struct Graph {
     pub inputs: Vec<Port>,
     /// Values given back by every run.
     pub outputs: Vec<Port>,
-    /// Operator calls, each after the nodes it reads from.
+    /// Operator calls, each after the nodes it reads from (graphs inside a node included).
     pub nodes: Vec<Node>,
     /// Named constants.
     pub constants: BTreeMap<String, Arc<Tensor>>,
@@ -61,7 +61,7 @@ impl Graph {
         for (i, node) in self.nodes.iter().enumerate().rev() {
             if node.outputs.iter().any(|o| live.contains(o)) {
                 keep[i] = true;
-                live.extend(node.inputs.iter().cloned());
+                live.extend(node.reads().map(str::to_owned));
             }
         }
         let mut keep = keep.into_iter();

@@ -1,7 +1,7 @@
 //! One operator call and its attributes.
 
 use crate::tensor::Tensor;
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +20,19 @@ pub enum Attr {
     Strs(Vec<String>),
     /// A constant array.
     Tensor(Tensor),
-    /// A kind the tool does not compute with (a subgraph, a type): only its kind is kept.
+    /// A graph inside the node: a branch of `If`, the body of `Loop` or `Scan`.
+    Graph(Subgraph),
+    /// A kind the tool does not compute with (a type, a list of graphs): only its kind is kept.
     Other(&'static str),
+}
+
+/// A graph inside a node: handed to the runtime as it stands, never looked into outside `onnx`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subgraph {
+    /// The graph in the encoding of the file.
+    pub bytes: Arc<[u8]>,
+    /// Values of the surrounding graph that it reads, each once.
+    pub captures: Vec<String>,
 }
 
 impl From<i64> for Attr {
@@ -75,6 +86,7 @@ impl fmt::Display for Attr {
             Self::Floats(v) => write!(f, "{v:?}"),
             Self::Strs(v) => write!(f, "{v:?}"),
             Self::Tensor(t) => write!(f, "{}{:?}", t.dtype(), t.shape()),
+            Self::Graph(g) => write!(f, "<subgraph reading {}>", g.captures.join(", ")),
             Self::Other(kind) => write!(f, "<{kind}>"),
         }
     }
@@ -109,6 +121,21 @@ impl Node {
     /// Name of output `i`, `None` where it is left out.
     pub fn output(&self, i: usize) -> Option<&str> {
         self.outputs.get(i).map(String::as_str).filter(|s| !s.is_empty())
+    }
+
+    /// Graphs inside the node.
+    pub fn subgraphs(&self) -> impl Iterator<Item = &Subgraph> {
+        self.attrs.values().filter_map(|a| if let Attr::Graph(g) = a { Some(g) } else { None })
+    }
+
+    /// Names of the values of the surrounding graph that the graphs inside the node read.
+    pub fn captures(&self) -> impl Iterator<Item = &str> {
+        self.subgraphs().flat_map(|g| g.captures.iter().map(String::as_str))
+    }
+
+    /// Names of all values the node depends on: its inputs, and what the graphs inside it read.
+    pub fn reads(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(String::as_str).filter(|s| !s.is_empty()).chain(self.captures())
     }
 
     /// How messages name the node: `"conv1" (Conv)`.

@@ -1,8 +1,11 @@
 //! Encodes a graph of the tool's own (a step graph, never a result) as an ONNX file in memory.
 
-use super::schema::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, TypeProtoValue, TypeTensor, ValueInfoProto, attribute_type, data_type,
+use super::{
+    schema::{
+        AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+        TensorShapeProto, TypeProto, TypeProtoValue, TypeTensor, ValueInfoProto, attribute_type, data_type,
+    },
+    subgraph,
 };
 use crate::{
     graph::{Attr, Graph, Node, Port},
@@ -17,7 +20,8 @@ const IR_VERSION: i64 = 10;
 pub fn export(graph: &Graph) -> Vec<u8> {
     let import = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
     let mut opset_import = vec![import("", graph.opset)];
-    if graph.nodes.iter().any(|n| n.domain == "com.microsoft") {
+    let nodes: Vec<NodeProto> = graph.nodes.iter().map(node).collect();
+    if nodes.iter().any(of_microsoft) {
         opset_import.push(import("com.microsoft", 1));
     }
     let model = ModelProto {
@@ -26,7 +30,7 @@ pub fn export(graph: &Graph) -> Vec<u8> {
         opset_import,
         graph: Some(GraphProto {
             name: Some("step".into()),
-            node: graph.nodes.iter().map(node).collect(),
+            node: nodes,
             initializer: graph.constants.iter().map(|(name, t)| tensor(name, t)).collect(),
             input: graph.inputs.iter().map(port).collect(),
             output: graph.outputs.iter().map(port).collect(),
@@ -37,7 +41,12 @@ pub fn export(graph: &Graph) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-fn node(n: &Node) -> NodeProto {
+/// True when the node, or one in a graph inside it, is an operator of ONNX Runtime's own.
+fn of_microsoft(n: &NodeProto) -> bool {
+    n.domain() == "com.microsoft" || subgraph::inside(n).flat_map(|g| &g.node).any(of_microsoft)
+}
+
+pub(super) fn node(n: &Node) -> NodeProto {
     NodeProto {
         name: Some(n.name.clone()),
         op_type: Some(n.op.clone()),
@@ -80,6 +89,10 @@ fn attribute(name: &str, value: &Attr) -> AttributeProto {
             a.t = Some(tensor("", t));
             attribute_type::TENSOR
         }
+        Attr::Graph(g) => {
+            a.g = Some(Box::new(subgraph::decode(g)));
+            attribute_type::GRAPH
+        }
         // The importer refuses nodes with such attributes before a graph is exported.
         Attr::Other(_) => 0,
     };
@@ -87,7 +100,7 @@ fn attribute(name: &str, value: &Attr) -> AttributeProto {
     a
 }
 
-fn tensor(name: &str, t: &Tensor) -> TensorProto {
+pub(super) fn tensor(name: &str, t: &Tensor) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
         dims: t.shape().iter().map(|&d| d as i64).collect(),

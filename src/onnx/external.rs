@@ -189,6 +189,14 @@ impl ExternalBytes {
         self.length
     }
 
+    /// All bytes at once.
+    pub fn read(self) -> Result<Vec<u8>, ExternalError> {
+        // `open` found that many bytes in the file, so the reservation is no larger than the file.
+        let mut data = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0));
+        self.each(|part| data.extend_from_slice(part))?;
+        Ok(data)
+    }
+
     /// Hands all bytes to `take` in order, a part at a time.
     pub fn each(mut self, mut take: impl FnMut(&mut [u8])) -> Result<(), ExternalError> {
         let mut buffer = vec![0; 1 << 20];
@@ -203,14 +211,4 @@ impl ExternalBytes {
         }
         Ok(())
     }
-}
-
-/// Reads all bytes of a tensor whose data is external; `folder` is the one the model file lies in.
-pub fn read(tensor: &TensorProto, folder: &Path) -> Result<Option<Vec<u8>>, ExternalError> {
-    let Some(reference) = ExternalRef::of(tensor)? else { return Ok(None) };
-    let bytes = reference.open(folder)?;
-    // `open` found that many bytes in the file, so the reservation is no larger than the file.
-    let mut data = Vec::with_capacity(usize::try_from(bytes.length()).unwrap_or(0));
-    bytes.each(|part| data.extend_from_slice(part))?;
-    Ok(Some(data))
 }

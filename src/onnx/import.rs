@@ -1,12 +1,14 @@
 //! Reads a model file into a graph. What is not understood stops the import, all of it listed at once.
 
 use super::{
-    OLDEST_OPSET, dtype_of,
-    external::{self, ExternalError},
+    OLDEST_OPSET, condition, dtype_of,
+    external::{ExternalError, ExternalRef},
+    inline::{Inliner, domain_of, name_of},
     schema::{
-        AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProtoValue, ValueInfoProto, attribute_type,
-        data_type,
+        AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProtoValue, ValueInfoProto,
+        attribute_type, data_type,
     },
+    subgraph,
     wire::{self, WireError},
 };
 use crate::{
@@ -29,10 +31,12 @@ pub struct Model {
     /// Its bytes, without external data.
     pub bytes: Vec<u8>,
     /// What it computes, in its own opset. Constant nodes are constants of the graph; inputs that only give defaults
-    /// to initializers are left out.
+    /// to initializers are left out; functions of the model and branches that are always taken are written out.
     pub graph: Graph,
-    /// Initializers and Constant nodes in the order of the file.
+    /// Initializers and Constant nodes of the file's main graph, in its order: what a patch can replace.
     pub stored: Vec<String>,
+    /// Tensors that lie in a function or a branch, by their name in `graph`: no patch reaches them.
+    pub enclosed: BTreeSet<String>,
     /// Version of the file format.
     pub ir_version: i64,
     /// Program that wrote the file.
@@ -81,66 +85,77 @@ pub fn read(path: &Path) -> Result<Model, ImportError> {
         if other_file { ImportError::NotOnnx { path, source } } else { ImportError::Refused { path, source } }
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    Reader { path, folder, external: BTreeSet::new() }.model(proto, bytes)
+    let reader = Reader { path, folder, external: BTreeSet::new(), stored: Vec::new(), enclosed: BTreeSet::new() };
+    reader.model(proto, bytes)
 }
 
 struct Reader<'a> {
     path: &'a Path,
     folder: &'a Path,
     external: BTreeSet<String>,
+    stored: Vec<String>,
+    enclosed: BTreeSet<String>,
 }
 
 impl Reader<'_> {
     fn model(mut self, proto: ModelProto, bytes: Vec<u8>) -> Result<Model, ImportError> {
         let path = self.path.to_owned();
-        let main = |domain: &str| domain.is_empty() || domain == "ai.onnx";
         let ir_version = proto.ir_version();
         let producer = format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned();
-        let opset =
-            proto.opset_import.iter().find(|o| main(o.domain())).map(super::schema::OperatorSetIdProto::version);
+        let opset = proto.opset_import.iter().find(|o| domain_of(o.domain()).is_empty());
+        let opset = opset.map(super::schema::OperatorSetIdProto::version);
         let Some(graph) = proto.graph else { return Err(ImportError::NoGraph { path }) };
         let opset = opset.ok_or_else(|| ImportError::NoOpset { path: path.clone() })?;
         if opset < OLDEST_OPSET {
             return Err(ImportError::Opset { path, found: opset });
         }
-        let functions: BTreeSet<(String, String)> =
-            proto.functions.iter().map(|f| (f.domain().to_owned(), f.name().to_owned())).collect();
-        let (graph, stored) = self.graph(graph, opset, &functions)?;
-        Ok(Model { path, bytes, graph, stored, ir_version, producer, external: self.external })
+        let graph = self.graph(graph, opset, proto.functions)?;
+        let Self { external, stored, enclosed, .. } = self;
+        Ok(Model { path, bytes, graph, stored, enclosed, ir_version, producer, external })
     }
 
-    fn graph(
-        &mut self,
-        proto: GraphProto,
-        opset: i64,
-        functions: &BTreeSet<(String, String)>,
-    ) -> Result<(Graph, Vec<String>), ImportError> {
+    fn graph(&mut self, proto: GraphProto, opset: i64, functions: Vec<FunctionProto>) -> Result<Graph, ImportError> {
         let mut graph = Graph { opset, ..Graph::default() };
-        let mut stored = Vec::new();
-        let mut reasons = Vec::new();
+        let mut inliner = Inliner::new(functions, &proto, opset);
+        let (nodes, mut reasons) = inliner.flatten(proto.node);
         for sparse in &proto.sparse_initializer {
             let name = sparse.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
             reasons.push(format!("initializer {name:?} is sparse; store it dense"));
         }
         for t in &proto.initializer {
-            // Text is never computed with on the way to a prediction; a node that reads it is refused by the runtime.
-            if t.data_type() != data_type::STRING {
-                graph.constants.insert(t.name().to_owned(), Arc::new(self.tensor(t)?));
-                stored.push(t.name().to_owned());
+            if self.initializer(&mut graph, t)? {
+                self.stored.push(t.name().to_owned());
             }
         }
-        for (i, n) in proto.node.into_iter().enumerate() {
+        // The next node last: a branch puts its own on top.
+        let mut left: Vec<NodeProto> = nodes.into_iter().rev().collect();
+        while let Some(n) = left.pop() {
             if let Some(tensor) = self.constant_node(&n)? {
+                let name = &n.output[0];
                 // Elements in an attribute's own lists are numbers of the architecture; weights are tensors.
-                if n.attribute[0].t.is_some() {
-                    stored.push(n.output[0].clone());
+                match (n.attribute[0].t.is_some(), inliner.is_enclosed(name)) {
+                    (true, true) => _ = self.enclosed.insert(name.clone()),
+                    (true, false) => self.stored.push(name.clone()),
+                    (false, _) => {}
                 }
-                graph.constants.insert(n.output[0].clone(), Arc::new(tensor));
-                continue;
-            }
-            match self.node(n, i, functions)? {
-                Ok(node) => graph.nodes.push(node),
-                Err(reason) => reasons.push(reason),
+                graph.constants.insert(name.clone(), Arc::new(tensor));
+            } else if let Some(then) = condition::decided(&graph, &n) {
+                match inliner.branch(&n, then) {
+                    Ok(branch) => {
+                        for t in &branch.initializers {
+                            if self.initializer(&mut graph, t)? {
+                                self.enclosed.insert(t.name().to_owned());
+                            }
+                        }
+                        left.extend(branch.nodes.into_iter().rev());
+                    }
+                    Err(reason) => reasons.push(format!("node {:?} (If): {reason}", name_of(&n))),
+                }
+            } else {
+                match self.node(n)? {
+                    Ok(node) => graph.nodes.push(node),
+                    Err(reason) => reasons.push(reason),
+                }
             }
         }
         if !reasons.is_empty() {
@@ -148,7 +163,17 @@ impl Reader<'_> {
         }
         graph.inputs = proto.input.iter().filter(|i| !graph.constants.contains_key(i.name())).map(port).collect();
         graph.outputs = proto.output.iter().map(port).collect();
-        Ok((graph, stored))
+        Ok(graph)
+    }
+
+    /// Takes an initializer into the graph; false for text, which is never computed with on the way to a prediction: a
+    /// node that reads it is refused by the runtime.
+    fn initializer(&mut self, graph: &mut Graph, t: &TensorProto) -> Result<bool, ImportError> {
+        let number = t.data_type() != data_type::STRING;
+        if number {
+            graph.constants.insert(t.name().to_owned(), Arc::new(self.tensor(t)?));
+        }
+        Ok(number)
     }
 
     /// The tensor of a Constant node; `None` for every other node.
@@ -168,27 +193,24 @@ impl Reader<'_> {
         Ok(tensor)
     }
 
-    fn node(
-        &mut self,
-        n: NodeProto,
-        index: usize,
-        functions: &BTreeSet<(String, String)>,
-    ) -> Result<Result<Node, String>, ImportError> {
-        let first = n.output.iter().find(|o| !o.is_empty());
-        let name = match (n.name(), first) {
-            ("", Some(output)) => output.clone(),
-            ("", None) => format!("node {index}"),
-            (name, _) => name.to_owned(),
-        };
-        let domain = if n.domain() == "ai.onnx" { String::new() } else { n.domain().to_owned() };
+    fn node(&mut self, n: NodeProto) -> Result<Result<Node, String>, ImportError> {
+        let name = name_of(&n).to_owned();
+        let domain = domain_of(n.domain()).to_owned();
         let mut attrs = Attrs::new();
-        for a in &n.attribute {
+        let mut refused = None;
+        for a in n.attribute {
+            if !a.ref_attr_name().is_empty() {
+                refused = Some(format!("attribute {} refers to a function's, and stands in none", a.name()));
+            }
+            if let Some(reason) = a.g.as_deref().and_then(|g| subgraph::check(g).err()) {
+                refused = Some(format!("attribute {}: {reason}", a.name()));
+            }
             attrs.insert(a.name().to_owned(), self.attribute(a)?);
         }
-        let node = Node { name, op: n.op_type().to_owned(), domain, inputs: n.input, outputs: n.output, attrs };
+        let node = Node { name, op: n.op_type.unwrap_or_default(), domain, inputs: n.input, outputs: n.output, attrs };
         let label = node.label();
-        if functions.contains(&(node.domain.clone(), node.op.clone())) {
-            return Ok(Err(format!("node {label} calls a function of the model; inline it before (onnx.inliner)")));
+        if let Some(reason) = refused {
+            return Ok(Err(format!("node {label}: {reason}")));
         }
         if let Some((attr, Attr::Other(kind))) = node.attrs.iter().find(|(_, v)| matches!(v, Attr::Other(_))) {
             return Ok(Err(format!(
@@ -206,48 +228,67 @@ impl Reader<'_> {
         Ok(Ok(node))
     }
 
-    fn attribute(&mut self, a: &AttributeProto) -> Result<Attr, ImportError> {
-        let text = |s: &[u8]| String::from_utf8_lossy(s).into_owned();
-        // Files of the oldest IR leave the type out; then the field that is filled says it.
-        let kind = a.r#type.unwrap_or_else(|| guess(a));
-        Ok(match kind {
-            attribute_type::FLOAT => Attr::Float(a.f()),
-            attribute_type::INT => Attr::Int(a.i()),
-            attribute_type::STRING => Attr::Str(text(a.s())),
-            attribute_type::INTS => Attr::Ints(a.ints.clone()),
-            attribute_type::FLOATS => Attr::Floats(a.floats.clone()),
-            attribute_type::STRINGS => Attr::Strs(a.strings.iter().map(|s| text(s)).collect()),
-            attribute_type::TENSOR => match &a.t {
-                Some(t) if t.data_type() != data_type::STRING => Attr::Tensor(self.tensor(t)?),
-                _ => Attr::Other("text tensor"),
-            },
-            attribute_type::GRAPH | attribute_type::GRAPHS => Attr::Other("subgraph"),
-            attribute_type::TYPE_PROTO | attribute_type::TYPE_PROTOS => Attr::Other("type"),
-            attribute_type::SPARSE_TENSOR | attribute_type::SPARSE_TENSORS => Attr::Other("sparse tensor"),
-            _ => Attr::Other("value of unknown kind"),
+    fn attribute(&mut self, a: AttributeProto) -> Result<Attr, ImportError> {
+        Ok(match (kind(&a), a.t, a.g) {
+            (attribute_type::TENSOR, Some(t), _) if t.data_type() != data_type::STRING => {
+                Attr::Tensor(self.tensor(&t)?)
+            }
+            (attribute_type::GRAPH, _, Some(mut g)) => {
+                // The runtime gets the graph from memory and would not know beside which file the data lies.
+                subgraph::each_tensor(&mut g, &mut |t| self.embed(t))?;
+                Attr::Graph(subgraph::keep(&g))
+            }
+            (_, t, g) => plain_attribute(&AttributeProto { t, g, ..a }),
         })
     }
 
+    /// Puts external data into the tensor itself.
+    fn embed(&mut self, t: &mut TensorProto) -> Result<(), ImportError> {
+        if !t.external_data.is_empty() {
+            t.raw_data = Some(self.tensor(t)?.to_le_bytes());
+            t.external_data.clear();
+            t.data_location = None;
+        }
+        Ok(())
+    }
+
     fn tensor(&mut self, t: &TensorProto) -> Result<Tensor, ImportError> {
-        let fail = |reason: String| ImportError::Tensor { path: self.path.into(), tensor: t.name().into(), reason };
+        let path = self.path;
+        let fail = |reason: String| ImportError::Tensor { path: path.into(), tensor: t.name().into(), reason };
         let dtype = dtype_of(t.data_type())
             .ok_or_else(|| fail(format!("element type {} of onnx.proto is not supported", t.data_type())))?;
         let shape = t.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>();
         let shape = shape.map_err(|_| fail(format!("negative length in shape {:?}", t.dims)))?;
         let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let n = n.ok_or_else(|| fail(format!("shape {:?} is too large", t.dims)))?;
-        let external = external::read(t, self.folder)
-            .map_err(|source| ImportError::External { path: self.path.into(), source })?;
-        if external.is_some() {
-            let location = t.external_data.iter().find(|e| e.key() == "location");
-            self.external.extend(location.map(|e| e.value().to_owned()));
-        }
-        let held = external.as_ref().or(t.raw_data.as_ref()).map_or(0, Vec::len);
-        let tensor = match external.as_ref().or(t.raw_data.as_ref()).filter(|raw| !raw.is_empty()) {
+        let size = n.and_then(|n| n.checked_mul(dtype.size()));
+        let (Some(n), Some(size)) = (n, size) else { return Err(fail(format!("shape {:?} is too large", t.dims))) };
+        let misfit = |held: u64| fail(format!("{held} bytes do not fill shape {:?} of {dtype}", t.dims));
+        let external = self.external(t, size as u64, misfit)?;
+        let raw = external.as_ref().or(t.raw_data.as_ref());
+        let tensor = match raw.filter(|raw| !raw.is_empty()) {
             Some(raw) => Tensor::from_le_bytes(dtype, shape, raw),
             None => typed(t, dtype, shape, n),
         };
-        tensor.ok_or_else(|| fail(format!("{held} bytes do not fill shape {:?} of {dtype}", t.dims)))
+        tensor.ok_or_else(|| misfit(raw.map_or(0, Vec::len) as u64))
+    }
+
+    /// The bytes beside the model, `None` when the elements are in it. A length that does not fit is found before
+    /// anything is read: without `length`, a tensor claims all of a file that may be larger than the memory.
+    fn external(
+        &mut self,
+        t: &TensorProto,
+        expected: u64,
+        misfit: impl Fn(u64) -> ImportError,
+    ) -> Result<Option<Vec<u8>>, ImportError> {
+        let fail = |source| ImportError::External { path: self.path.into(), source };
+        let Some(reference) = ExternalRef::of(t).map_err(fail)? else { return Ok(None) };
+        let bytes = reference.open(self.folder).map_err(fail)?;
+        if bytes.length() != expected {
+            return Err(misfit(bytes.length()));
+        }
+        let bytes = bytes.read().map_err(fail)?;
+        self.external.insert(reference.location);
+        Ok(Some(bytes))
     }
 }
 
@@ -280,8 +321,30 @@ fn typed(t: &TensorProto, dtype: DType, shape: Vec<usize>, n: usize) -> Option<T
     (held == n).then(|| Tensor::new(shape, data))
 }
 
-fn guess(a: &AttributeProto) -> i32 {
-    if a.f.is_some() {
+/// An attribute of numbers or text; of anything else its kind alone.
+pub(super) fn plain_attribute(a: &AttributeProto) -> Attr {
+    let text = |s: &[u8]| String::from_utf8_lossy(s).into_owned();
+    match kind(a) {
+        attribute_type::FLOAT => Attr::Float(a.f()),
+        attribute_type::INT => Attr::Int(a.i()),
+        attribute_type::STRING => Attr::Str(text(a.s())),
+        attribute_type::INTS => Attr::Ints(a.ints.clone()),
+        attribute_type::FLOATS => Attr::Floats(a.floats.clone()),
+        attribute_type::STRINGS => Attr::Strs(a.strings.iter().map(|s| text(s)).collect()),
+        attribute_type::TENSOR => Attr::Other("text tensor"),
+        attribute_type::GRAPH => Attr::Other("graph"),
+        attribute_type::GRAPHS => Attr::Other("list of graphs"),
+        attribute_type::TYPE_PROTO | attribute_type::TYPE_PROTOS => Attr::Other("type"),
+        attribute_type::SPARSE_TENSOR | attribute_type::SPARSE_TENSORS => Attr::Other("sparse tensor"),
+        _ => Attr::Other("value of unknown kind"),
+    }
+}
+
+/// The kind of an attribute. Files of the oldest IR leave it out; then the field that is filled says it.
+fn kind(a: &AttributeProto) -> i32 {
+    if let Some(kind) = a.r#type {
+        kind
+    } else if a.f.is_some() {
         attribute_type::FLOAT
     } else if a.i.is_some() {
         attribute_type::INT
@@ -319,7 +382,7 @@ fn port(v: &ValueInfoProto) -> Port {
 impl Model {
     /// Inputs that the file asks for and no node reads: ONNX Runtime would want them fed all the same.
     pub fn idle_inputs(&self) -> Vec<String> {
-        let read: BTreeSet<&str> = self.graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
+        let read: BTreeSet<&str> = self.graph.nodes.iter().flat_map(Node::reads).collect();
         self.graph.inputs.iter().filter(|i| !read.contains(i.name.as_str())).map(|i| i.name.clone()).collect()
     }
 

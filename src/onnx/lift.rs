@@ -1,12 +1,16 @@
 //! Rewrites old operator spellings into those of opset 18, so that every gradient rule knows one spelling.
 //!
-//! Only the copy of the graph that training works on is rewritten; the file keeps its opset and its nodes. What changed
-//! after 18 does not change the meaning of the operators used here. Fused operators of any opset are written out
-//! ([`unfuse`]).
+//! Only the copy of the graph that training works on is rewritten, graphs inside nodes too; the file keeps its opset and
+//! its nodes. What changed after 18 does not change the meaning of the operators used here. Fused operators of any opset
+//! are written out ([`unfuse`]).
 
 use super::{
-    export::wire_type,
+    export::{self, wire_type},
+    import::plain_attribute,
+    inline::{domain_of, name_of},
     pen::Pen,
+    schema::GraphProto,
+    subgraph,
     unfuse::{self, unfuse},
 };
 use crate::{
@@ -35,7 +39,7 @@ pub struct LiftError {
 /// The same graph in the spelling of opset 18 (or of its own opset, if that is later).
 pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let opset = graph.opset;
-    let read = graph.nodes.iter().flat_map(|n| n.inputs.iter().cloned());
+    let read = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned));
     let read = read.chain(graph.outputs.iter().map(|p| p.name.clone())).collect();
     let pen = Pen::new(&graph);
     let mut lifter = Lifter { opset, read, pen };
@@ -66,6 +70,9 @@ impl Lifter {
         if !node.domain.is_empty() {
             self.pen.out.nodes.push(node);
             return Ok(());
+        }
+        if self.opset < STEP_OPSET {
+            self.bodies(&mut node)?;
         }
         let before = |version| self.opset < version;
         match node.op.as_str() {
@@ -106,13 +113,65 @@ impl Lifter {
                     self.put_input(&mut node, 1, "k", Tensor::ints(&[k]));
                 }
             }
+            "Scan" if before(9) => {
+                return Err("Scan of opset 8 is another operator; re-export the model at opset 9".into());
+            }
             "Scatter" if before(11) => node.op = "ScatterElements".into(),
+            "RNN" | "GRU" | "LSTM" => self.recurrent(&mut node)?,
             "Upsample" | "Resize" if before(11) => self.resize(&mut node)?,
             "MeanVarianceNormalization" if before(9) => return self.mean_variance(node),
             "CastLike" => self.cast_like(&mut node)?,
             _ => {}
         }
         self.pen.out.nodes.push(node);
+        Ok(())
+    }
+
+    /// Graphs inside a node are spelled as the node is.
+    fn bodies(&mut self, node: &mut Node) -> Result<(), String> {
+        for body in node.attrs.values_mut().filter_map(|a| if let Attr::Graph(g) = a { Some(g) } else { None }) {
+            let mut graph = subgraph::decode(body);
+            self.body(&mut graph)?;
+            *body = subgraph::keep(&graph);
+        }
+        Ok(())
+    }
+
+    fn body(&mut self, graph: &mut GraphProto) -> Result<(), String> {
+        let names = graph.node.iter().flat_map(|n| n.input.iter().chain(&n.output));
+        let names: Vec<String> = names.cloned().chain(graph.initializer.iter().map(|t| t.name().to_owned())).collect();
+        let read = graph.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).chain(subgraph::captures(graph));
+        let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
+        let read = read.chain(graph.output.iter().map(|v| v.name())).map(str::to_owned).collect();
+        // One set of names for all: new ones are no name of the graphs around either.
+        let mut inner = Lifter { opset: self.opset, read, pen: self.pen.inner(names) };
+        let mut nodes = Vec::with_capacity(graph.node.len());
+        for mut n in std::mem::take(&mut graph.node) {
+            for a in &mut n.attribute {
+                a.g.iter_mut().try_for_each(|g| inner.body(g))?;
+            }
+            let node = Node {
+                name: name_of(&n).to_owned(),
+                op: n.op_type().to_owned(),
+                domain: domain_of(n.domain()).to_owned(),
+                inputs: n.input.clone(),
+                outputs: n.output.clone(),
+                attrs: n.attribute.iter().map(|a| (a.name().to_owned(), plain_attribute(a))).collect(),
+            };
+            let label = node.label();
+            inner.node(node.clone()).map_err(|reason| format!("in its node {label}: {reason}"))?;
+            if inner.pen.out.nodes == [node] {
+                inner.pen.out.nodes.clear();
+                nodes.push(n);
+            } else if inner.pen.out.nodes.iter().any(|n| n.attrs.values().any(|a| matches!(a, Attr::Other(_)))) {
+                return Err(format!("its node {label} has to be written anew and holds a tensor, a graph or a type"));
+            } else {
+                nodes.extend(inner.pen.out.nodes.drain(..).map(|n| export::node(&n)));
+            }
+        }
+        graph.node = nodes;
+        graph.initializer.extend(inner.pen.out.constants.iter().map(|(name, t)| export::tensor(name, t)));
+        self.pen.take_back(inner.pen);
         Ok(())
     }
 
@@ -148,6 +207,23 @@ impl Lifter {
                 return Err("the statistics outputs of the training form are used; export in inference mode".into());
             }
             node.outputs.truncate(1);
+        }
+        Ok(())
+    }
+
+    /// Gives Y a name, for gradients read the state of every step there, and drops `layout`.
+    fn recurrent(&mut self, node: &mut Node) -> Result<(), String> {
+        match node.attrs.remove("layout") {
+            None | Some(Attr::Int(0)) => {}
+            Some(Attr::Int(1)) => {
+                return Err("layout=1 (batch first) is not run by ONNX Runtime; export the model with layout=0".into());
+            }
+            Some(other) => return Err(format!("attribute layout: expected 0 or 1, got {other}")),
+        }
+        if node.output(0).is_none() {
+            let name = self.pen.fresh(node, "steps");
+            node.outputs.resize(node.outputs.len().max(1), String::new());
+            node.outputs[0] = name;
         }
         Ok(())
     }

@@ -1,15 +1,20 @@
 //! Turns bytes into a model and back, changing nothing it was not asked to.
 
+mod condition;
 mod export;
 pub mod external;
 mod import;
+mod inline;
 mod lift;
+mod masters;
 pub mod patch;
 mod pen;
 pub mod schema;
+mod subgraph;
 mod unfuse;
 pub mod wire;
 
 pub use export::{dtype_of, export, wire_type};
 pub use import::{ImportError, Model, read};
 pub use lift::{LiftError, OLDEST_OPSET, STEP_OPSET, lift};
+pub use masters::{Masters, masters};

@@ -1,9 +1,10 @@
 //! Reads the protobuf bytes of a model strictly, without decoding them.
 //!
 //! prost steps over fields it does not know and lets the last of two values win: a change could hide in either. The
-//! walker here refuses such bytes, naming the place, and finds where payloads lie so that `patch` can overwrite them.
+//! walker here refuses such bytes, naming the place, and finds where payloads lie so that `patch` can replace them.
 
 mod layout;
+mod splice;
 mod table;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,10 @@ use thiserror::Error;
 use self::table::{Kind, Label, MAX_FIELDS, MODEL, Table};
 use super::schema::ModelProto;
 
+pub(super) use self::layout::varints;
 pub use self::layout::{Holder, Layout, MetadataSpan, Storage, TensorSpan, layout};
+pub use self::splice::Frame;
+pub(super) use self::splice::Splice;
 
 /// Messages may lie this deep inside the model, the limit protobuf readers share.
 pub const MAX_DEPTH: usize = 100;
@@ -118,6 +122,8 @@ struct RawField {
     wire: u8,
     /// Offset of the tag.
     start: usize,
+    /// Bytes of the length that stands before the value; empty for numbers, which have none.
+    length: Range<usize>,
     /// The value: payload of a length-delimited field, else the number's bytes.
     value: Range<usize>,
 }
@@ -146,7 +152,7 @@ fn next_field(bytes: &[u8], at: usize, end: usize) -> Result<RawField, (usize, P
         3 | 4 => return Err(fail(Problem::Group(number))),
         _ => return Err(fail(Problem::Tag(tag))),
     };
-    Ok(RawField { number, wire, start: at, value })
+    Ok(RawField { number, wire, start: at, length: after..value.start, value })
 }
 
 /// Reads a varint at `at`; gives the value and the offset behind it.

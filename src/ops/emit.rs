@@ -109,6 +109,24 @@ impl<'a> Emit<'a> {
         }
     }
 
+    /// A list-of-floats attribute, empty where it is left out.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>, OpError> {
+        match self.node.attrs.get(name) {
+            None => Ok(Vec::new()),
+            Some(Attr::Floats(v)) => Ok(v.clone()),
+            Some(other) => Err(wrong(name, "a list of floats", other)),
+        }
+    }
+
+    /// A list-of-strings attribute, empty where it is left out.
+    pub fn strs(&self, name: &str) -> Result<Vec<String>, OpError> {
+        match self.node.attrs.get(name) {
+            None => Ok(Vec::new()),
+            Some(Attr::Strs(v)) => Ok(v.clone()),
+            Some(other) => Err(wrong(name, "a list of strings", other)),
+        }
+    }
+
     /// A string attribute.
     pub fn str(&self, name: &str, default: &str) -> Result<String, OpError> {
         match self.node.attrs.get(name) {
@@ -126,6 +144,14 @@ impl<'a> Emit<'a> {
             expected: format!("an axis of {rank}"),
             got: axis.to_string(),
         })
+    }
+
+    /// The gradient of the first input of `node`, a node of this graph with a rule of its own, where `dy` arrives at its
+    /// output: for operators that apply others inside.
+    pub fn through(&mut self, node: &Node, dy: &Value) -> Result<Value, OpError> {
+        let op = super::find(node).ok_or(OpError::NoRule)?;
+        let Some(super::Flow::Vjp(rule)) = op.flow(0) else { return Err(OpError::NoFlow(0)) };
+        rule(&mut Emit::new(self.graph, node, self.known, &[Some(dy.clone())], 0, self.float), dy)
     }
 
     // --- writing ---------------------------------------------------------------------------------------------------
@@ -326,6 +352,21 @@ impl<'a> Emit<'a> {
         let pads: Vec<i64> = before.iter().chain(after).copied().collect();
         let pads = self.int_list(&pads);
         self.op("Pad", &[a, &pads], &[], &shape)
+    }
+
+    /// `n` parts of equal length along `axis`.
+    ///
+    /// # Panics
+    /// When `n` does not divide the axis: a mistake in a rule.
+    pub fn split(&mut self, a: &Value, axis: usize, n: usize) -> Vec<Value> {
+        if n == 1 {
+            return vec![a.clone()];
+        }
+        let mut shape = a.shape().to_vec();
+        assert_eq!(shape[axis] % n, 0, "{n} parts of {shape:?} along axis {axis}");
+        shape[axis] /= n;
+        let attrs = [("axis", Attr::Int(axis as i64)), ("num_outputs", Attr::Int(n as i64))];
+        self.graph.raw("", "Split", &[a.name()], &attrs, &vec![shape; n])
     }
 
     /// Joins values along `axis`.

@@ -16,6 +16,8 @@ mod layout;
 mod matmul;
 mod norm;
 mod pool;
+mod quantize;
+mod recurrent;
 mod reduce;
 mod resize;
 mod rotary;
@@ -105,6 +107,12 @@ pub enum OpError {
     /// The operator has no record.
     #[error("no gradient rule for this operator")]
     NoRule,
+    /// The operator runs a graph of its own.
+    #[error(
+        "no gradient rule for control flow; take it out of the file before: export the model without it, or fold it at \
+         a fixed input shape (onnxsim does)"
+    )]
+    ControlFlow,
     /// The record says nothing about this input.
     #[error("no gradient rule for input {0}")]
     NoFlow(usize),
@@ -156,11 +164,18 @@ const FAMILIES: &[&[Op]] = &[
     pool::OPS,
     layout::OPS,
     gather::OPS,
+    quantize::OPS,
+    recurrent::OPS,
     resize::OPS,
     rotary::OPS,
     integer::BITS,
     integer::QUANTISED,
 ];
+
+/// Why a node without a record cannot be differentiated.
+pub fn missing(node: &Node) -> OpError {
+    if node.subgraphs().next().is_some() { OpError::ControlFlow } else { OpError::NoRule }
+}
 
 /// The record of a node's operator.
 pub fn find(node: &Node) -> Option<&'static Op> {

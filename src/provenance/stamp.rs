@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::digest::{CONTENT, Digest, DigestError, Digests, digest, model_digest};
 use crate::onnx::patch::{Patch, PatchError, patch_bytes, write_external};
 use crate::onnx::wire::{WireError, layout};
+use crate::tensor::Tensor;
 
 /// Metadata key of the model digest.
 pub const DIGEST_KEY: &str = "dev.onnx-unlearn.digest";
@@ -224,14 +225,13 @@ pub struct Source<'a> {
 pub fn finish(
     source: &Source<'_>,
     out_dir: &Path,
-    tensors: &BTreeMap<&str, &[f32]>,
+    tensors: &BTreeMap<&str, &Tensor>,
     info: StampInfo,
 ) -> Result<Stamped, StampError> {
     let Source { bytes, folder, digests: before } = *source;
     // A stamp that is damaged or of another model says nothing about this one's history.
     let earlier = read(bytes).ok().flatten().filter(|stamp| stamp.is_of(before));
-    let mut patch = Patch { tensors: tensors.clone(), metadata: Vec::new() };
-    let patched = patch_bytes(bytes, &patch)?;
+    let patched = patch_bytes(bytes, &Patch { tensors: tensors.clone(), metadata: Vec::new() })?;
     for external in &patched.external {
         write_external(folder, out_dir, external)?;
     }
@@ -244,8 +244,8 @@ pub fn finish(
         return Err(StampError::Undeclared(name.clone()));
     }
     let stamp = Stamp::new(&after, before, info, earlier.as_ref());
-    patch.metadata = stamp.to_metadata()?;
-    let model = patch_bytes(bytes, &patch)?.model;
+    let metadata = Patch { tensors: BTreeMap::new(), metadata: stamp.to_metadata()? };
+    let model = patch_bytes(&patched.model, &metadata)?.model;
     let digests = Digests { file: Digest::of(&model), ..after };
     Ok(Stamped { model, digests, stamp, changed })
 }

@@ -50,6 +50,8 @@ pub struct Report {
     pub data: DataRecord,
     /// What each phase did.
     pub phases: Vec<PhaseRecord>,
+    /// Where noise was learned, and in which range.
+    pub noise: NoiseRecord,
     /// J at every noise step, one list a forgotten class.
     pub noise_objective: Vec<Vec<f32>>,
     /// The measurements.
@@ -107,6 +109,17 @@ impl Serialize for Number {
         let shortest = self.0.to_string().parse().unwrap_or(f64::from(self.0));
         serializer.serialize_f64(shortest)
     }
+}
+
+/// Where noise was learned.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NoiseRecord {
+    /// The input itself, or a value behind it.
+    pub site: crate::train::Site,
+    /// Mean and standard deviation of the values there.
+    pub range: crate::train::Range,
+    /// True when the retain sample told the range, false when it was given.
+    pub measured: bool,
 }
 
 /// A model by its digests.

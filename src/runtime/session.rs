@@ -1,11 +1,12 @@
 //! The only file that speaks to `ort`: opens the library, runs graphs, and steps graphs whose state stays on the device.
 
 use crate::tensor::{DType, Data, Tensor};
+use half::{bf16, f16};
 use ort::{
     ep::{self, ArenaExtendStrategy},
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::{IoBinding, SessionInputValue, builder::GraphOptimizationLevel},
-    value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
+    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
 };
 use std::{
     borrow::Cow,
@@ -202,6 +203,12 @@ impl Session {
     /// Names of the inputs that have to be fed.
     pub fn inputs(&self) -> Vec<String> {
         self.inner.inputs().iter().map(|i| i.name().to_owned()).collect()
+    }
+
+    /// Element type of an input; `None` where there is no such input or the tool does not hold its type.
+    pub fn input_type(&self, name: &str) -> Option<DType> {
+        let input = self.inner.inputs().iter().find(|i| i.name() == name)?;
+        input.dtype().tensor_type().and_then(dtype_of)
     }
 
     /// Names of the outputs, in the order [`Session::run`] returns them.
@@ -440,9 +447,26 @@ fn borrowed<'t>(name: &str, tensor: &'t Tensor) -> Result<SessionInputValue<'t>,
         Data::I64(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
         Data::U8(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
         Data::Bool(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
+        Data::Raw(DType::F16, v) => return owned(name, shape, pairs(v).map(f16::from_bits).collect()),
+        Data::Raw(DType::BF16, v) => return owned(name, shape, pairs(v).map(bf16::from_bits).collect()),
+        Data::Raw(DType::I8, v) => return owned(name, shape, v.iter().map(|b| b.cast_signed()).collect()),
+        Data::Raw(DType::I16, v) => return owned(name, shape, pairs(v).map(u16::cast_signed).collect()),
+        Data::Raw(DType::U16, v) => return owned(name, shape, pairs(v).collect()),
         Data::Raw(dtype, _) => return Err(RuntimeError::Type { name: name.into(), dtype: dtype.to_string() }),
     };
     value.map_err(|e| failed(name, &e))
+}
+
+/// A copy, for types that are held as bytes.
+fn owned<'t, T>(name: &str, shape: Vec<usize>, values: Vec<T>) -> Result<SessionInputValue<'t>, RuntimeError>
+where
+    T: PrimitiveTensorElementType + Clone + fmt::Debug + 'static,
+{
+    OrtTensor::from_array((shape, values)).map(Into::into).map_err(|e| failed(name, &e))
+}
+
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = u16> {
+    bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]))
 }
 
 fn copied(
@@ -468,6 +492,22 @@ fn copied(
         TensorElementType::Int8 => {
             let v = tensor.try_extract_tensor::<i8>().map_err(fail)?.1;
             Data::Raw(DType::I8, v.iter().map(|x| x.to_le_bytes()[0]).collect())
+        }
+        TensorElementType::Int16 => {
+            let v = tensor.try_extract_tensor::<i16>().map_err(fail)?.1;
+            Data::Raw(DType::I16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
+        }
+        TensorElementType::Uint16 => {
+            let v = tensor.try_extract_tensor::<u16>().map_err(fail)?.1;
+            Data::Raw(DType::U16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
+        }
+        TensorElementType::Float16 => {
+            let v = tensor.try_extract_tensor::<f16>().map_err(fail)?.1;
+            Data::Raw(DType::F16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
+        }
+        TensorElementType::Bfloat16 => {
+            let v = tensor.try_extract_tensor::<bf16>().map_err(fail)?.1;
+            Data::Raw(DType::BF16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
         }
         other => return Err(unknown(other.to_string())),
     };

@@ -15,6 +15,24 @@ pub struct Head {
     pub behind: Option<String>,
 }
 
+impl Head {
+    /// True for scores that are independent of each other, each behind a sigmoid of its own.
+    pub fn independent(&self) -> bool {
+        self.behind.as_deref() == Some("Sigmoid")
+    }
+}
+
+/// How the logits of a batch are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Number of classes.
+    pub classes: usize,
+    /// Predictions for a sample.
+    pub predictions: usize,
+    /// True for one logit that decides between class 0 and class 1.
+    pub binary: bool,
+}
+
 /// Why no classifier head was found.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // The fields are what the message prints.
@@ -26,18 +44,17 @@ pub enum HeadError {
     #[error("--output {wanted}: the model has no such output; it has {}", names.join(", "))]
     UnknownOutput { wanted: String, names: Vec<String> },
     #[error(
-        "no classifier head: output {output:?} ends in {op} (node {node:?}), which gives independent scores or a class \
-         number; a head of one score per class before Softmax is needed"
+        "no classifier head: output {output:?} ends in {op} (node {node:?}), which gives a class number; a head of one score per class before Softmax is needed"
     )]
     NotClassScores { output: String, op: String, node: String },
     #[error(
-        "no classifier head: {value:?} has shape {shape:?}; class scores are [batch, classes] or [batch, classes, 1, 1] \
-         with at least two classes"
+        "no classifier head: {value:?} has shape {shape:?}; class scores are [batch, classes], [batch, classes, 1, 1], \
+         [batch, steps, classes] (a prediction a step) or [batch, 1] (one logit for two classes)"
     )]
     Shape { value: String, shape: Vec<usize> },
 }
 
-/// Chooses the output and steps back over a final Softmax or LogSoftmax.
+/// Chooses the output and steps back over a final Softmax, LogSoftmax or Sigmoid.
 pub fn find(graph: &Graph, wanted: Option<&str>) -> Result<Head, HeadError> {
     let names: Vec<String> = graph.outputs.iter().map(|o| o.name.clone()).collect();
     let output = match (wanted, names.as_slice()) {
@@ -52,9 +69,9 @@ pub fn find(graph: &Graph, wanted: Option<&str>) -> Result<Head, HeadError> {
     let mut behind = None;
     while let Some(node) = producers.get(logits.as_str()).map(|&i| &graph.nodes[i]) {
         match node.op.as_str() {
-            "Softmax" | "LogSoftmax" if behind.is_none() => behind = Some(node.op.clone()),
+            "Softmax" | "LogSoftmax" | "Sigmoid" if behind.is_none() => behind = Some(node.op.clone()),
             "Identity" => {}
-            "Sigmoid" | "ArgMax" | "TopK" | "Hardmax" => {
+            "ArgMax" | "TopK" | "Hardmax" => {
                 return Err(HeadError::NotClassScores { output, op: node.op.clone(), node: node.name.clone() });
             }
             _ => break,
@@ -73,10 +90,14 @@ pub fn cut(graph: &mut Graph, head: &Head) {
     graph.prune();
 }
 
-/// Number of classes of logits of this shape.
-pub fn classes(value: &str, shape: &[usize]) -> Result<usize, HeadError> {
-    match shape {
-        [_, classes, rest @ ..] if *classes >= 2 && rest.len() <= 2 && rest.iter().all(|&d| d == 1) => Ok(*classes),
+/// How logits of this shape are read.
+pub fn layout(value: &str, shape: &[usize]) -> Result<Layout, HeadError> {
+    let plain = |classes| Layout { classes, predictions: 1, binary: false };
+    match *shape {
+        [_] | [_, 1] | [_, 1, 1] | [_, 1, 1, 1] => Ok(Layout { classes: 2, predictions: 1, binary: true }),
+        [_, classes] | [_, classes, 1] | [_, classes, 1, 1] => Ok(plain(classes)),
+        [_, 1, classes] => Ok(plain(classes)),
+        [_, predictions, classes] => Ok(Layout { classes, predictions, binary: false }),
         _ => Err(HeadError::Shape { value: value.into(), shape: shape.into() }),
     }
 }

@@ -1,27 +1,101 @@
 //! Losses, written into a step graph together with their gradient.
 
+use super::head::Layout;
 use crate::{
     graph::{Builder, Value},
     tensor::Tensor,
 };
 
-/// Mean cross-entropy of a batch and its gradient.
+/// The loss of a batch.
 #[derive(Clone, Debug)]
-pub struct CrossEntropy {
-    /// The loss, rank 0, in nats.
+pub struct Loss {
+    /// Its mean, rank 0, in nats.
     pub loss: Value,
-    /// Gradient with respect to the logits, [batch, classes].
+    /// Gradient with respect to the logits, in their shape.
     pub dlogits: Value,
+    /// Weighted number of predictions whose largest score is that of their target, rank 0.
+    pub hits: Value,
 }
 
-/// Softmax cross-entropy, weighted over the batch.
+/// The loss of logits in any layout. `targets` are [batch * predictions, classes], rows of `weights`
+/// [batch * predictions, 1] count; `total` is the sum of the weights where this is only a part of a batch.
 ///
-/// `logits` and `targets` are [batch, classes], rows of `targets` sum to 1; `weights` is [batch, 1].
+/// One logit z for two classes is softmax over (0, z), since sigmoid(z) = exp z / (exp 0 + exp z).
+pub fn of(
+    graph: &mut Builder,
+    logits: &Value,
+    layout: Layout,
+    independent: bool,
+    targets: &Value,
+    weights: &Value,
+    total: Option<&Value>,
+) -> Loss {
+    graph.set_scope("logits");
+    let rows = targets.shape()[0];
+    let scores = if layout.binary {
+        let column = reshaped(graph, logits, &[rows, 1]);
+        let sides = graph.constant(Tensor::f32([1, 2], vec![0.0, 1.0]));
+        graph.op("Mul", &[&column, &sides], &[], &[rows, 2])
+    } else {
+        reshaped(graph, logits, &[rows, layout.classes])
+    };
+    let sum = |graph: &mut Builder| graph.op("ReduceSum", &[weights], &[("keepdims", 0i64.into())], &[]);
+    let total = total.cloned().unwrap_or_else(|| sum(graph));
+    let share = graph.op("Div", &[weights, &total], &[], &[rows, 1]);
+    let (loss, dscores) = if independent && !layout.binary {
+        binary_cross_entropy(graph, &scores, targets, &share)
+    } else {
+        cross_entropy(graph, &scores, targets, &share)
+    };
+    graph.set_scope("logits/grad");
+    let dscores = if layout.binary {
+        let [from, to] = [1i64, 2].map(|v| graph.constant(Tensor::ints(&[v])));
+        graph.op("Slice", &[&dscores, &from, &to, &from], &[], &[rows, 1])
+    } else {
+        dscores
+    };
+    let dlogits = reshaped(graph, &dscores, logits.shape());
+    let hits = hits(graph, &scores, targets, weights);
+    Loss { loss, dlogits, hits }
+}
+
+fn reshaped(b: &mut Builder, v: &Value, shape: &[usize]) -> Value {
+    if v.shape() == shape {
+        return v.clone();
+    }
+    let target = b.constant(Tensor::ints(&shape.iter().map(|&d| d as i64).collect::<Vec<_>>()));
+    b.op("Reshape", &[v, &target], &[], shape)
+}
+
+/// Sigmoid cross-entropy of scores that are independent of each other, summed over the classes and weighted over the batch.
 ///
-/// loss = sum_i w_i * -(T_i . log softmax(z_i)) / sum w        dz = w * (softmax(z) - T) / sum w
+/// loss = sum_i s_i * sum_c (softplus(z_ic) - T_ic z_ic)        dz = s * (sigmoid(z) - T)        s = w / sum w
+fn binary_cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, share: &Value) -> (Value, Value) {
+    graph.set_scope("loss");
+    let full = logits.shape().to_vec();
+    let row = [full[0], 1];
+    let softplus = graph.op("Softplus", &[logits], &[], &full);
+    let picked = graph.op("Mul", &[logits, targets], &[], &full);
+    let each = graph.op("Sub", &[&softplus, &picked], &[], &full);
+    let axis1 = graph.constant(Tensor::ints(&[1]));
+    let each = graph.op("ReduceSum", &[&each, &axis1], &[("keepdims", 1i64.into())], &row);
+    let weighted = graph.op("Mul", &[&each, share], &[], &row);
+    let loss = graph.op("ReduceSum", &[&weighted], &[("keepdims", 0i64.into())], &[]);
+    let p = graph.op("Sigmoid", &[logits], &[], &full);
+    let error = graph.op("Sub", &[&p, targets], &[], &full);
+    let dlogits = graph.op("Mul", &[&error, share], &[], &full);
+    graph.set_scope("");
+    (loss, dlogits)
+}
+
+/// Softmax cross-entropy, weighted over the batch; gives the loss, rank 0, in nats, and its gradient.
+///
+/// `logits` and `targets` are [batch, classes], rows of `targets` sum to 1; `share` is [batch, 1].
+///
+/// loss = sum_i s_i * -(T_i . log softmax(z_i))        dz = s * (softmax(z) - T)        s = w / sum w
 ///
 /// Written out in elementary operators because the loss operators of ONNX have no CUDA kernel.
-pub fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, weights: &Value) -> CrossEntropy {
+fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, share: &Value) -> (Value, Value) {
     graph.set_scope("loss");
     let full = logits.shape().to_vec();
     let row = [full[0], 1];
@@ -35,20 +109,18 @@ pub fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, weigh
     let log_p = graph.op("Sub", &[&z, &log_sum], &[], &full);
     let picked = graph.op("Mul", &[&log_p, targets], &[], &full);
     let each = graph.op("ReduceSum", &[&picked, &axis1], &keep, &row);
-    let total = graph.op("ReduceSum", &[weights], &[("keepdims", 0i64.into())], &[]);
-    let share = graph.op("Div", &[weights, &total], &[], &row);
-    let weighted = graph.op("Mul", &[&each, &share], &[], &row);
+    let weighted = graph.op("Mul", &[&each, share], &[], &row);
     let negative = graph.op("ReduceSum", &[&weighted], &[("keepdims", 0i64.into())], &[]);
     let loss = graph.op("Neg", &[&negative], &[], &[]);
     let p = graph.op("Div", &[&exp, &sum], &[], &full);
     let error = graph.op("Sub", &[&p, targets], &[], &full);
-    let dlogits = graph.op("Mul", &[&error, &share], &[], &full);
+    let dlogits = graph.op("Mul", &[&error, share], &[], &full);
     graph.set_scope("");
-    CrossEntropy { loss, dlogits }
+    (loss, dlogits)
 }
 
 /// Weighted number of samples whose largest logit is that of their target, rank 0. Shapes as for [`cross_entropy`].
-pub fn hits(graph: &mut Builder, logits: &Value, targets: &Value, weights: &Value) -> Value {
+fn hits(graph: &mut Builder, logits: &Value, targets: &Value, weights: &Value) -> Value {
     graph.set_scope("hits");
     let row = [logits.shape()[0], 1];
     let axis = [("axis", 1i64.into())];

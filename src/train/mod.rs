@@ -6,19 +6,22 @@
 
 mod batch_norm;
 mod head;
+mod inputs;
 mod loss;
 mod network;
 mod optimizer;
+mod rebatch;
 mod stepper;
 mod steps;
 mod trace;
 mod weights;
 
-pub use head::{Head, HeadError, classes as classes_of};
-pub use loss::{CrossEntropy, cross_entropy};
+pub use head::{Head, HeadError, Layout, layout as layout_of};
+pub use inputs::{InputChoice, Inputs, Part, Row, Site};
+pub use loss::Loss;
 pub use network::{BatchNorm, Network, TrainError, Weights};
 pub use optimizer::{Optimizer, Schedule};
 pub use stepper::{NoiseStepper, Step, WeightStepper};
-pub use steps::{BatchedNetwork, NoiseLoss};
+pub use steps::{BatchedNetwork, NoiseLoss, Range};
 pub use trace::{Traced, trace};
 pub use weights::Stored;

@@ -3,6 +3,8 @@
 use super::{
     batch_norm,
     head::{self, Head, HeadError},
+    inputs::{self, InputChoice, Inputs, Part, Row, Site},
+    rebatch,
     steps::{BatchedNetwork, fed},
     trace::trace,
     weights::{self, Stored},
@@ -10,7 +12,7 @@ use super::{
 use crate::{
     autodiff::{self, NotDifferentiable},
     graph::{Graph, Port},
-    onnx::{self, LiftError, Model},
+    onnx::{self, LiftError, Masters, Model},
     ops,
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
@@ -48,10 +50,22 @@ pub enum TrainError {
     NotDifferentiable { path: PathBuf, source: NotDifferentiable },
     #[error("{}: the model has no input that its class scores depend on", path.display())]
     NoInput { path: PathBuf },
-    #[error("{}: the class scores depend on several inputs ({}); models with one input are supported", path.display(), names.join(", "))]
+    #[error(
+        "{}: the class scores depend on several inputs ({}); say which one holds the samples with --input NAME; the others \
+         come as arrays of that name in an .npz, or as --constant NAME=VALUE", path.display(), names.join(", ")
+    )]
     SeveralInputs { path: PathBuf, names: Vec<String> },
-    #[error("{}: input {name:?} has element type {dtype}; models with a float32 input are supported", path.display())]
+    #[error("{}: the class scores depend on no input {wanted:?}; they depend on {}", path.display(), names.join(", "))]
+    UnknownInput { path: PathBuf, wanted: String, names: Vec<String> },
+    #[error("{}: input {name:?} has element type {dtype}, which this tool does not feed", path.display())]
     InputType { path: PathBuf, name: String, dtype: String },
+    #[error(
+        "{}: noise cannot be learned for the integers of input {input:?}: {} float values are computed from them ({}), and \
+         which of them stands for a sample cannot be told", path.display(), found.len(), found.join(", ")
+    )]
+    NoSite { path: PathBuf, input: String, found: Vec<String> },
+    #[error("{}: --constant {name}: the model leaves the shape of this input open; give it as an array in an .npz", path.display())]
+    OpenConstant { path: PathBuf, name: String },
     #[error("{}: input {names:?} is read by no node, yet ONNX Runtime wants it fed; export the model without it", path.display())]
     IdleInput { path: PathBuf, names: Vec<String> },
     #[error(
@@ -77,6 +91,10 @@ pub enum TrainError {
          it with a dynamic batch axis)", path.display()
     )]
     Batch { path: PathBuf, batch: usize, source: RuntimeError },
+    #[error("{}: {reason}", path.display())]
+    Quantized { path: PathBuf, reason: String },
+    #[error("{}: cannot be written back: {reason}", path.display())]
+    WriteBack { path: PathBuf, reason: String },
     #[error("--batch-norm batch: {0}")]
     BatchNorm(String),
     #[error(transparent)]
@@ -95,21 +113,33 @@ fn through(nodes: &[String]) -> String {
 pub struct Network {
     /// The model file, for messages.
     pub path: PathBuf,
-    /// Name of the data input.
+    /// Name of the input that holds the samples.
     pub input: String,
+    /// Every input and the part it plays.
+    pub inputs: Inputs,
+    /// Where noise is learned.
+    pub site: Site,
     /// Where the logits are.
     pub head: Head,
     /// Every float constant and what training does with it.
     pub stored: Vec<Stored>,
+    /// Tensors whose elements can be replaced in the file.
+    writable: BTreeSet<String>,
     /// Operators, as messages name them, that give weights before them a derivative of zero, so that these stay as they
     /// are.
     pub dead_ends: Vec<String>,
     pub(super) graph: Graph,
+    masters: Masters,
 }
 
 impl Network {
     /// Cuts the model at its logits and finds out what can be trained. Runs nothing.
     pub fn new(model: &Model, output: Option<&str>) -> Result<Self, TrainError> {
+        Self::with(model, output, &InputChoice::default())
+    }
+
+    /// The same, with a choice among several inputs.
+    pub fn with(model: &Model, output: Option<&str>, choice: &InputChoice<'_>) -> Result<Self, TrainError> {
         let path = model.path.clone();
         let head =
             head::find(&model.graph, output).map_err(|source| TrainError::Head { path: path.clone(), source })?;
@@ -119,23 +149,33 @@ impl Network {
         }
         let mut graph = model.graph.clone();
         head::cut(&mut graph, &head);
-        let input = data_input(&path, &graph)?;
+        let inputs = inputs::choose(&path, &graph, choice)?;
         let graph = onnx::lift(graph).map_err(|errors| TrainError::Lift { path: path.clone(), errors })?;
-        let from_input = dead_ends(&graph, &input);
+        let (graph, masters) =
+            onnx::masters(graph).map_err(|reason| TrainError::Quantized { path: path.clone(), reason })?;
+        let site = inputs::site(&path, &graph, &inputs.main)?;
+        let input = inputs.main.name.clone();
+        let learned = match &site {
+            Site::Input => &input,
+            Site::Value { name, .. } => name,
+        };
+        let from_input = dead_ends(&graph, learned);
         if from_input.quantised {
             let quantised: BTreeSet<&String> =
                 graph.nodes.iter().filter(|n| ops::is_quantised(n)).map(|n| &n.op).collect();
             return Err(TrainError::Quantised { path, input, ops: quantised.into_iter().cloned().collect() });
         }
-        let sorted = weights::sort(&graph, &input)
+        let sorted = weights::sort(&graph, learned, &model.enclosed)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
-        if !autodiff::heard(&graph.nodes, &[head.logits.as_str()]).contains(input.as_str()) {
+        if !autodiff::heard(&graph.nodes, &[head.logits.as_str()]).contains(learned.as_str()) {
             return Err(TrainError::NoGradient { path, input, nodes: from_input.nodes });
         }
-        let own: BTreeSet<&String> = model.stored.iter().collect();
+        let own: BTreeSet<&String> = model.stored.iter().chain(&model.enclosed).collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
         let stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
-        Ok(Self { path, input, head, stored, dead_ends: sorted.dead_ends, graph })
+        let writable = model.stored.iter().cloned().collect();
+        let dead_ends = sorted.dead_ends;
+        Ok(Self { path, input, inputs, site, head, stored, writable, dead_ends, graph, masters })
     }
 
     /// Names of the weights.
@@ -148,7 +188,7 @@ impl Network {
         self.stored.iter().filter(|s| s.frozen == Some(weights::BEFORE_ROUNDING)).count()
     }
 
-    /// The weights as the file holds them.
+    /// The weights of the file, as the real numbers they stand for.
     pub fn weights(&self) -> Result<Weights, TrainError> {
         let weights: Weights =
             self.trained().map(|name| (name.to_owned(), Arc::clone(&self.graph.constants[name]))).collect();
@@ -162,68 +202,134 @@ impl Network {
         Ok(weights)
     }
 
+    /// Trained weights in the element types of the file.
+    pub fn write_back(&self, weights: &Weights) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let write = |(name, after): (&String, &Arc<Tensor>)| {
+            let tensor = self.masters.write_back(name, &self.graph.constants[name], after);
+            tensor.map(|t| (name.clone(), t)).map_err(|reason| {
+                let path = self.path.clone();
+                TrainError::WriteBack { path, reason }
+            })
+        };
+        weights.iter().map(write).collect()
+    }
+
     /// True when the model has BatchNormalization nodes.
     pub fn has_batch_norm(&self) -> bool {
         batch_norm::present(&self.graph)
     }
 
-    /// Fixes the batch: `sample` is one batch of real data, [batch, ...].
+    /// Fixes the batch: `sample` is one batch of real data, [batch, ...], of a model with one input.
     pub fn at_batch(
         &self,
         engine: &Engine,
         sample: &Tensor,
         batch_norm: BatchNorm,
     ) -> Result<BatchedNetwork<'_>, TrainError> {
-        let batch = sample.shape()[0];
-        let feeds = [(self.input.as_str(), sample)];
+        self.at_batch_of(engine, vec![(self.input.clone(), sample.clone())], batch_norm)
+    }
+
+    /// Fixes the batch: `samples` are one batch of real data for each input, [batch, ...], the main one first. Where the
+    /// file fixes a smaller batch that nothing can free it from, that is the batch of the result.
+    pub fn at_batch_of(
+        &self,
+        engine: &Engine,
+        samples: Vec<(String, Tensor)>,
+        batch_norm: BatchNorm,
+    ) -> Result<BatchedNetwork<'_>, TrainError> {
+        let (mut graph, samples) = rebatch::fit(self, engine, samples)?;
+        let batch = samples[0].1.shape()[0];
+        let mut feeds: Vec<Tensor> = Vec::new();
+        let mut parts = Vec::new();
         let mut live: BTreeSet<String> = self.trained().map(str::to_owned).collect();
-        live.insert(self.input.clone());
-        let run = |graph: &Graph, feeds: &[(&str, &Tensor)], live: &BTreeSet<String>| {
-            let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
-            trace(engine, graph, feeds, live).map_err(fail)
-        };
-        let mut traced = run(&self.graph, &feeds, &live)?;
+        for (name, sample) in samples {
+            live.insert(name.clone());
+            let dtype = self.inputs.dtype(&name);
+            parts.push(Part { name, dtype, shape: sample.shape().to_vec() });
+            feeds.push(sample);
+        }
+        let names = parts.iter().map(|p| p.name.clone());
+        let mut feeds: Vec<(String, Tensor)> = names.zip(feeds).collect();
+        feeds.extend(self.constants_at(batch)?);
+        let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
+        let mut traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
         let shape = traced.shape(&self.head.logits).unwrap_or_default().to_vec();
-        let classes = head::classes(&self.head.logits, &shape)
+        let layout = head::layout(&self.head.logits, &shape)
             .map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
         if shape[0] != batch {
             return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, found: shape[0], shape });
         }
+        let mut site = None;
+        if let Site::Value { name, .. } = &self.site {
+            let shape = traced.shape(name).unwrap_or_default().to_vec();
+            if shape.first() != Some(&batch) {
+                let input = self.input.clone();
+                return Err(TrainError::NoSite { path: self.path.clone(), input, found: Vec::new() });
+            }
+            inputs::open_site(&mut graph, &self.site, &shape);
+            let mut flag = vec![1; shape.len()];
+            flag[0] = batch;
+            feeds.push((fed::NOISE.into(), Tensor::zeros(shape.as_slice())));
+            feeds.push((fed::IS_NOISE.into(), Tensor::from_f32s(DType::Bool, flag, vec![0.0; batch])));
+            live.extend([fed::NOISE.to_owned(), fed::IS_NOISE.to_owned()]);
+            traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
+            site = Some(shape);
+        }
         let mut running = Vec::new();
         if batch_norm == BatchNorm::Batch && self.has_batch_norm() {
+            if layout.predictions > 1 {
+                return Err(TrainError::BatchNorm(
+                    "not supported for a model with several predictions a sample".into(),
+                ));
+            }
+            if self.inputs.main.dims.as_ref().is_some_and(|d| d[0] == Some(batch)) && batch < 2 {
+                return Err(TrainError::BatchNorm(
+                    "the file fixes the batch at one sample, which has no statistics".into(),
+                ));
+            }
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);
-            let (mut graph, moved) = batch_norm::write_out(&self.graph, &traced.values, fed::SAMPLE_WEIGHTS)
-                .map_err(TrainError::BatchNorm)?;
-            graph.inputs.push(Port::fixed(fed::SAMPLE_WEIGHTS, DType::F32, &[batch, 1]));
+            let (mut written, moved) =
+                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS).map_err(TrainError::BatchNorm)?;
+            if let Some(r) = moved.iter().find(|r| !self.writable.contains(&r.name)) {
+                return Err(TrainError::BatchNorm(format!(
+                    "statistics {:?} are no tensor of the main graph, so moved ones could not be written back",
+                    r.name
+                )));
+            }
+            written.inputs.push(Port::fixed(fed::SAMPLE_WEIGHTS, DType::F32, &[batch, 1]));
             live.insert(fed::SAMPLE_WEIGHTS.into());
             live.extend(moved.iter().map(|r| r.name.clone()));
-            traced = run(&graph, &[feeds[0], (fed::SAMPLE_WEIGHTS, &weights)], &live)?;
+            feeds.push((fed::SAMPLE_WEIGHTS.into(), weights));
+            traced = trace(engine, &written, &feeds, &live).map_err(fail)?;
             running = moved;
         }
-        Ok(BatchedNetwork { network: self, engine: engine.clone(), traced, running, batch, classes })
+        let row = Row::new(parts, site.as_deref());
+        Ok(BatchedNetwork { network: self, engine: engine.clone(), traced, running, row, batch, layout })
+    }
+
+    /// Inputs that are the same for every sample, at a batch size.
+    pub fn constants_at(&self, batch: usize) -> Result<Vec<(String, Tensor)>, TrainError> {
+        let constant = |(port, value): &(Port, f32)| {
+            self.constant_input(port, batch, *value).map(|tensor| (port.name.clone(), tensor))
+        };
+        self.inputs.constants.iter().map(constant).collect()
+    }
+
+    fn constant_input(&self, port: &Port, batch: usize, value: f32) -> Result<Tensor, TrainError> {
+        let dims = port.dims.clone().unwrap_or_default();
+        let unknown = dims.iter().skip(1).any(Option::is_none);
+        if unknown {
+            let (path, name) = (self.path.clone(), port.name.clone());
+            return Err(TrainError::OpenConstant { path, name });
+        }
+        let shape: Vec<usize> =
+            dims.iter().enumerate().map(|(i, d)| d.unwrap_or(if i == 0 { batch } else { 1 })).collect();
+        let values = vec![value; shape.iter().product()];
+        Ok(Tensor::from_f32s(port.dtype.unwrap_or(DType::F32), shape, values))
     }
 }
 
-/// What the noise loses to rounding operators.
 fn dead_ends(graph: &Graph, input: &str) -> autodiff::DeadEnds {
     let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
     autodiff::dead_ends(&graph.nodes, &outputs, &BTreeSet::from([input.to_owned()]))
-}
-
-fn data_input(path: &std::path::Path, graph: &Graph) -> Result<String, TrainError> {
-    let read: BTreeSet<&str> = graph.nodes.iter().flat_map(|n| n.inputs.iter().map(String::as_str)).collect();
-    let inputs: Vec<_> = graph.inputs.iter().filter(|i| read.contains(i.name.as_str())).collect();
-    match inputs.as_slice() {
-        [] => Err(TrainError::NoInput { path: path.to_owned() }),
-        [one] if one.dtype == Some(DType::F32) => Ok(one.name.clone()),
-        [one] => Err(TrainError::InputType {
-            path: path.to_owned(),
-            name: one.name.clone(),
-            dtype: one.dtype.map_or("unknown".into(), |t| t.to_string()),
-        }),
-        many => Err(TrainError::SeveralInputs {
-            path: path.to_owned(),
-            names: many.iter().map(|i| i.name.clone()).collect(),
-        }),
-    }
 }

@@ -1,6 +1,11 @@
 //! Runs step graphs: feeds them, keeps their schedule, reads their state.
 
-use super::{batch_norm::Running, network::Weights, optimizer::Optimizer, steps::fed};
+use super::{
+    batch_norm::Running,
+    network::Weights,
+    optimizer::Optimizer,
+    steps::{Range, fed},
+};
 use crate::{
     runtime::{RuntimeError, Stepper},
     tensor::Tensor,
@@ -11,19 +16,18 @@ use std::sync::Arc;
 pub struct NoiseStepper {
     pub(super) stepper: Stepper,
     pub(super) optimizer: Optimizer,
-    pub(super) input: String,
+    pub(super) range: Range,
     pub(super) running: Vec<Running>,
     pub(super) t: usize,
 }
 
 impl NoiseStepper {
-    /// Starts anew from `noise`, [batch, ...], for the classes given one-hot in `targets`, [batch, classes].
+    /// Starts anew from standardized `noise`, [batch, ...], for the classes given one-hot in `targets`.
     pub fn restart(&mut self, noise: &Arc<Tensor>, targets: &[f32]) -> Result<(), RuntimeError> {
         self.t = 0;
-        let z = format!("{}/next", self.input);
-        self.stepper.set_state(&z, Some(noise))?;
+        self.stepper.set_state(&format!("{}/next", fed::Z), Some(noise))?;
         for part in self.optimizer.state() {
-            self.stepper.set_state(&format!("onnx-unlearn:{part}/{}/next", self.input), None)?;
+            self.stepper.set_state(&format!("onnx-unlearn:{part}/{}/next", fed::Z), None)?;
         }
         self.stepper.feed(fed::TARGETS).copy_from_slice(targets);
         Ok(())
@@ -36,9 +40,12 @@ impl NoiseStepper {
         Ok(self.stepper.step()?[0])
     }
 
-    /// The noise as it is now.
+    /// The noise as it is now, in the range that the model is used to.
     pub fn noise(&self) -> Result<Tensor, RuntimeError> {
-        self.stepper.state(&format!("{}/next", self.input))
+        let z = self.stepper.state(&format!("{}/next", fed::Z))?;
+        let Range { center, spread } = self.range;
+        let values = z.to_f32s().into_iter().map(|v| (center + spread * f64::from(v)) as f32).collect();
+        Ok(Tensor::f32(z.shape(), values))
     }
 
     /// The running statistics as they are now; empty when BatchNormalization is frozen.
@@ -56,30 +63,90 @@ pub struct Step {
     pub hits: f32,
 }
 
+/// How many of what a batch holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Samples in a batch.
+    pub samples: usize,
+    /// Samples that the graph takes at once.
+    pub at_once: usize,
+    /// Elements of a row.
+    pub row: usize,
+    /// Predictions for a sample.
+    pub predictions: usize,
+    /// Classes.
+    pub classes: usize,
+}
+
 /// Trains weights, step by step.
 pub struct WeightStepper {
-    pub(super) stepper: Stepper,
-    pub(super) optimizer: Optimizer,
-    pub(super) input: String,
-    pub(super) names: Vec<String>,
-    pub(super) running: Vec<Running>,
-    pub(super) t: usize,
+    stepper: Stepper,
+    optimizer: Optimizer,
+    input: String,
+    names: Vec<String>,
+    running: Vec<Running>,
+    sizes: Sizes,
+    /// The batch, where it is fed in parts: rows, targets and sample weights.
+    batch: [Vec<f32>; 3],
+    t: usize,
 }
 
 impl WeightStepper {
-    /// The batch of the next step: samples, one-hot targets [batch, classes] and sample weights [batch].
+    pub(super) fn new(
+        stepper: Stepper,
+        optimizer: Optimizer,
+        input: String,
+        names: Vec<String>,
+        running: Vec<Running>,
+        sizes: Sizes,
+    ) -> Self {
+        Self { stepper, optimizer, input, names, running, sizes, batch: Default::default(), t: 0 }
+    }
+
+    /// The batch of the next step: rows of samples, one-hot targets [predictions, classes] and weights [predictions].
     pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
-        self.stepper.feed(&self.input).copy_from_slice(x);
-        self.stepper.feed(fed::TARGETS).copy_from_slice(targets);
-        self.stepper.feed(fed::SAMPLE_WEIGHTS).copy_from_slice(sample_weights);
+        if self.sizes.at_once >= self.sizes.samples {
+            self.put(x, targets, sample_weights);
+        } else {
+            self.batch = [x.to_vec(), targets.to_vec(), sample_weights.to_vec()];
+        }
+    }
+
+    fn put(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
+        for (name, values) in [(self.input.as_str(), x), (fed::TARGETS, targets), (fed::SAMPLE_WEIGHTS, sample_weights)]
+        {
+            let place = self.stepper.feed(name);
+            let (filled, rest) = place.split_at_mut(values.len());
+            filled.copy_from_slice(values);
+            // The last part of a batch may be short; what is missing has weight 0, and some target or other.
+            rest.fill(0.0);
+            if name == fed::TARGETS {
+                rest.iter_mut().step_by(self.sizes.classes).for_each(|target| *target = 1.0);
+            }
+        }
     }
 
     /// One step at learning rate `lr`.
     pub fn step(&mut self, lr: f64) -> Result<Step, RuntimeError> {
         self.t += 1;
         set_schedule(&mut self.stepper, self.optimizer, self.t, lr);
-        let read = self.stepper.step()?;
-        Ok(Step { loss: read[0], hits: read[1] })
+        let Sizes { samples, at_once, row, predictions, classes } = self.sizes;
+        if at_once >= samples {
+            let read = self.stepper.step()?;
+            return Ok(Step { loss: read[0], hits: read[1] });
+        }
+        let [x, targets, weights] = std::mem::take(&mut self.batch);
+        self.stepper.feed(fed::TOTAL)[0] = weights.iter().sum();
+        let mut all = Step { loss: 0.0, hits: 0.0 };
+        let parts = x.chunks(at_once * row).zip(targets.chunks(at_once * predictions * classes));
+        for (i, ((x, targets), weights)) in parts.zip(weights.chunks(at_once * predictions)).enumerate() {
+            self.put(x, targets, weights);
+            self.stepper.feed(fed::LAST)[0] = if (i + 1) * at_once >= samples { 1.0 } else { 0.0 };
+            let read = self.stepper.step()?;
+            all.loss += read[0];
+            all.hits += read[1];
+        }
+        Ok(all)
     }
 
     /// The weights and running statistics as they are now.

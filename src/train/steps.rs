@@ -2,10 +2,12 @@
 
 use super::{
     batch_norm::Running,
-    loss::{self, CrossEntropy},
+    head::Layout,
+    inputs::{Row, Site},
+    loss::{self, Loss},
     network::{Network, TrainError, Weights},
     optimizer::{self, Optimizer},
-    stepper::{NoiseStepper, WeightStepper},
+    stepper::{NoiseStepper, Sizes, WeightStepper},
     trace::Traced,
 };
 use crate::{
@@ -27,8 +29,20 @@ pub(super) mod fed {
     pub const SAMPLE_WEIGHTS: &str = "onnx-unlearn:sample-weights";
     pub const RATE: &str = "onnx-unlearn:rate";
     pub const FLOOR: &str = "onnx-unlearn:floor";
+    /// Sum of the sample weights of a batch that is fed in parts, and 1 with the last part.
+    pub const TOTAL: &str = "onnx-unlearn:total";
+    pub const LAST: &str = "onnx-unlearn:last";
     pub const LOSS: &str = "onnx-unlearn:loss";
     pub const HITS: &str = "onnx-unlearn:hits";
+    /// Rows of several inputs.
+    pub const SAMPLES: &str = "onnx-unlearn:samples";
+    /// The noise, standardized.
+    pub const Z: &str = "onnx-unlearn:z";
+    /// The noise in the place of a value inside the graph, and for which samples.
+    pub const NOISE: &str = "onnx-unlearn:noise";
+    pub const IS_NOISE: &str = "onnx-unlearn:is-noise";
+    /// Ending of the name of what the graph computes at that place.
+    pub const CLEAN: &str = "/onnx-unlearn:clean";
 }
 
 /// A network at a fixed batch size: what step graphs are written from.
@@ -37,10 +51,26 @@ pub struct BatchedNetwork<'n> {
     pub(super) engine: Engine,
     pub(super) traced: Traced,
     pub(super) running: Vec<Running>,
+    /// How the rows that a step is fed are made up.
+    pub row: Row,
     /// Samples in a batch.
     pub batch: usize,
-    /// Number of classes.
-    pub classes: usize,
+    /// How the logits are read.
+    pub layout: Layout,
+}
+
+/// The range that noise lives in: x = center + spread * z for standardized noise z.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Range {
+    /// Mean of the values that the model is used to.
+    pub center: f64,
+    /// Their standard deviation.
+    pub spread: f64,
+}
+
+impl Range {
+    /// Of an input that is normalised outside the model.
+    pub const NORMALISED: Self = Self { center: 0.0, spread: 1.0 };
 }
 
 /// How noise is learned.
@@ -54,43 +84,62 @@ pub struct NoiseLoss {
 }
 
 impl BatchedNetwork<'_> {
-    /// Shape of the data input, batch first.
-    pub fn input_shape(&self) -> &[usize] {
-        self.traced.shape(&self.network.input).unwrap_or_default()
+    /// Shape of the value that noise is learned for, batch first.
+    pub fn noise_shape(&self) -> &[usize] {
+        let name = match self.network.site {
+            Site::Input => &self.network.input,
+            Site::Value { ref name, .. } => name,
+        };
+        self.traced.shape(name).unwrap_or_default()
     }
 
-    /// The step graph that learns noise Z, [batch, ...], for the class given by the targets; weights stay fixed.
+    /// Rows of the loss: predictions of all samples.
+    pub fn predictions(&self) -> usize {
+        self.batch * self.layout.predictions
+    }
+
+    /// The step graph that learns standardized noise Z, [batch, ...], for the class given by the targets; weights stay
+    /// fixed. `rows` are samples, flat, which give the inputs that are not noise.
     ///
-    /// J(Z) = lambda mean_i ||Z_i||^2 - CE(f(Z), targets)        (Tarun et al. 2023, equation of the noise matrix)
+    /// J(Z) = lambda mean_i ||Z_i||^2 - CE(f(center + spread Z), targets)
+    /// (Tarun et al. 2023, equation of the noise matrix, where center is 0 and spread is 1)
     pub fn noise_stepper(
         &self,
         weights: &Weights,
         optimizer: Optimizer,
         loss: NoiseLoss,
+        range: Range,
+        rows: &[f32],
     ) -> Result<NoiseStepper, TrainError> {
-        let shape = self.input_shape().to_vec();
+        let shape = self.noise_shape().to_vec();
         let mut b = self.builder();
-        let z = b.input(&self.network.input, DType::F32, &shape);
-        let targets = b.input(fed::TARGETS, DType::F32, &[self.batch, self.classes]);
-        let equal = Tensor::f32([self.batch, 1], vec![1.0; self.batch]);
+        let z = b.input(fed::Z, DType::F32, &shape);
+        let site = self.place_noise(&mut b, &z, range, rows);
+        let n = self.predictions();
+        let targets = b.input(fed::TARGETS, DType::F32, &[n, self.layout.classes]);
+        let equal = Tensor::f32([n, 1], vec![1.0; n]);
         let sample_weights = b.named_constant(fed::SAMPLE_WEIGHTS, Arc::new(equal));
         let mut state = self.running_inputs(&mut b, weights);
         for (name, tensor) in weights.iter().filter(|(name, _)| !self.moves(name)) {
             b.named_constant(name, Arc::clone(tensor));
         }
         self.traced.replay(&mut b, false);
-        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
-        let wanted = BTreeSet::from([self.network.input.clone()]);
-        let dz = self.backward(&mut b, &logits, &ce, &wanted)?;
-        let dz = dz
-            .get(&self.network.input)
-            .cloned()
-            .ok_or_else(|| TrainError::NoInput { path: self.network.path.clone() })?;
+        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights, None);
+        let found = self.backward(&mut b, &logits, &ce, &BTreeSet::from([site.clone()]))?;
+        let dx = found.get(&site).cloned();
+        let dx = dx.ok_or_else(|| TrainError::NoInput { path: self.network.path.clone() })?;
 
         b.set_scope("noise");
         let samples = self.batch as f64;
         let share = if loss.per_element { samples * shape[1..].iter().product::<usize>() as f64 } else { samples };
         let number = |b: &mut Builder, v: f64| b.constant(Tensor::scalar(v as f32));
+        let dz = match range {
+            Range { spread: 1.0, .. } => dx,
+            Range { spread, .. } => {
+                let spread = number(&mut b, spread);
+                b.op("Mul", &[&dx, &spread], &[], &shape)
+            }
+        };
         let squares = b.op("ReduceSumSquare", &[&z], &[("keepdims", 0i64.into())], &[]);
         let factor = number(&mut b, loss.penalty / share);
         let penalty = b.op("Mul", &[&squares, &factor], &[], &[]);
@@ -98,37 +147,116 @@ impl BatchedNetwork<'_> {
         let slope = number(&mut b, 2.0 * loss.penalty / share);
         let pull = b.op("Mul", &[&z, &slope], &[], &shape);
         let gradient = b.op("Sub", &[&pull, &dz], &[], &shape);
-        state.extend(Self::update(&mut b, &[(z, gradient, None)], optimizer));
+        state.extend(Self::update(&mut b, &[(z, gradient, None)], optimizer, None));
         b.output_as(&objective, fed::LOSS);
-        let feeds = [(fed::TARGETS, vec![self.batch, self.classes])];
+        let feeds = [(fed::TARGETS, vec![n, self.layout.classes])];
         let stepper = self.stepper("the noise step", b, state, &feeds, &[fed::LOSS])?;
-        Ok(NoiseStepper { stepper, optimizer, input: self.network.input.clone(), running: self.running.clone(), t: 0 })
+        Ok(NoiseStepper { stepper, optimizer, range, running: self.running.clone(), t: 0 })
     }
 
-    /// The step graph that trains `weights` on batches of samples.
+    /// The range that noise lives in: the one given, else what a batch of samples, flat `rows`, shows. Values with a mean of
+    /// at most 1 and a standard deviation from 0.5 to 2 count as normalised.
+    pub fn range(&self, weights: &Weights, given: Option<Range>, rows: &[f32]) -> Result<Range, TrainError> {
+        if let Some(range) = given {
+            return Ok(range);
+        }
+        let values = self.site_values(weights, rows)?;
+        let n = values.len().max(1) as f64;
+        let center = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let spread = (values.iter().map(|&v| (f64::from(v) - center).powi(2)).sum::<f64>() / n).sqrt();
+        let normalised = center.abs() <= 1.0 && (0.5..=2.0).contains(&spread);
+        // A constant value says nothing about the range.
+        Ok(if normalised || spread == 0.0 { Range::NORMALISED } else { Range { center, spread } })
+    }
+
+    /// The values of a batch of samples in the place where noise is learned.
+    fn site_values(&self, weights: &Weights, rows: &[f32]) -> Result<Vec<f32>, TrainError> {
+        let Site::Value { name, .. } = &self.network.site else {
+            return Ok(self.row.split(rows).swap_remove(0).1.to_f32s());
+        };
+        let mut b = self.builder();
+        for (name, tensor) in self.row.split(rows) {
+            b.named_constant(&name, Arc::new(tensor));
+        }
+        let shape = self.noise_shape().to_vec();
+        b.named_constant(fed::NOISE, Arc::new(Tensor::zeros(shape.as_slice())));
+        let mut flag = vec![1; shape.len()];
+        flag[0] = self.batch;
+        b.named_constant(fed::IS_NOISE, Arc::new(Tensor::from_f32s(DType::Bool, flag, vec![0.0; self.batch])));
+        for (name, tensor) in weights {
+            b.named_constant(name, Arc::clone(tensor));
+        }
+        self.traced.replay(&mut b, false);
+        let clean = b.value(&format!("{name}{}", fed::CLEAN)).cloned().expect("the site has been opened");
+        b.output(&clean);
+        let mut session = self.engine.on_cpu().session("the values behind the input", &onnx::export(&b.finish()))?;
+        Ok(session.run(&[])?.swap_remove(0).to_f32s())
+    }
+
+    /// Writes the noise into its place and the other inputs beside it, and gives the name of the value that it is.
+    fn place_noise(&self, b: &mut Builder, z: &Value, range: Range, rows: &[f32]) -> String {
+        b.set_scope(fed::NOISE);
+        let shape = z.shape().to_vec();
+        let mut x = z.clone();
+        if range.spread != 1.0 {
+            let spread = b.constant(Tensor::scalar(range.spread as f32));
+            x = b.op("Mul", &[&x, &spread], &[], &shape);
+        }
+        if range.center != 0.0 {
+            let center = b.constant(Tensor::scalar(range.center as f32));
+            x = b.op("Add", &[&x, &center], &[], &shape);
+        }
+        let name = match self.network.site {
+            Site::Input => self.network.input.clone(),
+            Site::Value { .. } => fed::NOISE.into(),
+        };
+        b.alias(&name, &x);
+        for (other, tensor) in self.row.split(rows).into_iter().filter(|(other, _)| *other != name) {
+            b.named_constant(&other, Arc::new(tensor));
+        }
+        if let Site::Value { .. } = self.network.site {
+            let mut flag = vec![1; shape.len()];
+            flag[0] = self.batch;
+            let yes = Tensor::from_f32s(DType::Bool, flag, vec![1.0; self.batch]);
+            b.named_constant(fed::IS_NOISE, Arc::new(yes));
+        }
+        b.set_scope("");
+        name
+    }
+
+    /// The step graph that trains `weights` on batches of `batch` samples. Where the network takes fewer at a time, their
+    /// gradients are summed up inside the graph, and the weights move after the last of them.
     pub fn weight_stepper(
         &self,
         weights: &Weights,
         optimizer: Optimizer,
         clip_norm: Option<f64>,
+        batch: usize,
     ) -> Result<WeightStepper, TrainError> {
         let mut b = self.builder();
-        let shape = self.input_shape().to_vec();
-        b.input(&self.network.input, DType::F32, &shape);
-        let targets = b.input(fed::TARGETS, DType::F32, &[self.batch, self.classes]);
-        let sample_weights = b.input(fed::SAMPLE_WEIGHTS, DType::F32, &[self.batch, 1]);
+        self.row.declare(&mut b);
+        let n = self.predictions();
+        let targets = b.input(fed::TARGETS, DType::F32, &[n, self.layout.classes]);
+        let sample_weights = b.input(fed::SAMPLE_WEIGHTS, DType::F32, &[n, 1]);
         let mut state = self.running_inputs(&mut b, weights);
         let trained: BTreeSet<String> = self.network.trained().map(str::to_owned).collect();
         for name in &trained {
             b.input(name, DType::F32, weights[name].shape());
         }
         self.traced.replay(&mut b, true);
-        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights);
+        let total = (batch > self.batch).then(|| b.input(fed::TOTAL, DType::F32, &[]));
+        let (logits, ce) = self.loss(&mut b, &targets, &sample_weights, total.as_ref());
         let found = self.backward(&mut b, &logits, &ce, &trained)?;
         let mut pairs: Vec<(String, Value)> = found.into_iter().collect();
         pairs.sort_by(|a, b| a.0.cmp(&b.0)); // Equal runs have to write equal graphs.
         b.set_scope("optimizer");
         let (names, mut gradients): (Vec<String>, Vec<Value>) = pairs.into_iter().unzip();
+        let last = total.map(|_| Last::declare(&mut b));
+        if let Some(last) = &last {
+            for (name, gradient) in names.iter().zip(&mut gradients) {
+                state.push(last.accumulate(&mut b, name, gradient));
+            }
+        }
         if let Some(limit) = clip_norm {
             optimizer::clip_global_norm(&mut b, &mut gradients, limit);
         }
@@ -138,22 +266,31 @@ impl BatchedNetwork<'_> {
                 updates.push((w, gradient, Some(Arc::clone(&weights[name]))));
             }
         }
-        state.extend(Self::update(&mut b, &updates, optimizer));
+        state.extend(Self::update(&mut b, &updates, optimizer, last.as_ref()));
         b.output_as(&ce.loss, fed::LOSS);
-        let flat = reshaped(&mut b, &logits, &[self.batch, self.classes]);
-        let hits = loss::hits(&mut b, &flat, &targets, &sample_weights);
-        b.output_as(&hits, fed::HITS);
+        b.output_as(&ce.hits, fed::HITS);
+        let (input, shape) = self.row.input();
         let feeds = [
-            (self.network.input.as_str(), shape),
-            (fed::TARGETS, vec![self.batch, self.classes]),
-            (fed::SAMPLE_WEIGHTS, vec![self.batch, 1]),
+            (input.as_str(), shape),
+            (fed::TARGETS, vec![n, self.layout.classes]),
+            (fed::SAMPLE_WEIGHTS, vec![n, 1]),
+            (fed::TOTAL, vec![]),
+            (fed::LAST, vec![1]),
         ];
         let stepper = self.stepper("the training step", b, state, &feeds, &[fed::LOSS, fed::HITS])?;
         let running = self.running.clone();
-        Ok(WeightStepper { stepper, optimizer, input: self.network.input.clone(), names, running, t: 0 })
+        let sizes = Sizes {
+            samples: batch,
+            at_once: self.batch,
+            row: self.row.len(),
+            predictions: self.layout.predictions,
+            classes: self.layout.classes,
+        };
+        Ok(WeightStepper::new(stepper, optimizer, input, names, running, sizes))
     }
 
-    /// The gradient of the mean cross-entropy of one batch with respect to every weight and the input, and the loss.
+    /// The gradient of the mean cross-entropy of one batch with respect to every weight and the input (where that is where
+    /// noise is learned), and the loss. `x` are the rows of the batch.
     ///
     /// Not used by `forget`; it shows what a step is made of, for tests and for checking a model.
     pub fn gradients(
@@ -163,24 +300,29 @@ impl BatchedNetwork<'_> {
         targets: &Tensor,
     ) -> Result<(f32, BTreeMap<String, Tensor>), TrainError> {
         let mut b = self.builder();
-        b.input(&self.network.input, DType::F32, x.shape());
+        self.row.declare(&mut b);
+        let (input, shape) = self.row.input();
+        let x = &x.clone().reshaped(shape);
         let t = b.input(fed::TARGETS, DType::F32, targets.shape());
-        let equal = Tensor::f32([self.batch, 1], vec![1.0; self.batch]);
+        let n = self.predictions();
+        let equal = Tensor::f32([n, 1], vec![1.0; n]);
         let sample_weights = b.named_constant(fed::SAMPLE_WEIGHTS, Arc::new(equal));
         let mut wanted: BTreeSet<String> = self.network.trained().map(str::to_owned).collect();
         for name in &wanted {
             b.input(name, DType::F32, weights[name].shape());
         }
-        wanted.insert(self.network.input.clone());
+        if self.network.site == Site::Input {
+            wanted.insert(self.network.input.clone());
+        }
         self.traced.replay(&mut b, true);
-        let (logits, ce) = self.loss(&mut b, &t, &sample_weights);
+        let (logits, ce) = self.loss(&mut b, &t, &sample_weights, None);
         let found = self.backward(&mut b, &logits, &ce, &wanted)?;
         for (name, gradient) in &found {
             b.output_as(gradient, &format!("onnx-unlearn:d/{name}"));
         }
         b.output_as(&ce.loss, fed::LOSS);
         let mut session = self.engine.session("the gradients", &onnx::export(&b.finish()))?;
-        let mut feeds: Vec<(&str, &Tensor)> = vec![(&self.network.input, x), (fed::TARGETS, targets)];
+        let mut feeds: Vec<(&str, &Tensor)> = vec![(&input, x), (fed::TARGETS, targets)];
         feeds.extend(weights.iter().map(|(name, w)| (name.as_str(), w.as_ref())));
         let asked = session.inputs();
         feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
@@ -221,30 +363,31 @@ impl BatchedNetwork<'_> {
         self.running.iter().any(|r| r.name == name)
     }
 
-    fn loss(&self, b: &mut Builder, targets: &Value, sample_weights: &Value) -> (Value, CrossEntropy) {
+    fn loss(&self, b: &mut Builder, targets: &Value, sample_weights: &Value, total: Option<&Value>) -> (Value, Loss) {
         let logits = b.value(&self.network.head.logits).cloned().expect("the trace has found the logits");
-        b.set_scope("logits");
-        let flat_shape = [self.batch, self.classes];
-        let flat = reshaped(b, &logits, &flat_shape);
-        let ce = loss::cross_entropy(b, &flat, targets, sample_weights);
-        (logits, ce)
+        let loss = loss::of(b, &logits, self.layout, self.network.head.independent(), targets, sample_weights, total);
+        (logits, loss)
     }
 
     fn backward(
         &self,
         b: &mut Builder,
         logits: &Value,
-        ce: &CrossEntropy,
+        loss: &Loss,
         wanted: &BTreeSet<String>,
     ) -> Result<HashMap<String, Value>, TrainError> {
-        let seed = reshaped(b, &ce.dlogits, logits.shape());
-        let seeds = [(logits.clone(), seed)];
+        let seeds = [(logits.clone(), loss.dlogits.clone())];
         autodiff::backward(b, &self.traced.nodes, &self.traced.known, &seeds, wanted, DType::F32)
             .map_err(|source| TrainError::NotDifferentiable { path: self.network.path.clone(), source })
     }
 
     /// Writes the optimizer for every (value, gradient, first value) and gives the state that it keeps.
-    fn update(b: &mut Builder, updates: &[(Value, Value, Option<Arc<Tensor>>)], optimizer: Optimizer) -> Vec<State> {
+    fn update(
+        b: &mut Builder,
+        updates: &[(Value, Value, Option<Arc<Tensor>>)],
+        optimizer: Optimizer,
+        last: Option<&Last>,
+    ) -> Vec<State> {
         let rate = b.input(fed::RATE, DType::F32, &[1]);
         let floor = b.input(fed::FLOOR, DType::F32, &[1]);
         let mut states = Vec::new();
@@ -257,6 +400,7 @@ impl BatchedNetwork<'_> {
                 .collect();
             let (next, moved) = optimizer.update(b, w, gradient, &slots, &rate, &floor);
             let mut keep = |from: &Value, to: &Value, initial: Option<Arc<Tensor>>| {
+                let to = &last.map_or(to.clone(), |last| last.then(b, to, from));
                 let output = format!("{}/next", from.name());
                 b.output_as(to, &output);
                 states.push(State { input: from.name().to_owned(), output, shape: shape.clone(), initial });
@@ -294,10 +438,37 @@ impl BatchedNetwork<'_> {
     }
 }
 
-fn reshaped(b: &mut Builder, v: &Value, shape: &[usize]) -> Value {
-    if v.shape() == shape {
-        return v.clone();
+/// Tells the last part of a batch that is fed in parts.
+struct Last(Value);
+
+impl Last {
+    fn declare(b: &mut Builder) -> Self {
+        let last = b.input(fed::LAST, DType::F32, &[1]);
+        let half = b.constant(Tensor::scalar(0.5));
+        Self(b.op("Greater", &[&last, &half], &[], &[1]))
     }
-    let target = b.constant(Tensor::ints(&shape.iter().map(|&d| d as i64).collect::<Vec<_>>()));
-    b.op("Reshape", &[v, &target], &[], shape)
+
+    /// `then` with the last part, `before` with the others.
+    fn then(&self, b: &mut Builder, then: &Value, before: &Value) -> Value {
+        let shape = before.shape().to_vec();
+        if shape.is_empty() {
+            // A choice of rank 1 would make the result one of rank 1.
+            let none = b.constant(Tensor::ints(&[]));
+            let last = b.op("Reshape", &[&self.0, &none], &[], &[]);
+            return b.op("Where", &[&last, then, before], &[], &shape);
+        }
+        b.op("Where", &[&self.0, then, before], &[], &shape)
+    }
+
+    /// Makes `gradient` the sum over the parts so far, which starts anew after the last one.
+    fn accumulate(&self, b: &mut Builder, name: &str, gradient: &mut Value) -> State {
+        let shape = gradient.shape().to_vec();
+        let so_far = b.input(&format!("onnx-unlearn:sum/{name}"), DType::F32, &shape);
+        *gradient = b.op("Add", &[&so_far, gradient], &[], &shape);
+        let zero = b.constant(Tensor::zeros(shape.as_slice()));
+        let kept = self.then(b, &zero, gradient);
+        let output = format!("{}/next", so_far.name());
+        b.output_as(&kept, &output);
+        State { input: so_far.name().to_owned(), output, shape, initial: None }
+    }
 }

@@ -31,7 +31,7 @@ pub struct Traced {
 pub fn trace(
     engine: &Engine,
     graph: &Graph,
-    feeds: &[(&str, &Tensor)],
+    feeds: &[(String, Tensor)],
     live: &BTreeSet<String>,
 ) -> Result<Traced, RuntimeError> {
     let mut varies = live.clone();
@@ -39,7 +39,7 @@ pub fn trace(
     let mut folded = BTreeSet::new();
     for node in &graph.nodes {
         let outputs = node.outputs.iter().filter(|o| !o.is_empty()).cloned();
-        let touched = node.inputs.iter().any(|i| varies.contains(i));
+        let touched = node.reads().any(|i| varies.contains(i));
         if touched && !SHAPE_ONLY.contains(&node.op.as_str()) {
             varies.extend(outputs);
             nodes.push(node.clone());
@@ -48,8 +48,8 @@ pub fn trace(
         }
     }
     // Only what a varying node reads has to be copied back.
-    let read: BTreeSet<&String> = nodes.iter().flat_map(|n| n.inputs.iter()).collect();
-    let wanted = |name: &str| folded.contains(name) && read.contains(&name.to_owned());
+    let read: BTreeSet<&str> = nodes.iter().flat_map(Node::reads).collect();
+    let wanted = |name: &str| folded.contains(name) && read.contains(name);
 
     let mut probe = graph.clone();
     let all = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
@@ -68,12 +68,16 @@ pub fn trace(
         }
     }
     for (name, t) in feeds {
-        values.insert((*name).to_owned(), (t.dtype(), t.shape().to_vec()));
+        values.insert(name.clone(), (t.dtype(), t.shape().to_vec()));
+        if !live.contains(name) {
+            known.insert(name.clone(), Arc::new(t.clone()));
+        }
     }
+    let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
     if !graph.nodes.is_empty() {
         // On the CPU: this is bookkeeping, and a plain run shows every value as the file defines it.
         let mut session = engine.on_cpu().plain_session("the model, to learn its shapes", &onnx::export(&probe))?;
-        for found in session.survey(feeds, wanted)? {
+        for found in session.survey(&feeds, wanted)? {
             if let Some(contents) = found.contents {
                 known.insert(found.name.clone(), Arc::new(contents));
             }
@@ -96,7 +100,7 @@ impl Traced {
     /// that are constants are better off in the file's form, which the runtime lays out once.
     pub fn replay(&self, graph: &mut Builder, lower: bool) {
         for node in &self.nodes {
-            for input in node.inputs.iter().filter(|i| !i.is_empty()) {
+            for input in node.reads() {
                 if graph.value(input).is_none()
                     && let Some(tensor) = self.known.get(input)
                 {

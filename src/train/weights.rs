@@ -3,7 +3,7 @@
 use crate::{
     autodiff::{self, NotDifferentiable},
     graph::Graph,
-    tensor::{DType, Tensor},
+    tensor::Tensor,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,9 @@ pub struct Stored {
     pub frozen: Option<&'static str>,
 }
 
+/// Why a weight that the file holds inside a function or a branch stays as it is.
+const ENCLOSED: &str = "inside a function or a branch of the file, where new values cannot be written";
+
 /// The float constants of a graph, sorted.
 pub struct Sorted {
     /// Every float constant.
@@ -36,8 +39,9 @@ pub struct Sorted {
     pub dead_ends: Vec<String>,
 }
 
-/// Sorts the float constants of a graph whose only output are the logits. `input` is the data input.
-pub fn sort(graph: &Graph, input: &str) -> Result<Sorted, NotDifferentiable> {
+/// Sorts the float constants of a graph whose only output are the logits. `input` is the data input, `enclosed` names
+/// constants that cannot be written back.
+pub fn sort(graph: &Graph, input: &str, enclosed: &BTreeSet<String>) -> Result<Sorted, NotDifferentiable> {
     let raw = raw_data(graph, input);
     let consumers = consumers(graph);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
@@ -46,13 +50,13 @@ pub fn sort(graph: &Graph, input: &str) -> Result<Sorted, NotDifferentiable> {
             verdicts.insert(name, constant_by_rule(graph, name, tensor, &consumers, &raw));
         }
     }
-    let candidates = verdicts.iter().filter(|(_, why)| why.is_none()).map(|(name, _)| (*name).to_owned());
-    let wanted: BTreeSet<String> = candidates.chain([input.to_owned()]).collect();
-    let (_, obstacles) = autodiff::reach(&graph.nodes, &wanted);
+    let candidates = verdicts.iter().filter(|(name, why)| why.is_none() && !enclosed.contains(**name));
+    let wanted: BTreeSet<String> = candidates.map(|(name, _)| (*name).to_owned()).chain([input.to_owned()]).collect();
+    let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    let (_, obstacles) = autodiff::reach(&graph.nodes, &outputs, &wanted);
     if !obstacles.is_empty() {
         return Err(NotDifferentiable(obstacles));
     }
-    let outputs: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
     let heard = autodiff::heard(&graph.nodes, &outputs);
     let ends = autodiff::dead_ends(&graph.nodes, &outputs, &wanted);
     let stored = |name: &str, mut frozen: Option<&'static str>| {
@@ -62,6 +66,9 @@ pub fn sort(graph: &Graph, input: &str) -> Result<Sorted, NotDifferentiable> {
             } else {
                 "no gradient reaches it (statistics, a bound, or not used for the logits)"
             });
+        }
+        if frozen.is_none() && enclosed.contains(name) {
+            frozen = Some(ENCLOSED);
         }
         Stored { name: name.to_owned(), shape: graph.constants[name].shape().to_vec(), frozen }
     };
@@ -77,9 +84,6 @@ fn constant_by_rule(
     consumers: &BTreeMap<&str, Vec<usize>>,
     raw: &BTreeSet<&str>,
 ) -> Option<&'static str> {
-    if tensor.dtype() != DType::F32 {
-        return Some("element type is not float32");
-    }
     let nodes = consumers.get(name).map(|list| list.iter().map(|&i| &graph.nodes[i]).collect::<Vec<_>>());
     let nodes = nodes.unwrap_or_default();
     if nodes.is_empty() {
@@ -116,7 +120,7 @@ fn raw_data<'g>(graph: &'g Graph, input: &'g str) -> BTreeSet<&'g str> {
 fn consumers(graph: &Graph) -> BTreeMap<&str, Vec<usize>> {
     let mut map: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
-        for input in &node.inputs {
+        for input in node.reads() {
             map.entry(input).or_default().push(i);
         }
     }

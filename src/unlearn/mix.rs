@@ -1,6 +1,6 @@
 //! The samples of a phase: the retain sample, and in the impair phase the noise beside it.
 
-use crate::{data::Dataset, tensor::Tensor};
+use crate::{data::Dataset, tensor::Tensor, train::Row};
 
 /// Noise images of one class, repeated.
 struct Noise {
@@ -13,24 +13,30 @@ struct Noise {
 /// Retain samples followed by noise samples, numbered through.
 pub struct Mix<'d> {
     retain: &'d Dataset,
+    row: Row,
     noise: Vec<Noise>,
     /// Noise samples of each entry of `noise`.
     samples: usize,
 }
 
 impl<'d> Mix<'d> {
-    /// `noise` gives label, noise [images, ...] and how many of the images to use; each entry counts `samples` samples,
-    /// its images repeated in turn.
-    pub fn new(retain: &'d Dataset, noise: Vec<(usize, &Tensor, usize)>, samples: usize) -> Self {
-        let row = retain.sample_len();
+    /// `row` says how rows are made up; `noise` gives label, noise [images, ...] and how many of the images to use; each
+    /// entry counts `samples` samples, its images repeated in turn.
+    pub fn new(retain: &'d Dataset, row: Row, noise: Vec<(usize, &Tensor, usize)>, samples: usize) -> Self {
+        let length = row.noise.len();
         let noise = noise
             .into_iter()
             .map(|(label, tensor, images)| {
                 let values = tensor.as_f32().unwrap_or_default();
-                Noise { label, values: values[..images * row].to_vec(), images }
+                Noise { label, values: values[..images * length].to_vec(), images }
             })
             .collect();
-        Self { retain, noise, samples }
+        Self { retain, row, noise, samples }
+    }
+
+    /// Mixes nothing in: the retain sample alone, as the repair phase takes it.
+    pub fn retain_only(retain: &'d Dataset, row: Row) -> Self {
+        Self::new(retain, row, Vec::new(), 0)
     }
 
     /// Number of samples.
@@ -48,6 +54,11 @@ impl<'d> Mix<'d> {
         self.retain.classes()
     }
 
+    /// Labels of a sample.
+    pub fn predictions(&self) -> usize {
+        self.retain.predictions()
+    }
+
     /// Noise samples among all.
     pub fn noise_samples(&self) -> usize {
         self.noise.len() * self.samples
@@ -56,22 +67,51 @@ impl<'d> Mix<'d> {
     /// Fills a batch of `batch` rows with the samples `numbers`: retained ones first, then noise, then padding with
     /// label -1. The order within a batch does not change its mean gradient.
     pub fn fill(&self, numbers: &[u32], batch: usize, x: &mut Vec<f32>, y: &mut Vec<i64>) {
-        let row = self.retain.sample_len();
-        x.resize(batch * row, 0.0);
+        let (width, data) = (self.row.len(), self.row.data);
+        x.resize(batch * width, 0.0);
         y.clear();
         let (kept, noise): (Vec<usize>, Vec<usize>) =
             numbers.iter().map(|&n| n as usize).partition(|&n| n < self.retain.len());
-        self.retain.batch(&kept, &mut x[..kept.len() * row]);
-        y.extend(kept.iter().map(|&i| i64::from(self.retain.labels()[i])));
-        for n in noise {
-            let n = n - self.retain.len();
+        let noise: Vec<usize> = noise.into_iter().map(|n| n - self.retain.len()).collect();
+        // Noise replaces one value of a row; what else a model is fed comes from a retained sample.
+        let whole = self.row.noise == (0..width);
+        let guests = noise.iter().map(|n| n % self.retain.len());
+        let rows: Vec<usize> = if whole { kept.clone() } else { kept.iter().copied().chain(guests).collect() };
+        self.retain.batch(&rows, &mut x[..rows.len() * data]);
+        spread(x, rows.len(), data, width);
+        y.extend(kept.iter().flat_map(|&i| self.retain.labels_of(i)).map(|&c| i64::from(c)));
+        for (n, row) in noise.into_iter().zip(x.chunks_exact_mut(width).skip(kept.len())) {
             let source = &self.noise[n / self.samples];
             let image = (n % self.samples) % source.images;
-            let at = y.len() * row;
-            x[at..at + row].copy_from_slice(&source.values[image * row..(image + 1) * row]);
-            y.push(source.label as i64);
+            let length = self.row.noise.len();
+            row[self.row.noise.clone()].copy_from_slice(&source.values[image * length..(image + 1) * length]);
+            if let Some(flag) = self.row.flag {
+                row[flag] = 1.0;
+            }
+            y.extend(std::iter::repeat_n(source.label as i64, self.predictions()));
         }
-        x[y.len() * row..].fill(0.0);
-        y.resize(batch, -1);
+        x[numbers.len() * width..].fill(0.0);
+        y.resize(batch * self.predictions(), -1);
+    }
+}
+
+/// Moves `rows` rows of `data` elements, which lie behind each other, to places of `width` elements, zeros between them.
+fn spread(x: &mut [f32], rows: usize, data: usize, width: usize) {
+    if data == width {
+        return;
+    }
+    for row in (0..rows).rev() {
+        x.copy_within(row * data..(row + 1) * data, row * width);
+        x[row * width + data..(row + 1) * width].fill(0.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn rows_are_spread_without_treading_on_each_other() {
+        let mut x = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0, 9.0, 9.0, 9.0];
+        super::spread(&mut x, 3, 2, 3);
+        assert_eq!(x, [1.0, 2.0, 0.0, 3.0, 4.0, 0.0, 5.0, 6.0, 0.0, 9.0]);
     }
 }

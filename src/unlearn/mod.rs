@@ -12,7 +12,7 @@ pub use noise::{NoiseRun, learn};
 pub use recipe::{NoiseSettings, PhaseSettings, Recipe, Variant};
 
 use crate::{
-    data::{Dataset, Prefetch, Seeded},
+    data::{Prefetch, Seeded},
     runtime::RuntimeError,
     train::{Step, TrainError, WeightStepper},
 };
@@ -63,7 +63,7 @@ pub struct PhaseRecord {
     pub last_loss: f32,
     /// Mean of the loss over all samples, each as its step saw it.
     pub mean_loss: f64,
-    /// Share of the samples that were predicted as labelled, each as its step saw it; none for noise.
+    /// Share of the predictions that were as labelled, each as its step saw it; none for noise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
 }
@@ -89,7 +89,8 @@ pub fn train(
     let mut order = Seeded::new(seed, phase);
     let mut epoch_order = Vec::new();
     let (mut first, mut last, mut weighted, mut hits) = (f32::NAN, f32::NAN, 0.0f64, 0.0f64);
-    let (mut targets, mut sample_weights) = (vec![0.0; batch * mix.classes()], vec![0.0; batch]);
+    let rows = batch * mix.predictions();
+    let (mut targets, mut sample_weights) = (vec![0.0; rows * mix.classes()], vec![0.0; rows]);
     std::thread::scope(|scope| {
         let mut batches = Prefetch::start(scope, steps, |step, x, y| {
             if step % per_epoch == 0 {
@@ -117,6 +118,7 @@ pub fn train(
             }
         }
         let samples = mix.len() * settings.epochs;
+        let predictions = (samples * mix.predictions()) as f64;
         let seconds = started.elapsed().as_secs_f64();
         Ok(PhaseRecord {
             phase,
@@ -125,8 +127,8 @@ pub fn train(
             seconds,
             first_loss: first,
             last_loss: last,
-            mean_loss: weighted / samples as f64,
-            accuracy: Some(hits / samples as f64),
+            mean_loss: weighted / predictions,
+            accuracy: Some(hits / predictions),
         })
     })
 }
@@ -139,9 +141,4 @@ fn one_hot(labels: &[i64], classes: usize, targets: &mut [f32], weights: &mut [f
         // A padded row still needs a distribution, or its share of the loss would not be a number times 0.
         targets[i * classes + label.max(0) as usize] = 1.0;
     }
-}
-
-/// Mixes nothing in: the retain sample alone, as the repair phase takes it.
-pub fn retain_only(retain: &Dataset) -> Mix<'_> {
-    Mix::new(retain, Vec::new(), 0)
 }

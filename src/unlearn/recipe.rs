@@ -1,6 +1,6 @@
 //! Every number that decides what a run does.
 
-use crate::train::{BatchNorm, NoiseLoss, Optimizer};
+use crate::train::{BatchNorm, NoiseLoss, Optimizer, Range};
 use serde::{Deserialize, Serialize};
 
 /// Which UNSIR is run; `docs/method.md` has the differences.
@@ -24,6 +24,8 @@ pub struct NoiseSettings {
     pub lr: f64,
     /// The objective.
     pub loss: NoiseLoss,
+    /// The range that noise starts in; `None` lets the retain sample tell.
+    pub range: Option<Range>,
     /// Noise samples of each class in the impair set; the images are repeated up to this number.
     pub samples: usize,
 }

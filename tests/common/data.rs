@@ -107,7 +107,18 @@ impl Images {
     }
 }
 
-fn npy<T: npyz::AutoSerialize>(shape: &[u64], values: impl IntoIterator<Item = T>) -> Vec<u8> {
+/// An archive of arrays, each as [`npy`] writes it.
+pub fn write_arrays(path: &Path, arrays: &[(&str, Vec<u8>)]) {
+    let mut zip = ZipWriter::new(File::create(path).expect("created"));
+    for (name, array) in arrays {
+        zip.start_file(format!("{name}.npy"), SimpleFileOptions::default()).expect("started");
+        zip.write_all(array).expect("written");
+    }
+    zip.finish().expect("finished");
+}
+
+/// One array as NumPy stores it.
+pub fn npy<T: npyz::AutoSerialize>(shape: &[u64], values: impl IntoIterator<Item = T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer =
         npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd().expect("began");

@@ -14,6 +14,7 @@ mod layout;
 mod matmul;
 mod norm;
 mod pool;
+mod recurrent;
 mod reduce;
 mod resize;
 mod rounding;

@@ -208,7 +208,7 @@ fn local_response_normalization() {
 }
 
 /// Why the gradient of the first input cannot be written when one arrives at output `at`.
-fn refusal(op: &str, attrs: Attrs, shapes: &[&[usize]], outputs: &[&[usize]], at: usize) -> String {
+pub fn refusal(op: &str, attrs: Attrs, shapes: &[&[usize]], outputs: &[&[usize]], at: usize) -> String {
     let mut b = Builder::new(18);
     let names = |prefix: &str, n: usize| (0..n).map(|i| format!("{prefix}{i}")).collect::<Vec<_>>();
     let node = Node {

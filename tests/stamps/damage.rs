@@ -9,7 +9,8 @@ fn damaged_files_are_answered_not_crashed_on() {
         let folder = fixtures();
         let decoded = digest(bytes, &folder);
         let stamp = stamp::read(bytes);
-        let patched = patch_bytes(bytes, &Patch { tensors: BTreeMap::from([("W", &NEW_W[..])]), metadata: vec![] });
+        let w = new(&NEW_W);
+        let patched = patch_bytes(bytes, &Patch { tensors: BTreeMap::from([("W", &w)]), metadata: vec![] });
         (decoded.is_ok(), stamp.is_ok(), patched.is_ok())
     };
     let mut refused = 0;
@@ -185,12 +186,12 @@ fn external_weights_are_stamped_and_checked_too() {
     }
     let source = folder.path().join("external.onnx");
     // "a" shares its bytes with "d" in this fixture, so neither can be changed alone.
-    let shared = finish(&source, &out, &BTreeMap::from([("a", &[1.0f32; 4][..])])).unwrap_err();
+    let shared = finish(&source, &out, "a", &new(&[1.0; 4])).unwrap_err();
     assert!(shared.to_string().contains("shares bytes"), "{shared}");
     let mut model = ModelProto::decode(&fs::read(&source).unwrap()[..]).unwrap();
     model.graph.as_mut().unwrap().initializer.pop();
     fs::write(&source, model.encode_to_vec()).unwrap();
-    let stamped = finish(&source, &out, &BTreeMap::from([("a", &[1.0f32; 4][..])])).unwrap();
+    let stamped = finish(&source, &out, "a", &new(&[1.0; 4])).unwrap();
     assert_eq!(stamped.changed, ["a"]);
     fs::write(out.join("m.onnx"), &stamped.model).unwrap();
     let verdict = verify(&out.join("m.onnx"), Some(&source));

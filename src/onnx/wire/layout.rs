@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::table::TENSOR;
-use super::{RawField, WireError, next_field, varint, walk};
+use super::{Frame, RawField, WireError, next_field, varint, walk};
+use crate::onnx::schema::data_type;
 
 /// What holds a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +21,12 @@ pub enum Storage {
     /// Byte ranges of the file that, joined, are the row-major little-endian elements: the whole of `raw_data`, or the
     /// lists and single values of `float_data` or `double_data`.
     Inline(Vec<Range<usize>>),
+    /// The lists and single values of `int32_data`, `int64_data` or `uint64_data`: joined, one varint for each entry.
+    Varint(Vec<Frame>),
     /// Keys and values of `external_data`, unchecked.
     External(Vec<(String, String)>),
-    /// Anything else: integers and strings in typed fields, or two storages at once. Not patchable.
+    /// Anything else: strings, a typed field that is not the one for the element type, two storages at once. Not
+    /// patchable.
     Other,
 }
 
@@ -41,6 +45,8 @@ pub struct TensorSpan {
     pub dims: Vec<i64>,
     /// Where the elements are.
     pub storage: Storage,
+    /// The messages around the elements, from the graph down to the tensor itself.
+    pub enclosing: Vec<Frame>,
 }
 
 /// One entry of the model's `metadata_props`.
@@ -70,7 +76,7 @@ pub fn layout(bytes: &[u8]) -> Result<Layout, WireError> {
     let mut found = Layout::default();
     walk(bytes, &mut |message, range| {
         if std::ptr::eq(message, &raw const TENSOR) {
-            let tensor = tensor(bytes, range);
+            let tensor = tensor(bytes, range, Vec::new());
             if let Storage::External(entries) = tensor.storage {
                 found.external.push((tensor.name, entries));
             }
@@ -78,7 +84,7 @@ pub fn layout(bytes: &[u8]) -> Result<Layout, WireError> {
     })?;
     for field in fields(bytes, 0..bytes.len()) {
         match field.number {
-            GRAPH => graph(bytes, field.value, &mut found.tensors),
+            GRAPH => graph(bytes, &field, &mut found.tensors),
             METADATA_PROPS => {
                 let (key, value) = entry(bytes, field.value.clone());
                 let span = field.start..field.value.end;
@@ -96,17 +102,18 @@ const METADATA_PROPS: u32 = 14;
 const GRAPH_NODE: u32 = 1;
 const GRAPH_INITIALIZER: u32 = 5;
 
-fn graph(bytes: &[u8], range: Range<usize>, tensors: &mut Vec<TensorSpan>) {
+fn graph(bytes: &[u8], graph: &RawField, tensors: &mut Vec<TensorSpan>) {
     let (mut nodes, mut initializers) = (0, 0);
-    for field in fields(bytes, range) {
+    for field in fields(bytes, graph.value.clone()) {
         match field.number {
             GRAPH_INITIALIZER => {
                 let path = format!("graph.initializer[{initializers}]");
-                tensors.push(TensorSpan { path, ..tensor(bytes, field.value) });
+                let enclosing = vec![Frame::of(graph), Frame::of(&field)];
+                tensors.push(TensorSpan { path, ..tensor(bytes, field.value, enclosing) });
                 initializers += 1;
             }
             GRAPH_NODE => {
-                tensors.extend(constant(bytes, field.value, nodes));
+                tensors.extend(constant(bytes, graph, &field, nodes));
                 nodes += 1;
             }
             _ => {}
@@ -115,9 +122,9 @@ fn graph(bytes: &[u8], range: Range<usize>, tensors: &mut Vec<TensorSpan>) {
 }
 
 /// The tensor of a Constant node with attribute `value`.
-fn constant(bytes: &[u8], range: Range<usize>, index: usize) -> Option<TensorSpan> {
-    let (mut output, mut op_type, mut domain, mut attribute, mut place) = ("", "", "", None, 0);
-    for field in fields(bytes, range) {
+fn constant(bytes: &[u8], graph: &RawField, node: &RawField, index: usize) -> Option<TensorSpan> {
+    let (mut output, mut op_type, mut domain, mut found, mut place) = ("", "", "", None, 0);
+    for field in fields(bytes, node.value.clone()) {
         match field.number {
             2 if output.is_empty() => output = text(bytes, &field),
             4 => op_type = text(bytes, &field),
@@ -125,48 +132,70 @@ fn constant(bytes: &[u8], range: Range<usize>, index: usize) -> Option<TensorSpa
             5 => {
                 let mut inner = fields(bytes, field.value.clone());
                 if inner.any(|f| f.number == 1 && text(bytes, &f) == "value") {
-                    attribute = fields(bytes, field.value).find(|f| f.number == 5).map(|f| (place, f.value));
+                    let value = fields(bytes, field.value.clone()).find(|f| f.number == 5);
+                    found = value.map(|value| (place, field, value));
                 }
                 place += 1;
             }
             _ => {}
         }
     }
-    let (place, value) = attribute.filter(|_| op_type == "Constant" && matches!(domain, "" | "ai.onnx"))?;
+    let (place, attribute, value) = found.filter(|_| op_type == "Constant" && matches!(domain, "" | "ai.onnx"))?;
+    let enclosing = [graph, node, &attribute, &value].map(Frame::of).to_vec();
     Some(TensorSpan {
         name: output.into(),
         holder: Holder::Constant,
         path: format!("graph.node[{index}].attribute[{place}].t"),
-        ..tensor(bytes, value)
+        ..tensor(bytes, value.value, enclosing)
     })
 }
 
+/// The number of the typed field that holds elements of a type (onnx.proto, `TensorProto`).
+fn typed_field(element_type: i32) -> u32 {
+    const COMPLEX64: i32 = 14;
+    const COMPLEX128: i32 = 15;
+    match element_type {
+        data_type::FLOAT | COMPLEX64 => 4,
+        data_type::DOUBLE | COMPLEX128 => 10,
+        data_type::INT64 => 7,
+        data_type::UINT32 | data_type::UINT64 => 11,
+        data_type::STRING => 6,
+        _ => 5,
+    }
+}
+
 /// Reads a `TensorProto` without its elements.
-fn tensor(bytes: &[u8], range: Range<usize>) -> TensorSpan {
+fn tensor(bytes: &[u8], range: Range<usize>, enclosing: Vec<Frame>) -> TensorSpan {
     let (mut name, mut data_type, mut dims) = ("", 0, Vec::new());
     let (mut raw, mut typed, mut entries, mut other) = (Vec::new(), Vec::new(), Vec::new(), false);
     for field in fields(bytes, range) {
         match field.number {
             1 => dims.extend(varints(bytes, field.value).map(|v| v as i64)),
             2 => data_type = varints(bytes, field.value).next().unwrap_or(0) as i32,
-            4 | 10 if !field.value.is_empty() => typed.push(field.value),
+            4 | 5 | 7 | 10 | 11 if !field.value.is_empty() => typed.push(field),
             8 => name = text(bytes, &field),
             9 if !field.value.is_empty() => raw.push(field.value),
             13 => {
                 let (key, value) = entry(bytes, field.value);
                 entries.push((key.into(), value.into()));
             }
-            3 | 5 | 6 | 7 | 11 => other = true,
+            3 | 6 => other = true,
             _ => {}
         }
     }
+    let own = typed_field(data_type);
+    let other = other || typed.iter().any(|field| field.number != own);
     let storage = match (raw.is_empty(), typed.is_empty(), entries.is_empty(), other) {
         (_, true, true, false) => Storage::Inline(raw),
-        (true, false, true, false) => Storage::Inline(typed),
+        (true, false, true, false) if matches!(own, 5 | 7 | 11) => {
+            Storage::Varint(typed.iter().map(Frame::of).collect())
+        }
+        (true, false, true, false) => Storage::Inline(typed.into_iter().map(|field| field.value).collect()),
         (true, true, false, false) => Storage::External(entries),
         _ => Storage::Other,
     };
-    TensorSpan { name: name.into(), holder: Holder::Initializer, path: String::new(), data_type, dims, storage }
+    let (name, path) = (name.into(), String::new());
+    TensorSpan { name, holder: Holder::Initializer, path, data_type, dims, storage, enclosing }
 }
 
 /// Key and value of a metadata or external data entry.
@@ -196,7 +225,8 @@ fn text<'a>(bytes: &'a [u8], field: &RawField) -> &'a str {
     std::str::from_utf8(&bytes[field.value.clone()]).unwrap_or_default()
 }
 
-fn varints(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = u64> {
+/// The varints in a range that the walk has accepted.
+pub(in crate::onnx) fn varints(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = u64> {
     let mut at = range.start;
     std::iter::from_fn(move || {
         let (value, next) = (at < range.end).then(|| varint(bytes, at, range.end).ok()).flatten()?;
@@ -216,7 +246,12 @@ mod tests {
         assert_eq!(number(&table::MODEL, "metadata_props"), Some(super::METADATA_PROPS));
         assert_eq!(number(&table::GRAPH, "node"), Some(super::GRAPH_NODE));
         assert_eq!(number(&table::GRAPH, "initializer"), Some(super::GRAPH_INITIALIZER));
-        for (name, expected) in [("float_data", 4), ("double_data", 10), ("raw_data", 9), ("name", 8), ("dims", 1)] {
+        for (name, expected) in [("raw_data", 9), ("name", 8), ("dims", 1), ("data_type", 2), ("external_data", 13)] {
+            assert_eq!(number(&table::TENSOR, name), Some(expected), "{name}");
+        }
+        let typed = ["float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"];
+        let of_types = [1, 10, 8, 7, 11, 13].map(super::typed_field);
+        for (name, expected) in typed.into_iter().zip(of_types) {
             assert_eq!(number(&table::TENSOR, name), Some(expected), "{name}");
         }
         for (name, expected) in [("output", 2), ("op_type", 4), ("domain", 7), ("attribute", 5)] {

@@ -1,8 +1,11 @@
 //! `forget`: what a run writes and says, what it is run on, and everything it refuses.
 
+mod batch;
 mod classes;
 mod data;
 mod hardware;
+mod heads;
+mod inputs;
 mod models;
 mod output;
 mod refused_data;

@@ -108,19 +108,12 @@ fn no_classifier_head() {
         vec![b.op("ArgMax", &[&scores], &[("axis", Attr::Int(1)), ("keepdims", Attr::Int(0))], &[1])]
     };
     refused_build(argmax, &["no classifier head", "\"ArgMax\" ends in ArgMax", "one score per class"]);
-    let sigmoid = |b: &mut Builder, x: Value| {
-        let scores = dense(b, &x, 10);
-        vec![b.op("Sigmoid", &[&scores], &[], &[1, 10])]
+    let rank_four = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 12);
+        let shape = b.constant(Tensor::ints(&[-1, 3, 2, 2]));
+        vec![b.op("Reshape", &[&scores, &shape], &[], &[1, 3, 2, 2])]
     };
-    refused_build(sigmoid, &["no classifier head", "ends in Sigmoid", "independent scores"]);
-    let rank_three = |b: &mut Builder, x: Value| {
-        let scores = dense(b, &x, 10);
-        let shape = b.constant(Tensor::ints(&[-1, 5, 2]));
-        vec![b.op("Reshape", &[&scores, &shape], &[], &[1, 5, 2])]
-    };
-    refused_build(rank_three, &["no classifier head", "shape [2, 5, 2]", "[batch, classes]"]);
-    let one_score = |b: &mut Builder, x: Value| vec![dense(b, &x, 1)];
-    refused_build(one_score, &["no classifier head", "shape [2, 1]", "at least two classes"]);
+    refused_build(rank_four, &["no classifier head", "shape [2, 3, 2, 2]", "[batch, classes]"]);
 }
 
 #[test]
@@ -261,12 +254,13 @@ fn inputs_that_cannot_be_fed() {
         vec![dense(b, &masked, 10)]
     };
     models::write(&path, two, |_| {});
-    refused(&path, &["depend on several inputs (input, mask); models with one input are supported"]);
-    let double = |graph: &mut onnx_unlearn::graph::Graph| {
-        graph.inputs[0].dtype = Some(onnx_unlearn::tensor::DType::F64);
-    };
-    models::write(&path, |b, x| vec![dense(b, &x, 10)], double);
-    refused(&path, &["input \"input\" has element type float64; models with a float32 input are supported"]);
+    refused(&path, &["depend on several inputs (input, mask); say which one holds the samples with --input NAME"]);
+    let unknown = Forget::new(&path).set("--input", "picture");
+    unknown.run().fails(&["depend on no input \"picture\"; they depend on input, mask"]);
+    let absent = Forget::new(&path).set("--input", "input");
+    absent.run().fails(&["--retain", "holds no array `mask`, only `x`, `y`"]);
+    let wordy = Forget::new(&path).set("--input", "input").set("--constant", "mask=all");
+    wordy.run().fails(&["--constant mask=all: expected NAME=VALUE"]);
 }
 
 #[test]

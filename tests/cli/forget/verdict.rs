@@ -70,6 +70,7 @@ fn json_is_all_that_stands_on_stdout_and_holds_the_report() {
             "head",
             "limitations",
             "measured",
+            "noise",
             "noise_objective",
             "parameters",
             "phases",

@@ -11,7 +11,6 @@ use crate::{
     onnx,
     provenance::stamp::{self, Source, StampInfo, Stamped},
     report::{CheckRecord, Measured},
-    tensor::Tensor,
     train::Weights,
 };
 use anyhow::{Context, Result};
@@ -36,7 +35,7 @@ impl Job<'_> {
         let params = stamp::params_digest(&self.parameters())?;
         let info = StampInfo { forget, method: "unsir".into(), params };
         let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
-        let stamped = stamp::finish(&source, &folder, &values(&work.weights), info)?;
+        let stamped = stamp::finish(&source, &folder, &values(&self.network.write_back(&work.weights)?), info)?;
         let path = folder.join(output::MODEL);
         output::write(&path, &stamped.model)?;
         let mut classifier = self.classifier(&path)?;
@@ -48,13 +47,15 @@ impl Job<'_> {
     }
 
     fn classifier(&self, path: &Path) -> Result<Classifier<'_>> {
-        let head = &self.network.head;
+        let (head, inputs) = (&self.network.head, &self.network.inputs);
+        let batch = self.input.batch.unwrap_or(EVAL_BATCH);
         Ok(Classifier {
             session: self.runtime.engine.session_from_file(path)?,
-            input: &self.network.input,
+            inputs: std::iter::once(&inputs.main).chain(&inputs.further).map(|p| p.name.clone()).collect(),
+            constants: self.network.constants_at(batch)?,
             output: &head.output,
             scores: Scores::of(head.behind.as_deref()),
-            batch: self.input.batch.unwrap_or(EVAL_BATCH),
+            batch,
         })
     }
 
@@ -66,7 +67,8 @@ impl Job<'_> {
 
     /// Measures weights as they would be in a file: written into a copy of the source.
     pub(super) fn evaluate_weights(&self, folder: &Path, weights: &Weights) -> Result<Evaluation> {
-        let patch = onnx::patch::Patch { tensors: values(weights), metadata: Vec::new() };
+        let tensors = self.network.write_back(weights)?;
+        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
         let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
         let from = folder_of(&self.args.model);
         for external in &patched.external {
@@ -84,15 +86,16 @@ impl Job<'_> {
         let n = self.input.batch.unwrap_or(self.args.gates.check_samples.min(data.len()));
         // Spread over the data, which is often sorted by class.
         let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
-        let mut x = vec![0.0; n * data.sample_len()];
-        data.batch(&rows, &mut x);
-        let mut shape = vec![n];
-        shape.extend(data.sample_shape());
-        let x = Tensor::f32(shape, x);
-        let ours = classifier.run(&x)?;
+        let usual = classifier.batch;
+        classifier.batch = n;
+        classifier.constants = self.network.constants_at(n)?;
+        let feeds = classifier.feeds(data, &rows);
+        let ours = classifier.run(&feeds)?;
+        classifier.batch = usual;
+        classifier.constants = self.network.constants_at(usual)?;
         let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
-        let compared = check::run(path, classifier.input, classifier.output, &x)
-            .and_then(|theirs| check::compare(&theirs, &ours, tolerance));
+        let compared =
+            check::run(path, &feeds, classifier.output).and_then(|theirs| check::compare(&theirs, &ours, tolerance));
         Ok(match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
             Err(e @ (CheckError::Load(_) | CheckError::Run(_) | CheckError::Shape { .. })) => {

@@ -12,7 +12,8 @@ use crate::{
     onnx::Model,
     provenance::digest::Digests,
     report::{DataRecord, Gates, Parameters, Warning},
-    train::{Network, Weights},
+    tensor::Tensor,
+    train::Network,
     unlearn::Recipe,
 };
 use anyhow::Result;
@@ -73,8 +74,8 @@ impl Job<'_> {
     }
 }
 
-fn values(weights: &Weights) -> BTreeMap<&str, &[f32]> {
-    weights.iter().filter_map(|(name, t)| t.as_f32().map(|v| (name.as_str(), v))).collect()
+fn values(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<&str, &Tensor> {
+    tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
 }
 
 fn folder_of(file: &Path) -> &Path {

@@ -13,8 +13,8 @@ use crate::{
         printer::Printer,
     },
     report::{
-        CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, Notebook, Report, SCHEMA_VERSION, TrainedTensor,
-        Verdict,
+        CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, SCHEMA_VERSION,
+        TrainedTensor, Verdict,
     },
     train::Weights,
     unlearn::Variant,
@@ -98,6 +98,11 @@ impl Job<'_> {
             frozen: frozen.cloned().collect(),
             data: DataRecord { retain: self.data.retain.clone(), eval: self.data.eval.clone() },
             phases: work.phases.clone(),
+            noise: NoiseRecord {
+                site: self.network.site.clone(),
+                range: work.range,
+                measured: self.recipe.noise.range.is_none(),
+            },
             noise_objective: work.objective.clone(),
             measured: finished.measured.clone(),
             notebook: (self.recipe.variant == Variant::Reference)
@@ -111,10 +116,10 @@ impl Job<'_> {
 
     fn trained_tensor(&self, name: &str, source: &Weights, weights: &Weights) -> TrainedTensor {
         let stored = self.model.graph.constants.get(name);
-        let before = source.get(name).or(stored).and_then(|t| t.as_f32()).unwrap_or_default();
-        let after = weights.get(name).and_then(|t| t.as_f32()).unwrap_or_default();
+        let before = source.get(name).or(stored).map(|t| t.to_f32s()).unwrap_or_default();
+        let after = weights.get(name).map(|t| t.to_f32s()).unwrap_or_default();
         let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-        let change = norm(&mut before.iter().zip(after).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+        let change = norm(&mut before.iter().zip(&after).map(|(&a, &b)| f64::from(a) - f64::from(b)));
         let size = norm(&mut before.iter().map(|&a| f64::from(a)));
         TrainedTensor {
             name: name.to_owned(),

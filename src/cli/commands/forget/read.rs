@@ -4,11 +4,12 @@ use super::{Job, folder_of, values};
 use crate::{
     cli::{args::ForgetArgs, commands::session, commands::session::Opened, plan, printer::Printer},
     data::{self, ClassNames, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
+    graph::Port,
     onnx,
     provenance::{digest::digest, stamp},
     report::{DataRecord, Warning},
     tensor::Tensor,
-    train::{BatchNorm, Network},
+    train::{BatchNorm, InputChoice, Layout, Network},
     unlearn::Variant,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -16,17 +17,19 @@ use std::path::Path;
 
 impl<'a> Job<'a> {
     pub(super) fn read(args: &'a ForgetArgs, printer: Printer) -> Result<Self> {
-        let preprocess = plan::preprocess(&args.preprocess)?;
+        let mut preprocess = plan::preprocess(&args.preprocess)?;
+        let choice = InputChoice { input: args.input.as_deref(), constants: plan::constants(&args.constants)? };
         let gates = plan::gates(&args.gates)?;
         let model = onnx::read(&args.model)?;
         let folder = folder_of(&args.model);
         // A model that cannot be stamped is refused before the work, not after it.
         let source =
             digest(&model.bytes, folder).with_context(|| format!("{}: cannot be stamped", args.model.display()))?;
-        let network = Network::new(&model, args.output.as_deref())?;
+        let network = Network::with(&model, args.output.as_deref(), &choice)?;
         // So is one whose weights cannot be written back.
         let weights = network.weights()?;
-        let patch = onnx::patch::Patch { tensors: values(&weights), metadata: Vec::new() };
+        let tensors = network.write_back(&weights)?;
+        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
         onnx::patch::patch_bytes(&model.bytes, &patch).with_context(|| args.model.display().to_string())?;
         let runtime = session::open(&args.engine)?;
         printer.note(runtime.describe());
@@ -35,10 +38,13 @@ impl<'a> Job<'a> {
             warnings.push(Warning::AlreadyStamped(earlier.forget));
         }
 
-        let port = model.graph.inputs.iter().find(|p| p.name == network.input);
-        let dims = port.and_then(|p| p.dims.as_deref()).unwrap_or_default();
-        let input = InputSpec::with_batch(&network.input, dims);
-        let classes = count_classes(&runtime, &network, &input, &preprocess)?;
+        let input = spec(&network.inputs.main);
+        let further: Vec<InputSpec> = network.inputs.further.iter().map(spec).collect();
+        if input.integers {
+            preprocess = raw(preprocess, &input.name)?;
+        }
+        let layout = try_shapes(&runtime, &network, &input, &further, &preprocess)?;
+        let classes = layout.classes;
         let given = args.labels.as_deref().map(ClassNames::from_file).transpose()?;
         if let Some(names) = &given {
             names.check(classes).with_context(|| {
@@ -60,6 +66,8 @@ impl<'a> Job<'a> {
                 drop,
                 per_class,
                 input: input.clone(),
+                further: &further,
+                predictions: layout.predictions,
                 preprocess: &preprocess,
             };
             data::load(&plan).with_context(|| format!("{flag} {}", path.display()))
@@ -70,7 +78,7 @@ impl<'a> Job<'a> {
         let (eval, eval_summary) = eval.map_or((None, None), |(data, summary)| (Some(data), Some(summary)));
         if let Some(eval) = &eval {
             ensure!(
-                eval.sample_shape() == retain.sample_shape(),
+                eval.sample_shape() == retain.sample_shape() && eval.further() == retain.further(),
                 "--eval holds samples of shape {:?}, --retain of shape {:?}",
                 eval.sample_shape(),
                 retain.sample_shape()
@@ -185,21 +193,52 @@ fn channels(data: &Dataset) -> Option<usize> {
     }
 }
 
-/// Number of classes, from one run on zeros: two samples, so that a graph with a batch of one inside is found out here.
-fn count_classes(runtime: &Opened, network: &Network, input: &InputSpec, preprocess: &Preprocess) -> Result<usize> {
-    let open: Vec<usize> = (0..input.dims.len()).filter(|&i| input.dims[i].is_none()).collect();
-    let mut shape: Vec<usize> = vec![input.batch.unwrap_or(2)];
-    let sides = match (open.as_slice(), preprocess.resize) {
-        ([], _) => Vec::new(),
-        ([_, _], Some((h, w))) => vec![h, w],
-        _ => bail!(
-            "input {:?} leaves the length of {} axes open; fix the image size with --resize HxW",
-            input.name,
-            open.len()
-        ),
+/// What the data has to look like for an input.
+fn spec(port: &Port) -> InputSpec {
+    let integers = port.dtype.is_some_and(|t| !t.is_float());
+    InputSpec { integers, ..InputSpec::with_batch(&port.name, port.dims.as_deref().unwrap_or_default()) }
+}
+
+/// Integers are taken as they are: a byte is its value from 0 to 255.
+fn raw(preprocess: Preprocess, input: &str) -> Result<Preprocess> {
+    for (flag, given) in [
+        ("--mean", !preprocess.mean.is_empty()),
+        ("--std", !preprocess.std.is_empty()),
+        ("--scale", preprocess.scale.is_some()),
+    ] {
+        ensure!(!given, "{flag}: input {input:?} takes integers, which are not scaled; leave the flag out");
+    }
+    Ok(Preprocess { scale: Some(1.0), ..preprocess })
+}
+
+/// Length that an open axis which is no side of an image gets in the trial.
+const TRIAL_LENGTH: usize = 16;
+
+/// How the scores are laid out, from one run on zeros: two samples, so that a graph with a batch of one inside is found
+/// out here.
+fn try_shapes(
+    runtime: &Opened,
+    network: &Network,
+    input: &InputSpec,
+    further: &[InputSpec],
+    preprocess: &Preprocess,
+) -> Result<Layout> {
+    let batch = input.batch.unwrap_or(2);
+    let shape = |input: &InputSpec, open: &[usize]| -> Vec<usize> {
+        let mut sides = open.iter().copied();
+        let length = |d: &Option<usize>| d.unwrap_or_else(|| sides.next().unwrap_or(TRIAL_LENGTH));
+        std::iter::once(batch).chain(input.dims.iter().map(length)).collect()
     };
-    let mut sides = sides.into_iter();
-    shape.extend(input.dims.iter().map(|d| d.or_else(|| sides.next()).unwrap_or(1)));
-    let trial = network.at_batch(&runtime.engine, &Tensor::zeros(shape), BatchNorm::Frozen)?;
-    Ok(trial.classes)
+    let open = input.dims.iter().filter(|d| d.is_none()).count();
+    let main = match (open, preprocess.resize) {
+        (2, Some((h, w))) => shape(input, &[h, w]),
+        (2.., _) if input.dims.len() == 3 && !input.integers => {
+            bail!("input {:?} leaves the length of {open} axes open; fix the image size with --resize HxW", input.name)
+        }
+        _ => shape(input, &[]),
+    };
+    let zeros = |name: &str, shape: Vec<usize>| (name.to_owned(), Tensor::zeros(shape));
+    let mut samples = vec![zeros(&input.name, main)];
+    samples.extend(further.iter().map(|f| zeros(&f.name, shape(f, &[]))));
+    Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.layout)
 }

@@ -6,7 +6,7 @@ use crate::{
     evaluate::Evaluation,
     report::{Warning, percent},
     tensor::Tensor,
-    train::{BatchedNetwork, Weights},
+    train::{BatchedNetwork, Range, Site, Weights},
     unlearn::{self, Mix, NoiseRun, PhaseRecord, UnlearnError},
 };
 use anyhow::Result;
@@ -16,6 +16,7 @@ pub(super) struct Work {
     pub weights: Weights,
     pub phases: Vec<PhaseRecord>,
     pub objective: Vec<Vec<f32>>,
+    pub range: Range,
     pub before: Evaluation,
     pub after_impair: Evaluation,
     pub warning: Option<Warning>,
@@ -34,15 +35,21 @@ impl Job<'_> {
             printer.warning(warning);
         }
 
+        let range;
         let noise = {
             let statistics = self.recipe.noise_batch_norm();
-            let network = self.network.at_batch(engine, &self.sample(self.recipe.noise.images), statistics)?;
-            unlearn::learn(&network, &source, &self.recipe, &mut progress)?
+            let rows = self.rows(self.recipe.noise.images);
+            let network = self.network.at_batch_of(engine, self.samples(&rows), statistics)?;
+            range = network.range(&source, self.recipe.noise.range, &rows)?;
+            printer.note(self.noise_note(range));
+            unlearn::learn(&network, &source, &self.recipe, range, &rows, &mut progress)?
         };
-        let network = self.network.at_batch(engine, &self.sample(self.recipe.batch_size), self.recipe.batch_norm)?;
+        let rows = self.rows(self.recipe.batch_size);
+        let network = self.network.at_batch_of(engine, self.samples(&rows), self.recipe.batch_norm)?;
+        let recipe = &self.recipe;
         let mut start = source.clone();
         start.extend(noise.statistics.clone());
-        let mut stepper = network.weight_stepper(&start, self.recipe.optimizer, self.recipe.clip_norm)?;
+        let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
         let mut phases = noise.records.clone();
         let mut pass = |mix: &Mix<'_>, settings, phase| -> Result<Weights, UnlearnError> {
             let (batch, seed) = (self.recipe.batch_size, self.recipe.seed);
@@ -51,7 +58,7 @@ impl Job<'_> {
         };
         let impaired = pass(&self.impair_mix(&noise, &network), self.recipe.impair, "impair")?;
         let after_impair = self.evaluate_weights(&output.scratch("impaired")?, &impaired)?;
-        let weights = pass(&unlearn::retain_only(&self.retain), self.recipe.repair, "repair")?;
+        let weights = pass(&Mix::retain_only(&self.retain, network.row.clone()), self.recipe.repair, "repair")?;
         progress.finish();
         for phase in &phases {
             printer.note(format!(
@@ -65,23 +72,59 @@ impl Job<'_> {
                 phase.accuracy.map_or(String::new(), |a| format!(", training accuracy {}", percent(a)))
             ));
         }
-        Ok(Work { weights, phases, objective: noise.objective, before, after_impair, warning })
+        Ok(Work { weights, phases, objective: noise.objective, range, before, after_impair, warning })
+    }
+
+    fn noise_note(&self, range: Range) -> String {
+        let place = match &self.network.site {
+            Site::Input => format!("input {}", self.network.input),
+            Site::Value { name, node } => format!(
+                "{name}, what node {node} makes of the integers of input {} (there is no noise of integers)",
+                self.network.input
+            ),
+        };
+        let source = match self.recipe.noise.range {
+            Some(_) => "as given",
+            None if range == Range::NORMALISED => "normalised, as the retain sample shows",
+            None => "as the retain sample shows",
+        };
+        format!(
+            "noise is learned for {place}; values there: mean {:.3}, standard deviation {:.3} ({source})",
+            range.center, range.spread
+        )
     }
 
     fn impair_mix<'m>(&'m self, noise: &NoiseRun, network: &BatchedNetwork<'_>) -> Mix<'m> {
-        let channels = network.input_shape().get(1).copied().unwrap_or(1);
+        let channels = network.noise_shape().get(1).copied().unwrap_or(1);
         let used = self.recipe.noise_images_used(channels);
         let entries = noise.noise.iter().map(|(class, z)| (self.recipe.noise_label(*class), z, used)).collect();
-        Mix::new(&self.retain, entries, self.recipe.noise.samples)
+        Mix::new(&self.retain, network.row.clone(), entries, self.recipe.noise.samples)
     }
 
-    /// One batch of retain samples, repeated where there are fewer.
-    fn sample(&self, batch: usize) -> Tensor {
-        let rows: Vec<usize> = (0..batch).map(|i| i % self.retain.len()).collect();
-        let mut x = vec![0.0; batch * self.retain.sample_len()];
-        self.retain.batch(&rows, &mut x);
-        let mut shape = vec![batch];
-        shape.extend(self.retain.sample_shape());
-        Tensor::f32(shape, x)
+    /// One batch of retain samples, flat, repeated where there are fewer.
+    fn rows(&self, batch: usize) -> Vec<f32> {
+        let numbers: Vec<usize> = (0..batch).map(|i| i % self.retain.len()).collect();
+        let mut rows = vec![0.0; batch * self.retain.sample_len()];
+        self.retain.batch(&numbers, &mut rows);
+        rows
+    }
+
+    /// Rows taken apart, a batch for each input.
+    fn samples(&self, rows: &[f32]) -> Vec<(String, Tensor)> {
+        let width = self.retain.sample_len();
+        let batch = rows.len() / width;
+        let further = self.retain.further();
+        let main = (self.network.input.as_str(), self.retain.sample_shape());
+        let parts = std::iter::once(main).chain(further.iter().map(|f| (f.name.as_str(), f.shape.as_slice())));
+        let mut at = 0;
+        parts
+            .map(|(name, shape)| {
+                let length: usize = shape.iter().product();
+                let values = rows.chunks_exact(width).flat_map(|row| &row[at..at + length]).copied().collect();
+                at += length;
+                let shape: Vec<usize> = std::iter::once(batch).chain(shape.iter().copied()).collect();
+                (name.to_owned(), Tensor::f32(shape, values))
+            })
+            .collect()
     }
 }

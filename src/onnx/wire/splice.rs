@@ -1,0 +1,78 @@
+//! Puts other bytes into places of a message, and the new lengths into the length prefixes around them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use prost::encoding::encode_varint;
+
+use super::RawField;
+
+/// A field and the length that stands before its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Where the length stands; empty for a number, which has none.
+    pub length: Range<usize>,
+    /// Where the value stands.
+    pub value: Range<usize>,
+}
+
+impl Frame {
+    pub(super) fn of(field: &RawField) -> Self {
+        Self { length: field.length.clone(), value: field.value.clone() }
+    }
+}
+
+/// Changes to a message, collected in any order and made all at once. All places are those of the unchanged bytes.
+#[derive(Default)]
+pub(in crate::onnx) struct Splice {
+    /// Where a changed place begins; where it ends and what goes there.
+    edits: BTreeMap<usize, (usize, Vec<u8>)>,
+    /// The frames around changed places, by where their values begin.
+    frames: BTreeMap<usize, Frame>,
+}
+
+impl Splice {
+    /// Replaces the bytes of `place`, which overlaps no other place. The frames around it must be named where the
+    /// number of bytes may change.
+    pub fn put(&mut self, place: Range<usize>, bytes: Vec<u8>) {
+        self.edits.insert(place.start, (place.end, bytes));
+    }
+
+    /// Names a frame around a changed place; naming it again changes nothing.
+    pub fn inside(&mut self, frame: &Frame) {
+        if !frame.length.is_empty() {
+            self.frames.insert(frame.value.start, frame.clone());
+        }
+    }
+
+    /// The changed bytes. A length that did not change keeps its bytes, every other one is a varint of minimal length.
+    pub fn apply(mut self, source: &[u8]) -> Vec<u8> {
+        // An inner frame begins later than an outer one. So it comes first, and its own length, which lies in the outer
+        // one's value, may grow in time to be counted there.
+        for frame in std::mem::take(&mut self.frames).into_values().rev() {
+            let (mut gone, mut new) = (0, 0);
+            for (start, (end, bytes)) in self.edits.range(frame.value.clone()) {
+                gone += end - start;
+                new += bytes.len();
+            }
+            if gone != new {
+                let mut length = Vec::new();
+                encode_varint((frame.value.len() - gone + new) as u64, &mut length);
+                self.put(frame.length, length);
+            }
+        }
+        let (gone, new) = self
+            .edits
+            .iter()
+            .fold((0, 0), |(gone, new), (start, (end, bytes))| (gone + end - start, new + bytes.len()));
+        let mut out = Vec::with_capacity(source.len() - gone + new);
+        let mut at = 0;
+        for (start, (end, bytes)) in self.edits {
+            out.extend_from_slice(&source[at..start]);
+            out.extend(bytes);
+            at = end;
+        }
+        out.extend_from_slice(&source[at..]);
+        out
+    }
+}
