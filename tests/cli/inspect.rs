@@ -41,6 +41,9 @@ fn json_says_the_same() {
     assert_eq!(external["external_files"], serde_json::json!(["fashion-mnist-external.data"]));
     let parameters = |name| inspect(name, &["--json"]).json()["parameters"].as_u64();
     assert_eq!(parameters("fashion-mnist-constants"), parameters("fashion-mnist"));
+    // Functions are shown as the operators they are made of.
+    let operators = |name| inspect(name, &["--json"]).json()["operators"].clone();
+    assert_eq!(operators("fashion-mnist-functions"), operators("fashion-mnist"));
 }
 
 #[test]
