@@ -8,6 +8,7 @@
 
 mod activation;
 pub mod conv;
+mod einsum;
 mod elementwise;
 mod emit;
 mod gather;
@@ -138,6 +139,7 @@ const FAMILIES: &[&[Op]] = &[
     layout::OPS,
     gather::OPS,
     recurrent::OPS,
+    einsum::OPS,
 ];
 
 /// The record of a node's operator; operators of other domains have none.

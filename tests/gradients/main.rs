@@ -5,6 +5,7 @@ mod activation;
 mod common;
 mod complete;
 mod conv;
+mod einsum;
 mod elementwise;
 mod gather;
 mod harness;
