@@ -21,7 +21,7 @@ fn check_at(opset: i64, equation: &'static str, shapes: &[&[usize]]) {
 
 #[test]
 fn einsum() {
-    for opset in [12, 13, 18, 22] {
+    for opset in [12, 13, 18, 22, 23] {
         check_at(opset, "ij,jk->ik", &[&[2, 3], &[3, 4]]);
         check_at(opset, "...ij,...jk", &[&[2, 2, 3], &[2, 3, 2]]);
     }
