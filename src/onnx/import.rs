@@ -169,6 +169,7 @@ impl Reader<'_> {
         }
         graph.inputs = proto.input.iter().filter(|i| !graph.constants.contains_key(i.name())).map(port).collect();
         graph.outputs = proto.output.iter().map(port).collect();
+        graph.sort();
         Ok(graph)
     }
 
