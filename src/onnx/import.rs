@@ -169,6 +169,7 @@ impl Reader<'_> {
         }
         graph.inputs = proto.input.iter().filter(|i| !graph.constants.contains_key(i.name())).map(port).collect();
         graph.outputs = proto.output.iter().map(port).collect();
+        graph.sort();
         Ok(graph)
     }
 
@@ -221,6 +222,11 @@ impl Reader<'_> {
         if let Some((attr, Attr::Other(kind))) = node.attrs.iter().find(|(_, v)| matches!(v, Attr::Other(_))) {
             return Ok(Err(format!(
                 "node {label}: attribute {attr} holds a {kind}, which training cannot pass through"
+            )));
+        }
+        if node.domain == "com.microsoft.nchwc" {
+            return Ok(Err(format!(
+                "node {label}: ONNX Runtime has laid the file out for one kind of processor; use the file it was made from"
             )));
         }
         if !node.domain.is_empty() && node.domain != "com.microsoft" {

@@ -1,17 +1,21 @@
 //! Every form a model file can have: each is trained, and each keeps every byte that is not a weight.
 
 use crate::common::{
-    model,
+    model, models,
     program::{Forget, run},
     proto::*,
     temporary,
 };
-use onnx_unlearn::onnx::{
-    schema::*,
-    wire::{Storage, layout},
+use onnx_unlearn::{
+    graph::{Builder, Value},
+    onnx::{
+        schema::*,
+        wire::{Storage, layout},
+    },
+    tensor::Tensor,
 };
 use prost::Message;
-use std::{collections::BTreeSet, fs, ops::Range, path::Path};
+use std::{collections::BTreeSet, fs, ops::Range, path::Path, sync::Arc};
 
 /// Forgets with `name`, verifies the result against its source and compares them byte by byte.
 fn trained_in_place(name: &str, flags: &[&str]) -> serde_json::Value {
@@ -190,6 +194,53 @@ fn the_form_of_the_file_does_not_change_the_training() {
     for name in ["fashion-mnist-external", "fashion-mnist-constants", "fashion-mnist-float-data"] {
         assert_eq!(trained(name), plain, "{name}");
     }
+}
+
+#[test]
+fn weights_before_rounding_stay_and_a_warning_says_so() {
+    let folder = temporary();
+    let path = folder.path().join("binary.onnx");
+    models::write(&path, models::binary_weights, |_| {});
+    let forget = Forget::new(&path).flag("--keep-failed");
+    let ran = forget.run();
+    assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
+    ran.says(&["warning: the derivative of \"Sign\" (Sign) is zero wherever it exists", "1 float tensor(s) before it"]);
+    let report = forget.report();
+    assert_eq!(report["trained"].as_array().map(Vec::len), Some(1), "{}", report["trained"]);
+    assert_eq!((&report["trained"][0]["name"], &report["frozen"][0]["name"]), (&"b".into(), &"w".into()));
+    assert!(report["warnings"][0].as_str().is_some_and(|w| w.contains("(Sign)")), "{}", report["warnings"]);
+}
+
+#[test]
+fn a_fused_model_is_trained_as_what_it_stands_for() {
+    let folder = temporary();
+    let trained = |fused: bool| {
+        let path = folder.path().join("model.onnx");
+        let build = |b: &mut Builder, x: Value| {
+            let w: Vec<f32> = (0..36).map(|i| ((i % 7) as f32 - 3.0) / 9.0).collect();
+            let w = b.named_constant("kernel", Arc::new(Tensor::f32([4, 1, 3, 3], w)));
+            let offset = b.named_constant("offset", Arc::new(Tensor::f32([4], vec![0.1; 4])));
+            let shape = vec![1, 4, 26, 26];
+            let y = if fused {
+                let attrs = [("activation", "Relu".into())];
+                let inputs = [x.name(), w.name(), offset.name()];
+                b.raw("com.microsoft", "FusedConv", &inputs, &attrs, &[shape]).remove(0)
+            } else {
+                let y = b.op("Conv", &[&x, &w, &offset], &[], &shape);
+                b.op("Relu", &[&y], &[], &shape)
+            };
+            let flat = b.op("Flatten", &[&y], &[], &[1, 4 * 26 * 26]);
+            vec![models::product(b, &flat, 10)]
+        };
+        models::write(&path, build, |_| {});
+        // tract does not know the fused operator.
+        let forget = Forget::new(&path).flag("--keep-failed").flag("--allow-unchecked");
+        let ran = forget.run();
+        assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
+        let report = forget.report();
+        (report["phases"].clone(), report["measured"].clone(), report["trained"].clone())
+    };
+    assert_eq!(trained(true), trained(false));
 }
 
 #[test]

@@ -10,10 +10,10 @@ use crate::common::{
 use onnx_unlearn::{
     graph::{Attr, Builder, Value},
     onnx::schema::*,
-    tensor::Tensor,
+    tensor::{Data, Tensor},
 };
 use prost::Message;
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 /// Runs `forget` on the model and checks that it is refused with these words and without a trace.
 #[track_caller]
@@ -140,15 +140,70 @@ fn several_outputs_need_a_choice() {
 #[test]
 fn every_operator_without_a_rule_is_listed() {
     let build = |b: &mut Builder, x: Value| {
-        let curved = b.op("Sinh", &[&x], &[], &[1, 1, 28, 28]);
-        let scores = dense(b, &curved, 10);
-        vec![b.op("Cosh", &[&scores], &[], &[1, 10])]
+        let random = b.op("Bernoulli", &[&x], &[], &[1, 1, 28, 28]);
+        let scores = dense(b, &random, 10);
+        vec![b.op("RandomNormalLike", &[&scores], &[], &[1, 10])]
     };
     let error = refused_build(build, &["built.onnx: cannot be trained: 2 node(s) cannot be differentiated"]);
-    for node in ["Sinh", "Cosh"] {
+    for node in ["Bernoulli", "RandomNormalLike"] {
         let line = error.lines().find(|line| line.contains(node)).unwrap_or_else(|| panic!("{node} in {error}"));
         assert!(line.contains("no gradient rule for this operator"), "{line}");
     }
+}
+
+#[test]
+fn an_input_that_is_rounded_away() {
+    let build = |b: &mut Builder, x: Value| {
+        let whole = b.op("Round", &[&x], &[], &[1, 1, 28, 28]);
+        vec![dense(b, &whole, 10)]
+    };
+    let why = "noise cannot be learned: every path from input \"input\" to the class scores passes \"Round\" (Round), \
+               whose derivative is zero wherever it exists";
+    refused_build(build, &["built.onnx", why]);
+    let build = |b: &mut Builder, x: Value| {
+        let zero = b.constant(Tensor::scalar(0.0));
+        let mask = b.op("Greater", &[&x, &zero], &[], &[1, 1, 28, 28]);
+        let mask = b.op("Cast", &[&mask], &[("to", Attr::Int(1))], &[1, 1, 28, 28]);
+        vec![dense(b, &mask, 10)]
+    };
+    refused_build(build, &["noise cannot be learned", "passes a comparison or an index"]);
+}
+
+#[test]
+fn weights_in_integers() {
+    let way_out = "unlearn the float model it was made from and quantise the result, or use the QDQ form";
+    let u8s = |b: &mut Builder, name: &str, shape: &[usize]| {
+        let data = Data::U8(vec![130; shape.iter().product()]);
+        b.named_constant(name, Arc::new(Tensor::new(shape.to_vec(), data)))
+    };
+    // As quantize_dynamic writes it.
+    let dynamic = |b: &mut Builder, x: Value| {
+        let flat = b.op("Flatten", &[&x], &[], &[1, 784]);
+        let q = b.raw("", "DynamicQuantizeLinear", &[flat.name()], &[], &[vec![1, 784], vec![], vec![]]);
+        let (w, zero) = (u8s(b, "w", &[784, 10]), u8s(b, "w_zero", &[]));
+        let sums = b.op("MatMulInteger", &[&q[0], &w, &q[2], &zero], &[], &[1, 10]);
+        let sums = b.op("Cast", &[&sums], &[("to", Attr::Int(1))], &[1, 10]);
+        vec![b.op("Mul", &[&sums, &q[1]], &[], &[1, 10])]
+    };
+    refused_build(dynamic, &["is quantised (DynamicQuantizeLinear, MatMulInteger)", way_out]);
+    // As quantize_static writes the QOperator form.
+    let operators = |b: &mut Builder, x: Value| {
+        let (scale, zero) = (b.constant(Tensor::scalar(0.02)), u8s(b, "zero", &[]));
+        let q = b.op("QuantizeLinear", &[&x, &scale, &zero], &[], &[1, 1, 28, 28]);
+        let w = u8s(b, "w", &[10, 1, 28, 28]);
+        let y = b.op("QLinearConv", &[&q, &scale, &zero, &w, &scale, &zero, &scale, &zero], &[], &[1, 10, 1, 1]);
+        vec![b.op("DequantizeLinear", &[&y, &scale, &zero], &[], &[1, 10, 1, 1])]
+    };
+    refused_build(operators, &["is quantised (QLinearConv)", "none reaches input \"input\"", way_out]);
+}
+
+#[test]
+fn a_file_laid_out_for_one_processor() {
+    let build = |b: &mut Builder, x: Value| {
+        let y = b.raw("com.microsoft.nchwc", "ReorderOutput", &[x.name()], &[], &[vec![1, 1, 28, 28]]).remove(0);
+        vec![dense(b, &y, 10)]
+    };
+    refused_build(build, &["com.microsoft.nchwc.ReorderOutput", "use the file it was made from"]);
 }
 
 #[test]
