@@ -46,7 +46,7 @@ pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let mut errors = Vec::new();
     for node in graph.nodes {
         let label = node.label();
-        if let Err(reason) = lifter.node(node) {
+        if let Err(reason) = lifter.outer(node) {
             errors.push(LiftError { node: label, reason });
         }
     }
@@ -63,10 +63,18 @@ struct Lifter {
 }
 
 impl Lifter {
-    fn node(&mut self, mut node: Node) -> Result<(), String> {
+    /// A node of the graph itself. Those inside other nodes pass no gradient and stay fused.
+    fn outer(&mut self, mut node: Node) -> Result<(), String> {
         if unfuse::is_fused(&node) {
             return unfuse(&mut self.pen, &node, &self.read);
         }
+        if node.domain.is_empty() && node.op == "CastLike" {
+            self.cast_like(&mut node)?;
+        }
+        self.node(node)
+    }
+
+    fn node(&mut self, mut node: Node) -> Result<(), String> {
         if !node.domain.is_empty() {
             self.pen.out.nodes.push(node);
             return Ok(());
@@ -120,7 +128,6 @@ impl Lifter {
             "RNN" | "GRU" | "LSTM" => self.recurrent(&mut node)?,
             "Upsample" | "Resize" if before(11) => self.resize(&mut node)?,
             "MeanVarianceNormalization" if before(9) => return self.mean_variance(node),
-            "CastLike" => self.cast_like(&mut node)?,
             _ => {}
         }
         self.pen.out.nodes.push(node);
