@@ -88,7 +88,7 @@ fn work(source: &Path) -> Vec<Result<[bool; 3], String>> {
 }
 
 fn models() -> Vec<PathBuf> {
-    let names = ["", "-bn", "-constants", "-external", "-float-data", "-inputs", "-opset11", "-softmax"];
+    let names = ["", "-bn", "-constants", "-external", "-float-data", "-functions", "-inputs", "-opset11", "-softmax"];
     let mut all: Vec<PathBuf> = names.iter().map(|name| model(&format!("fashion-mnist{name}"))).collect();
     let stamps = ["stamped-v1", "nested", "functions", "dtypes", "constants", "external"];
     all.extend(stamps.iter().map(|name| fixture("stamps").join(name).with_extension("onnx")));

@@ -3,7 +3,7 @@
 use super::{Attr, Attrs, Graph, Node, Port};
 use crate::tensor::{DType, Tensor};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -48,6 +48,7 @@ pub struct Builder {
     values: HashMap<String, Value>,
     written: HashMap<String, Vec<Value>>,
     counters: BTreeMap<String, usize>,
+    reserved: HashSet<String>,
     scope: String,
 }
 
@@ -65,6 +66,11 @@ impl Builder {
     /// Prefix for the names of values written from here on, such as `conv1/grad`.
     pub fn set_scope(&mut self, scope: impl Into<String>) {
         self.scope = scope.into();
+    }
+
+    /// Keeps clear of the names inside the graphs of a node that is added later.
+    pub fn reserve(&mut self, node: &Node) {
+        self.reserved.extend(node.subgraphs().flat_map(|g| g.defines.iter().cloned()));
     }
 
     /// Adds a graph input.
@@ -194,7 +200,7 @@ impl Builder {
             let n = self.counters.entry(base.clone()).or_insert(0);
             *n += 1;
             let name = if *n == 1 { base.clone() } else { format!("{base}_{n}") };
-            if !self.values.contains_key(&name) {
+            if !self.values.contains_key(&name) && !self.reserved.contains(&name) {
                 return name;
             }
         }

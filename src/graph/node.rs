@@ -33,6 +33,8 @@ pub struct Subgraph {
     pub bytes: Arc<[u8]>,
     /// Values of the surrounding graph that it reads, each once.
     pub captures: Vec<String>,
+    /// Names it gives to values of its own, at any depth: a graph around it may not use them for others.
+    pub defines: Vec<String>,
 }
 
 impl From<i64> for Attr {

@@ -5,42 +5,53 @@ use crate::{
     graph::{Attr, Graph, Node},
     tensor::{DType, Data, Tensor},
 };
+use std::collections::HashMap;
 
-/// Nodes looked back through: exporters put a Cast, a Not or a comparison between a constant and its If, not more.
-const MAX_STEPS: usize = 8;
+/// Values of one element that nodes compute from constants, as exporters do between a constant and an `If`.
+#[derive(Default)]
+pub(super) struct Conditions(HashMap<String, Tensor>);
 
-/// True for `then_branch`, false for `else_branch`; `None` when `node` is no `If`, or when only a run can tell.
-///
-/// `graph` holds the constants and the nodes before this one.
-pub(super) fn decided(graph: &Graph, node: &NodeProto) -> Option<bool> {
-    if node.op_type() != "If" || !matches!(node.domain(), "" | "ai.onnx") {
-        return None;
-    }
-    match value(graph, node.input.first()?, MAX_STEPS)?.data() {
-        Data::Bool(v) => v.first().copied(),
-        _ => None,
-    }
-}
-
-/// A value of one element, computed from constants.
-fn value(graph: &Graph, name: &str, steps: usize) -> Option<Tensor> {
-    if let Some(constant) = graph.constants.get(name) {
-        return (constant.len() == 1).then(|| constant.as_ref().clone());
-    }
-    let node = graph.nodes.iter().rev().find(|n| n.domain.is_empty() && n.output(0) == Some(name))?;
-    let input = |i: usize| value(graph, node.input(i)?, steps.checked_sub(1)?);
-    match (node.op.as_str(), node.inputs.len()) {
-        ("Identity", 1) => input(0),
-        ("Not", 1) => match input(0)?.data() {
-            Data::Bool(v) => Some(boolean(!v[0])),
-            _ => None,
-        },
-        ("Equal", 2) => {
-            let (a, b) = (input(0)?, input(1)?);
-            (a.dtype() == b.dtype()).then(|| boolean(a.data() == b.data()))
+impl Conditions {
+    /// Takes note of what a node of `graph` computes.
+    pub fn note(&mut self, graph: &Graph, node: &Node) {
+        if let Some(value) = self.computed(graph, node)
+            && let Some(output) = node.output(0)
+        {
+            self.0.insert(output.to_owned(), value);
         }
-        ("Cast", 1) => cast(node, &input(0)?),
-        _ => None,
+    }
+
+    /// True for `then_branch`, false for `else_branch`; `None` when `node` is no `If`, or when only a run can tell.
+    pub fn decided(&self, graph: &Graph, node: &NodeProto) -> Option<bool> {
+        if node.op_type() != "If" || !matches!(node.domain(), "" | "ai.onnx") {
+            return None;
+        }
+        match self.value(graph, node.input.first()?)?.data() {
+            Data::Bool(v) => v.first().copied(),
+            _ => None,
+        }
+    }
+
+    fn value<'a>(&'a self, graph: &'a Graph, name: &str) -> Option<&'a Tensor> {
+        let constant = || graph.constants.get(name).map(AsRef::as_ref);
+        self.0.get(name).or_else(constant).filter(|t| t.len() == 1)
+    }
+
+    fn computed(&self, graph: &Graph, node: &Node) -> Option<Tensor> {
+        let input = |i: usize| self.value(graph, node.input(i)?);
+        match (node.domain.as_str(), node.op.as_str()) {
+            ("", "Identity") => input(0).cloned(),
+            ("", "Not") => match input(0)?.data() {
+                Data::Bool(v) => Some(boolean(!v[0])),
+                _ => None,
+            },
+            ("", "Equal") => {
+                let (a, b) = (input(0)?, input(1)?);
+                (a.dtype() == b.dtype()).then(|| boolean(a.data() == b.data()))
+            }
+            ("", "Cast") => cast(node, input(0)?),
+            _ => None,
+        }
     }
 }
 

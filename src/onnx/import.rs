@@ -1,7 +1,9 @@
 //! Reads a model file into a graph. What is not understood stops the import, all of it listed at once.
 
 use super::{
-    OLDEST_OPSET, condition, dtype_of,
+    OLDEST_OPSET,
+    condition::Conditions,
+    dtype_of,
     external::{ExternalError, ExternalRef},
     inline::{Inliner, domain_of, name_of},
     schema::{
@@ -129,6 +131,7 @@ impl Reader<'_> {
         }
         // The next node last: a branch puts its own on top.
         let mut left: Vec<NodeProto> = nodes.into_iter().rev().collect();
+        let mut conditions = Conditions::default();
         while let Some(n) = left.pop() {
             if let Some(tensor) = self.constant_node(&n)? {
                 let name = &n.output[0];
@@ -139,7 +142,7 @@ impl Reader<'_> {
                     (false, _) => {}
                 }
                 graph.constants.insert(name.clone(), Arc::new(tensor));
-            } else if let Some(then) = condition::decided(&graph, &n) {
+            } else if let Some(then) = conditions.decided(&graph, &n) {
                 match inliner.branch(&n, then) {
                     Ok(branch) => {
                         for t in &branch.initializers {
@@ -153,7 +156,10 @@ impl Reader<'_> {
                 }
             } else {
                 match self.node(n)? {
-                    Ok(node) => graph.nodes.push(node),
+                    Ok(node) => {
+                        conditions.note(&graph, &node);
+                        graph.nodes.push(node);
+                    }
                     Err(reason) => reasons.push(reason),
                 }
             }
@@ -163,6 +169,7 @@ impl Reader<'_> {
         }
         graph.inputs = proto.input.iter().filter(|i| !graph.constants.contains_key(i.name())).map(port).collect();
         graph.outputs = proto.output.iter().map(port).collect();
+        graph.sort();
         Ok(graph)
     }
 

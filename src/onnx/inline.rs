@@ -4,7 +4,10 @@
 //! the main graph stay. What stood in a body is renamed after the node that called it, so that every name is unique, in
 //! graphs inside nodes too.
 
-use super::schema::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use super::{
+    schema::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto},
+    subgraph,
+};
 use prost::Message as _;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -17,7 +20,7 @@ const MAX_DEPTH: usize = 32;
 
 /// Nodes and bytes that may be written: a chain of functions that each call the next one twice is a small file and an
 /// endless graph.
-const MAX_NODES: usize = 500_000;
+const MAX_NODES: usize = 200_000;
 const MAX_BYTES: usize = 1 << 30;
 
 /// Domain, name and overload of a function.
@@ -29,8 +32,8 @@ pub(super) struct Inliner {
     functions: BTreeMap<Key, Rc<FunctionProto>>,
     /// Functions of which there are two.
     twice: BTreeSet<Key>,
-    values: HashSet<String>,
-    nodes: HashSet<String>,
+    values: Names,
+    nodes: Names,
     enclosed: HashSet<String>,
     written: usize,
     bytes: usize,
@@ -97,8 +100,8 @@ impl Inliner {
             opset,
             functions: BTreeMap::new(),
             twice: BTreeSet::new(),
-            values: HashSet::new(),
-            nodes: HashSet::new(),
+            values: Names::default(),
+            nodes: Names::default(),
             enclosed: HashSet::new(),
             written: 0,
             bytes: 0,
@@ -114,14 +117,12 @@ impl Inliner {
     }
 
     fn note_names(&mut self, graph: &GraphProto) {
-        self.values.extend(graph.input.iter().chain(&graph.output).map(|v| v.name().to_owned()));
-        self.values.extend(graph.initializer.iter().map(|t| t.name().to_owned()));
+        self.values.taken.extend(graph.input.iter().chain(&graph.output).map(|v| v.name().to_owned()));
+        self.values.taken.extend(graph.initializer.iter().map(|t| t.name().to_owned()));
         for n in &graph.node {
-            self.nodes.insert(name_of(n).to_owned());
-            self.values.extend(n.input.iter().chain(&n.output).cloned());
-            for g in n.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs)) {
-                self.note_names(g);
-            }
+            self.nodes.taken.insert(name_of(n).to_owned());
+            self.values.taken.extend(n.input.iter().chain(&n.output).cloned());
+            subgraph::inside(n).for_each(|g| self.note_names(g));
         }
     }
 
@@ -159,6 +160,8 @@ impl Inliner {
             for inner in body {
                 self.flat(inner, stack, out)?;
             }
+        } else if self.functions.keys().any(|(domain, name, _)| (domain, name) == (&key.0, &key.1)) {
+            return Err(format!("the model has no function {}.{} of this overload", key.0, key.1));
         } else {
             stack.push(None);
             for g in n.attribute.iter_mut().flat_map(|a| a.g.as_deref_mut().into_iter().chain(&mut a.graphs)) {
@@ -229,9 +232,11 @@ impl Inliner {
 
     /// The body with its outputs called `given`, what `scope` knows called as it says, and all the rest by new names.
     fn splice(&mut self, body: &Body<'_>, given: &[String], mut scope: Scope<'_>) -> Result<Branch, String> {
-        let written = body.nodes.iter().flat_map(|n| &n.output).filter(|o| !o.is_empty());
+        let written = body.nodes.iter().flat_map(|n| &n.output).map(String::as_str);
+        let names = body.initializers.iter().map(TensorProto::name).chain(written).filter(|name| !name.is_empty());
+        let names: Vec<&str> = names.collect();
         let mut defined = HashSet::new();
-        for name in body.initializers.iter().map(|t| t.name()).chain(written.map(String::as_str)) {
+        for &name in &names {
             if scope.values.contains_key(name) || !defined.insert(name) {
                 return Err(format!("{name:?} is defined twice"));
             }
@@ -245,14 +250,9 @@ impl Inliner {
                 aliases.push((inner, outer));
             }
         }
-        for name in body
-            .initializers
-            .iter()
-            .map(TensorProto::name)
-            .chain(body.nodes.iter().flat_map(|n| &n.output).map(String::as_str))
-        {
-            if !name.is_empty() && !scope.values.contains_key(name) {
-                scope.values.insert(name.to_owned(), fresh(&mut self.values, scope.prefix, name));
+        for name in names {
+            if !scope.values.contains_key(name) {
+                scope.values.insert(name.to_owned(), self.values.fresh(scope.prefix, name));
             }
         }
         let mut branch = Branch { initializers: Vec::new(), nodes: Vec::new() };
@@ -279,7 +279,7 @@ impl Inliner {
                 return Err(format!("output {inner:?} is an input that the call leaves out"));
             }
             branch.nodes.push(NodeProto {
-                name: Some(fresh(&mut self.nodes, scope.prefix, inner)),
+                name: Some(self.nodes.fresh(scope.prefix, inner)),
                 op_type: Some("Identity".into()),
                 input: vec![source],
                 output: vec![outer.clone()],
@@ -300,7 +300,7 @@ impl Inliner {
                 .extend(self.attribute(a, scope).map_err(|e| format!("{}: attribute {}: {e}", label(), a.name()))?);
         }
         Ok(NodeProto {
-            name: Some(fresh(&mut self.nodes, scope.prefix, name_of(n))),
+            name: Some(self.nodes.fresh(scope.prefix, name_of(n))),
             op_type: n.op_type.clone(),
             domain: n.domain.clone(),
             overload: n.overload.clone(),
@@ -342,11 +342,8 @@ impl Inliner {
     /// Gives new names to all that the graph defines, and to what it reads from outside those of `scope`.
     fn rename_graph(&mut self, graph: &mut GraphProto, scope: &Scope<'_>) -> Result<(), String> {
         let mut inner = scope.clone();
-        let tensors = graph.initializer.iter().map(TensorProto::name);
-        let written = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
-        for name in graph.input.iter().map(ValueInfoProto::name).chain(tensors).chain(written).filter(|n| !n.is_empty())
-        {
-            inner.values.insert(name.to_owned(), fresh(&mut self.values, scope.prefix, name));
+        for name in subgraph::definitions(graph) {
+            inner.values.insert(name.to_owned(), self.values.fresh(scope.prefix, name));
         }
         for t in &mut graph.initializer {
             t.name = Some(inner.value(t.name())?);
@@ -370,11 +367,24 @@ fn key_of(n: &NodeProto) -> Key {
     (domain_of(n.domain()).to_owned(), n.op_type().to_owned(), n.overload().to_owned())
 }
 
-/// A name that is not taken yet.
-fn fresh(taken: &mut HashSet<String>, prefix: &str, name: &str) -> String {
-    let mut fresh = format!("{prefix}/{name}");
-    while !taken.insert(fresh.clone()) {
-        fresh.push('_');
+/// Names that are taken.
+#[derive(Default)]
+struct Names {
+    taken: HashSet<String>,
+    /// How often a name was asked for when it was taken.
+    repeats: HashMap<String, usize>,
+}
+
+impl Names {
+    /// A name that is not taken yet.
+    fn fresh(&mut self, prefix: &str, name: &str) -> String {
+        let base = format!("{prefix}/{name}");
+        let mut fresh = base.clone();
+        while !self.taken.insert(fresh.clone()) {
+            let n = self.repeats.entry(base.clone()).or_insert(1);
+            *n += 1;
+            fresh = format!("{base}_{n}");
+        }
+        fresh
     }
-    fresh
 }

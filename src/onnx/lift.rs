@@ -9,7 +9,7 @@ use super::{
     import::plain_attribute,
     inline::{domain_of, name_of},
     pen::Pen,
-    schema::GraphProto,
+    schema::{GraphProto, ValueInfoProto},
     subgraph,
     unfuse::{self, unfuse},
 };
@@ -145,13 +145,11 @@ impl Lifter {
     }
 
     fn body(&mut self, graph: &mut GraphProto) -> Result<(), String> {
-        let names = graph.node.iter().flat_map(|n| n.input.iter().chain(&n.output));
-        let names: Vec<String> = names.cloned().chain(graph.initializer.iter().map(|t| t.name().to_owned())).collect();
         let read = graph.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).chain(subgraph::captures(graph));
         let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
-        let read = read.chain(graph.output.iter().map(|v| v.name())).map(str::to_owned).collect();
+        let read = read.chain(graph.output.iter().map(ValueInfoProto::name)).map(str::to_owned).collect();
         // One set of names for all: new ones are no name of the graphs around either.
-        let mut inner = Lifter { opset: self.opset, read, pen: self.pen.inner(names) };
+        let mut inner = Lifter { opset: self.opset, read, pen: self.pen.inner() };
         let mut nodes = Vec::with_capacity(graph.node.len());
         for mut n in std::mem::take(&mut graph.node) {
             for a in &mut n.attribute {

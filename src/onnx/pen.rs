@@ -16,17 +16,18 @@ pub(super) struct Pen {
 
 impl Pen {
     pub fn new(source: &Graph) -> Self {
-        let used = source.nodes.iter().flat_map(|n| n.reads().chain(n.outputs.iter().map(String::as_str)));
-        let used = used.map(str::to_owned);
+        let written = |n: &Node| {
+            n.outputs.iter().chain(n.subgraphs().flat_map(|g| &g.defines)).cloned().collect::<Vec<String>>()
+        };
+        let used = source.nodes.iter().flat_map(|n| n.reads().map(str::to_owned).chain(written(n)));
         let inputs = source.inputs.iter().map(|p| p.name.clone());
         let taken = used.chain(source.constants.keys().cloned()).chain(inputs).collect();
         let nodes = source.nodes.iter().map(|n| n.name.clone()).collect();
         Self { taken, nodes, out: Graph { nodes: Vec::new(), ..source.clone() } }
     }
 
-    /// A pen for a graph inside a node, which `names` are used in: new names are none of the graphs around it either.
-    pub fn inner(&mut self, names: impl IntoIterator<Item = String>) -> Self {
-        self.taken.extend(names);
+    /// A pen for a graph inside a node: new names are none of the graphs around it either.
+    pub fn inner(&mut self) -> Self {
         let (taken, nodes) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.nodes));
         Self { taken, nodes, out: Graph::default() }
     }

@@ -10,8 +10,15 @@ use std::collections::BTreeSet;
 
 /// The graph as an attribute holds it.
 pub(super) fn keep(graph: &GraphProto) -> Subgraph {
-    let captures = captures(graph).into_iter().map(str::to_owned).collect();
-    Subgraph { bytes: graph.encode_to_vec().into(), captures }
+    let owned = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
+    let mut defines = BTreeSet::new();
+    all_definitions(graph, &mut defines);
+    Subgraph { bytes: graph.encode_to_vec().into(), captures: owned(captures(graph)), defines: owned(defines) }
+}
+
+fn all_definitions<'g>(graph: &'g GraphProto, into: &mut BTreeSet<&'g str>) {
+    into.extend(definitions(graph));
+    graph.node.iter().flat_map(inside).for_each(|g| all_definitions(g, into));
 }
 
 /// The graph behind an attribute.
@@ -27,11 +34,16 @@ pub(super) fn inside(n: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     n.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs))
 }
 
-/// Names that the graph reads and does not define.
-pub(super) fn captures(graph: &GraphProto) -> BTreeSet<&str> {
+/// Names that the graph gives to values: inputs, initializers and what its nodes write.
+pub(super) fn definitions(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let tensors = graph.initializer.iter().map(TensorProto::name);
     let written = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
-    let own: BTreeSet<&str> = graph.input.iter().map(ValueInfoProto::name).chain(tensors).chain(written).collect();
+    graph.input.iter().map(ValueInfoProto::name).chain(tensors).chain(written).filter(|name| !name.is_empty())
+}
+
+/// Names that the graph reads and does not define.
+pub(super) fn captures(graph: &GraphProto) -> BTreeSet<&str> {
+    let own: BTreeSet<&str> = definitions(graph).collect();
     let mut read: BTreeSet<&str> = graph.output.iter().map(ValueInfoProto::name).collect();
     for n in &graph.node {
         read.extend(n.input.iter().map(String::as_str));

@@ -8,6 +8,7 @@
 
 mod activation;
 pub mod conv;
+mod einsum;
 mod elementwise;
 mod emit;
 mod gather;
@@ -170,6 +171,7 @@ const FAMILIES: &[&[Op]] = &[
     rotary::OPS,
     integer::BITS,
     integer::QUANTISED,
+    einsum::OPS,
 ];
 
 /// Why a node without a record cannot be differentiated.

@@ -99,6 +99,7 @@ impl Traced {
     /// With `lower`, operators that have a faster form for weights that change at every step are written in it. Weights
     /// that are constants are better off in the file's form, which the runtime lays out once.
     pub fn replay(&self, graph: &mut Builder, lower: bool) {
+        self.nodes.iter().for_each(|node| graph.reserve(node));
         for node in &self.nodes {
             for input in node.reads() {
                 if graph.value(input).is_none()

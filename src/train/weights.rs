@@ -90,8 +90,12 @@ fn constant_by_rule(
         return Some("not used for the logits");
     }
     let arithmetic = nodes.iter().all(|n| ARITHMETIC.contains(&n.op.as_str()));
-    if arithmetic && tensor.len() <= 1 {
-        return Some("a single number in arithmetic");
+    if tensor.len() <= 1 && (arithmetic || nodes.iter().all(|n| n.op == "Expand")) {
+        return Some(if arithmetic { "a single number in arithmetic" } else { "a single number, repeated" });
+    }
+    let zeros = tensor.as_f32().is_some_and(|v| v.iter().all(|x| x.abs() == 0.0));
+    if zeros && nodes.iter().all(|n| starts_from(n, name)) {
+        return Some("an initial state of zeros");
     }
     let scales_input = |n: &&crate::graph::Node| n.inputs.iter().any(|i| raw.contains(i.as_str()));
     if arithmetic && nodes.iter().any(scales_input) {
@@ -101,6 +105,12 @@ fn constant_by_rule(
         return Some("a mask");
     }
     None
+}
+
+/// True for a recurrent layer that reads the value as initial state and nowhere else.
+fn starts_from(node: &crate::graph::Node, value: &str) -> bool {
+    let at = |i| node.input(i) == Some(value);
+    ["RNN", "GRU", "LSTM"].contains(&node.op.as_str()) && (0..node.inputs.len()).all(|i| !at(i) || i == 5 || i == 6)
 }
 
 /// Values computed from the data input by arithmetic with constants and by moving elements only: the input, scaled.

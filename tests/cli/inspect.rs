@@ -5,6 +5,11 @@ use crate::common::{
     program::{Ran, program, run},
     temporary,
 };
+use onnx_unlearn::{
+    graph::{Builder, Value},
+    tensor::Tensor,
+};
+use std::sync::Arc;
 
 fn inspect(name: &str, more: &[&str]) -> Ran {
     run(["inspect", model(name).to_str().expect("UTF-8")].iter().chain(more))
@@ -41,6 +46,9 @@ fn json_says_the_same() {
     assert_eq!(external["external_files"], serde_json::json!(["fashion-mnist-external.data"]));
     let parameters = |name| inspect(name, &["--json"]).json()["parameters"].as_u64();
     assert_eq!(parameters("fashion-mnist-constants"), parameters("fashion-mnist"));
+    // Functions are shown as the operators they are made of.
+    let operators = |name| inspect(name, &["--json"]).json()["operators"].clone();
+    assert_eq!(operators("fashion-mnist-functions"), operators("fashion-mnist"));
 }
 
 #[test]
@@ -96,6 +104,49 @@ fn rounding_operators_and_what_lies_before_them_are_shown() {
     assert_eq!(json["dead_ends"], serde_json::json!(["\"Sign\" (Sign)"]));
     let plain = inspect("fashion-mnist", &["--json"]).exits(0).json();
     assert_eq!(plain["dead_ends"], serde_json::json!([]));
+}
+
+/// Zeros to start from are how exporters say "nothing yet"; a first state that was learned is a weight.
+#[test]
+fn initial_states_of_zeros_are_frozen() {
+    let folder = temporary();
+    let path = folder.path().join("rows.onnx");
+    let build = |b: &mut Builder, x: Value| {
+        let target = b.constant(Tensor::ints(&[28, 1, 28]));
+        let rows = b.op("Reshape", &[&x, &target], &[], &[28, 1, 28]);
+        let mut full = |name: &str, shape: &[usize], value: f32| {
+            let values = vec![value; shape.iter().product()];
+            b.named_constant(name, Arc::new(Tensor::f32(shape, values)))
+        };
+        let (input, recurrent) = (full("input-weight", &[1, 12, 28], 0.1), full("recurrent-weight", &[1, 12, 3], 0.1));
+        let (zeros, learned, zero) =
+            (full("zeros", &[1, 1, 3], 0.0), full("learned", &[1, 1, 3], 0.2), full("zero", &[], 0.0));
+        let state = b.constant(Tensor::ints(&[1, 1, 3]));
+        let filled = b.op("Expand", &[&zero, &state], &[], &[1, 1, 3]);
+        let mut layer = |h: &Value, c: &Value| {
+            let inputs = [rows.name(), input.name(), recurrent.name(), "", "", h.name(), c.name()];
+            let shapes = [vec![28, 1, 1, 3], vec![1, 1, 3]];
+            b.raw("", "LSTM", &inputs, &[("hidden_size", 3i64.into())], &shapes).remove(1)
+        };
+        let (one, other) = (layer(&zeros, &filled), layer(&learned, &zeros));
+        let both = b.op("Add", &[&one, &other], &[], &[1, 1, 3]);
+        let flat = b.op("Squeeze", &[&both], &[], &[1, 3]);
+        vec![models::product(b, &flat, 10)]
+    };
+    models::write(&path, build, |_| {});
+    let ran = run(["inspect".as_ref(), path.as_os_str()]).exits(0);
+    for line in [
+        "trained     input-weight [1, 12, 28]\n",
+        "trained     learned [1, 1, 3]\n",
+        "trained     recurrent-weight [1, 12, 3]\n",
+        "trained     w [3, 10]\n",
+    ] {
+        assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
+    }
+    let frozen: Vec<&str> = ran.stdout.lines().filter(|l| l.starts_with("frozen ")).collect();
+    assert_eq!(frozen.len(), 2, "{}", ran.stdout);
+    assert!(frozen[0].contains("zero []") && frozen[0].contains("a single number, repeated"), "{frozen:?}");
+    assert!(frozen[1].contains("zeros [1, 1, 3]") && frozen[1].contains("an initial state of zeros"), "{frozen:?}");
 }
 
 #[test]

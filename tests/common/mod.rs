@@ -4,6 +4,7 @@
 pub mod data;
 pub mod models;
 pub mod program;
+pub mod proto;
 
 use onnx_unlearn::runtime::{
     Device, Engine,

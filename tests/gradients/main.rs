@@ -6,6 +6,7 @@ mod attention;
 mod common;
 mod complete;
 mod conv;
+mod einsum;
 mod elementwise;
 mod fused;
 mod gather;

@@ -3,10 +3,12 @@ use crate::{
     norm::refusal,
 };
 use onnx_unlearn::{
-    graph::{Attr, Attrs, Graph, Node},
+    autodiff,
+    graph::{Attr, Attrs, Builder, Graph, Node},
     onnx,
-    tensor::{Data, Tensor},
+    tensor::{DType, Data, Tensor},
 };
+use std::collections::{BTreeSet, HashMap};
 
 /// Steps, samples, inputs and units of a case.
 const SIZE: [usize; 4] = [3, 2, 2, 3];
@@ -55,7 +57,7 @@ const DIRECTIONS: [&str; 3] = ["forward", "reverse", "bidirectional"];
 fn recurrent_layers() {
     for op in OPS {
         for direction in DIRECTIONS {
-            for opset in [7, 14, 18, 22] {
+            for opset in [7, 13, 14, 18, 22, 23] {
                 full(op, direction, SIZE, None).opset(opset).check();
             }
             bare(op, direction, SIZE).check();
@@ -248,4 +250,46 @@ fn batches_in_front_are_refused() {
             }
         }
     }
+}
+
+/// All inputs share one way back, with one matrix product a step; what is summed over the steps is one product each.
+#[test]
+fn the_way_back_is_written_once() {
+    let (t, b, i, h) = (70, 2, 3, 4);
+    let mut graph = Builder::new(18);
+    let inputs: [(&str, DType, &[usize]); 8] = [
+        ("x", DType::F32, &[t, b, i]),
+        ("w", DType::F32, &[1, 4 * h, i]),
+        ("r", DType::F32, &[1, 4 * h, h]),
+        ("b", DType::F32, &[1, 8 * h]),
+        ("ends", DType::I32, &[b]),
+        ("h", DType::F32, &[1, b, h]),
+        ("c", DType::F32, &[1, b, h]),
+        ("p", DType::F32, &[1, 3 * h]),
+    ];
+    for (name, dtype, shape) in inputs {
+        graph.input(name, dtype, shape);
+    }
+    let node = Node {
+        name: "lstm1".into(),
+        op: "LSTM".into(),
+        domain: String::new(),
+        inputs: inputs.iter().map(|(name, ..)| (*name).to_owned()).collect(),
+        outputs: vec!["y".into()],
+        attrs: Attrs::from([("hidden_size".to_owned(), Attr::Int(h as i64))]),
+    };
+    graph.forward(node.clone(), &[vec![t, 1, b, h]]);
+    let y = graph.value("y").expect("the output").clone();
+    let dy = graph.input("dy", DType::F32, y.shape());
+    let wanted: BTreeSet<String> = node.inputs.iter().filter(|name| *name != "ends").cloned().collect();
+    let found =
+        autodiff::backward(&mut graph, &[node], &HashMap::new(), &[(y, dy)], &wanted, DType::F32).expect("rules");
+    assert_eq!(found.len(), 7);
+    for gradient in found.values() {
+        graph.output(gradient);
+    }
+    let nodes = graph.finish().nodes;
+    let count = |op: &str| nodes.iter().filter(|n| n.op == op).count();
+    // Gemm: W and R of the gates, dx, dW, dR.
+    assert_eq!([count("MatMul"), count("Gemm")], [t, 5]);
 }

@@ -90,7 +90,7 @@ fn cells(e: &mut Emit<'_>, pass: &Pass, sums: &[Value], peepholes: Option<&[Valu
     let n = g.value(e, &sums[3]);
     let mut c = pass.c0.clone();
     let mut cells = Vec::new();
-    if let Some(p) = peepholes {
+    if let Some([p_i, _, p_u]) = peepholes {
         let [a_i, a_u, n] = [&sums[0], &sums[2], &n].map(|v| e.split(v, 0, pass.steps));
         let padded = pass.padded(e);
         for t in pass.order() {
@@ -99,8 +99,8 @@ fn cells(e: &mut Emit<'_>, pass: &Pass, sums: &[Value], peepholes: Option<&[Valu
                 let a = e.add(a, &seen);
                 f.value(e, &a)
             };
-            let i = gate(e, &a_i[t], &p[0]);
-            let u = if joint { e.sub(&one, &i) } else { gate(e, &a_u[t], &p[2]) };
+            let i = gate(e, &a_i[t], p_i);
+            let u = if joint { e.sub(&one, &i) } else { gate(e, &a_u[t], p_u) };
             let (kept, new) = (e.mul(&u, &c), e.mul(&i, &n[t]));
             let mut next = e.add(&kept, &new);
             if let Some(padded) = &padded {

@@ -4,12 +4,15 @@ use crate::common::{
     model,
     models::{self, dense, product},
     program::{Forget, run},
+    proto::*,
     temporary,
 };
 use onnx_unlearn::{
     graph::{Attr, Builder, Value},
+    onnx::schema::*,
     tensor::{Data, Tensor},
 };
+use prost::Message;
 use std::{fs, path::Path, sync::Arc};
 
 /// Runs `forget` on the model and checks that it is refused with these words and without a trace.
@@ -201,6 +204,40 @@ fn a_file_laid_out_for_one_processor() {
         vec![dense(b, &y, 10)]
     };
     refused_build(build, &["com.microsoft.nchwc.ReorderOutput", "use the file it was made from"]);
+}
+
+#[test]
+fn control_flow_that_a_gradient_has_to_pass() {
+    let folder = temporary();
+    let path = folder.path().join("flow.onnx");
+    let body = body("t", data_type::FLOAT, vec![node("Sin", &["t"], &["u"])], "u");
+    let branch = |op: &str, out: &str| inner(vec![node(op, &["s"], &[out])], &[out]);
+    let named = |name: &str, node: NodeProto| NodeProto { name: Some(name.into()), ..node };
+    let nodes = vec![
+        node("MatMul", &["x", "w"], &["m"]),
+        named("turns", node("Loop", &["n", "", "m"], &["s"])).with(graph("body", body)),
+        node("ReduceSum", &["s"], &["sum"]).with(int("keepdims", 0)),
+        node("Greater", &["sum", "limit"], &["c"]),
+        named("chooses", node("If", &["c"], &["y"]))
+            .with(graph("then_branch", branch("Neg", "a")))
+            .with(graph("else_branch", branch("Exp", "b"))),
+    ];
+    let numbers = vec![integers("n", &[], &[2]), floats("limit", &[], &[0.0]), floats("w", &[3, 2], &[0.5; 6])];
+    let model = ModelProto {
+        opset_import: vec![import("", OPSET)],
+        graph: Some(GraphProto {
+            initializer: numbers,
+            input: vec![shaped("x", data_type::FLOAT, Some(&[-1, 3]))],
+            ..inner(nodes, &["y"])
+        }),
+        ..ModelProto::default()
+    };
+    fs::write(&path, model.encode_to_vec()).expect("written");
+    let error = refused(&path, &["flow.onnx: cannot be trained: 2 node(s) cannot be differentiated"]);
+    for node in ["in node \"turns\" (Loop): ", "in node \"chooses\" (If): "] {
+        let line = error.lines().find(|line| line.contains(node)).unwrap_or_else(|| panic!("{node} in {error}"));
+        assert!(line.contains("control flow; take it out of the file before: export the model without it"), "{line}");
+    }
 }
 
 #[test]
