@@ -43,8 +43,9 @@ impl std::error::Error for NotDifferentiable {}
 /// The names among `nodes`' values through which a gradient of `outputs` reaches `wanted`, and the nodes that stand in
 /// its way.
 ///
-/// A value is on the way when it is wanted or is computed from such a value through an input with a rule. A node is in the way only where a gradient arrives at it: one whose result no more than a shape or an index
-/// is computed from may be of any kind.
+/// A value is on the way when it is wanted or is computed from such a value through an input with a rule. A node is in
+/// the way only where a gradient arrives at it: one whose result no more than a shape or an index is computed from may
+/// be of any kind.
 pub fn reach(nodes: &[Node], outputs: &[&str], wanted: &BTreeSet<String>) -> (BTreeSet<String>, Vec<Obstacle>) {
     let heard = heard(nodes, outputs);
     let mut active = wanted.clone();

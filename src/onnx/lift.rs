@@ -42,11 +42,11 @@ pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let read = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned));
     let read = read.chain(graph.outputs.iter().map(|p| p.name.clone())).collect();
     let pen = Pen::new(&graph);
-    let mut lifter = Lifter { opset, inside: false, read, pen };
+    let mut lifter = Lifter { opset, read, pen };
     let mut errors = Vec::new();
     for node in graph.nodes {
         let label = node.label();
-        if let Err(reason) = lifter.node(node) {
+        if let Err(reason) = lifter.outer(node) {
             errors.push(LiftError { node: label, reason });
         }
     }
@@ -57,18 +57,24 @@ pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
 
 struct Lifter {
     opset: i64,
-    /// True for a graph inside a node, which no gradient passes: only what its opset spelled otherwise is rewritten.
-    inside: bool,
     /// Every value that some node or output reads.
     read: BTreeSet<String>,
     pen: Pen,
 }
 
 impl Lifter {
-    fn node(&mut self, mut node: Node) -> Result<(), String> {
-        if !self.inside && unfuse::is_fused(&node) {
+    /// A node of the graph itself. Those inside other nodes pass no gradient and stay fused.
+    fn outer(&mut self, mut node: Node) -> Result<(), String> {
+        if unfuse::is_fused(&node) {
             return unfuse(&mut self.pen, &node, &self.read);
         }
+        if node.domain.is_empty() && node.op == "CastLike" {
+            self.cast_like(&mut node)?;
+        }
+        self.node(node)
+    }
+
+    fn node(&mut self, mut node: Node) -> Result<(), String> {
         if !node.domain.is_empty() {
             self.pen.out.nodes.push(node);
             return Ok(());
@@ -122,7 +128,6 @@ impl Lifter {
             "RNN" | "GRU" | "LSTM" => self.recurrent(&mut node)?,
             "Upsample" | "Resize" if before(11) => self.resize(&mut node)?,
             "MeanVarianceNormalization" if before(9) => return self.mean_variance(node),
-            "CastLike" if !self.inside => self.cast_like(&mut node)?,
             _ => {}
         }
         self.pen.out.nodes.push(node);
@@ -144,7 +149,7 @@ impl Lifter {
         let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
         let read = read.chain(graph.output.iter().map(ValueInfoProto::name)).map(str::to_owned).collect();
         // One set of names for all: new ones are no name of the graphs around either.
-        let mut inner = Lifter { opset: self.opset, inside: true, read, pen: self.pen.inner() };
+        let mut inner = Lifter { opset: self.opset, read, pen: self.pen.inner() };
         let mut nodes = Vec::with_capacity(graph.node.len());
         for mut n in std::mem::take(&mut graph.node) {
             for a in &mut n.attribute {

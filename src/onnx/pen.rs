@@ -83,7 +83,8 @@ impl Pen {
 
     /// A name for a part of what `node` computes.
     pub fn fresh(&mut self, node: &Node, part: &str) -> String {
-        free(&mut self.taken, format!("{}/{part}", node.output(0).unwrap_or(&node.name)))
+        let base = node.outputs.iter().find(|o| !o.is_empty()).unwrap_or(&node.name);
+        free(&mut self.taken, format!("{base}/{part}"))
     }
 
     /// Element type of a value that is written already, as far as the file says it: nearly every operator gives the type

@@ -71,8 +71,9 @@ fn stretches(e: &Emit<'_>) -> Result<Vec<Stretch>, OpError> {
         let scale = scales.as_ref().and_then(|s| s.get(k)).copied();
         let part = parts.as_ref().and_then(|p| Some((*p.get(k)?, *p.get(axes.len() + k)?)));
         let (size, out) = (x.shape()[axis], y.shape()[axis]);
-        let whole = part.is_none_or(|(start, end)| start == 0.0 && end == 1.0);
-        let same = size == out && scale.is_none_or(|s| s == 1.0);
+        let (is_zero, is_one) = (|v: f32| v.abs() == 0.0, |v: f32| (v - 1.0).abs() == 0.0);
+        let whole = part.is_none_or(|(start, end)| is_zero(start) && is_one(end));
+        let same = size == out && scale.is_none_or(is_one);
         if !(whole && same) {
             stretches.push(Stretch { axis, size, out, scale, part });
         }

@@ -90,7 +90,7 @@ fn every_operator_without_a_rule_is_listed() {
 fn rounding_operators_and_what_lies_before_them_are_shown() {
     let folder = temporary();
     let path = folder.path().join("binary.onnx");
-    models::write(&path, models::binary_weights, |_| {});
+    models::write(&path, |b, x| models::binary_weights(b, &x), |_| {});
     let ran = run(["inspect".as_ref(), path.as_os_str()]).exits(0);
     for line in [
         "frozen      w [784, 10]: lies before rounding operators, whose derivative is zero\n",

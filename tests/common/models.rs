@@ -44,8 +44,8 @@ pub fn product(b: &mut Builder, x: &Value, classes: usize) -> Value {
 }
 
 /// One dense layer whose weights are the signs of the stored ones, and an offset.
-pub fn binary_weights(b: &mut Builder, x: Value) -> Vec<Value> {
-    let flat = b.op("Flatten", &[&x], &[], &[1, 784]);
+pub fn binary_weights(b: &mut Builder, x: &Value) -> Vec<Value> {
+    let flat = b.op("Flatten", &[x], &[], &[1, 784]);
     let w: Vec<f32> = (0..7840).map(|i| ((i % 13) as f32 - 6.5) / 100.0).collect();
     let w = b.named_constant("w", Arc::new(Tensor::f32([784, 10], w)));
     let signs = b.op("Sign", &[&w], &[], &[784, 10]);

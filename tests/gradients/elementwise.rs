@@ -217,24 +217,26 @@ fn node(op: &str, inputs: &[&str], output: &str, to: Option<i64>) -> Node {
     }
 }
 
+/// Operators of two inputs that give a mask or an integer.
+const COMPARISONS: &[&str] = &[
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "And",
+    "Or",
+    "Xor",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+];
+
 #[test]
 fn masks_and_indices_are_constant() {
     let wanted = BTreeSet::from(["x".to_owned()]);
-    const TWO: &[&str] = &[
-        "Equal",
-        "Less",
-        "LessOrEqual",
-        "Greater",
-        "GreaterOrEqual",
-        "And",
-        "Or",
-        "Xor",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-    ];
-    for op in TWO {
+    for op in COMPARISONS {
         let (active, obstacles) = autodiff::reach(&[node(op, &["x", "x"], "y", None)], &["y"], &wanted);
         assert!(obstacles.is_empty() && !active.contains("y"), "{op}");
     }

@@ -48,9 +48,9 @@ fn names(lost: &BTreeSet<String>) -> Vec<&str> {
 fn rounding_passes_nothing_and_is_no_obstacle() {
     for op in ["Floor", "Ceil", "Round", "Sign", "Hardmax"] {
         let nodes = chain(&["Mul", op, "Mul"]);
-        let wanted: BTreeSet<String> = ["x", "w0", "w2"].map(str::to_owned).into();
+        let wanted = BTreeSet::from(["x", "w0", "w2"].map(str::to_owned));
         let (active, obstacles) = autodiff::reach(&nodes, &["y"], &wanted);
-        assert!(obstacles.is_empty() && active.contains("v0") && !active.contains("v1"), "{op}");
+        assert!(obstacles.is_empty() && !active.contains("v1") && active.contains("y"), "{op}");
         assert!(autodiff::heard(&nodes, &["y"]).contains("w2"));
         let found = ends(&nodes, &["x", "w0", "w2"]);
         assert_eq!(names(&found.lost), ["w0", "x"]);

@@ -152,14 +152,13 @@ impl Writer<'_> {
         causal: bool,
         softcap: Option<f32>,
     ) -> Result<String, String> {
-        let scale = match self.float("scale")?.filter(|&s| s != 0.0) {
-            Some(scale) => self.constant("scale", Tensor::scalar(scale)),
-            None => {
-                let size = self.lengths(q, 3, 4, "size");
-                let size = self.op("Cast", "float_size", &[&size], &[("to", Attr::Int(1))]);
-                let root = self.op("Sqrt", "root", &[&size], &[]);
-                self.op("Reciprocal", "scale", &[&root], &[])
-            }
+        let scale = if let Some(scale) = self.float("scale")?.filter(|&s| s != 0.0) {
+            self.constant("scale", Tensor::scalar(scale))
+        } else {
+            let size = self.lengths(q, 3, 4, "size");
+            let size = self.op("Cast", "float_size", &[&size], &[("to", Attr::Int(1))]);
+            let root = self.op("Sqrt", "root", &[&size], &[]);
+            self.op("Reciprocal", "scale", &[&root], &[])
         };
         let q = self.op("Mul", "scaled", &[q, &scale], &[]);
         let k = self.op("Transpose", "across", &[k], &[("perm", [0, 1, 3, 2].into())]);

@@ -83,7 +83,7 @@ impl Writer<'_> {
             _ => &[],
         };
         let params = names.iter().zip(params).map(|(name, v)| ((*name).to_owned(), Attr::Float(v))).collect();
-        self.activation(activation.as_ref(), &y, params)
+        self.activation(activation.as_ref(), &y, &params)
     }
 
     /// y = activation(gemm(a, b, c))
@@ -96,12 +96,12 @@ impl Writer<'_> {
         }
         let inputs: Vec<String> = self.node.inputs.clone();
         let y = self.op("Gemm", "gemm", &inputs.iter().map(String::as_str).collect::<Vec<_>>(), &listed(&attrs));
-        self.activation(activation.as_ref(), &y, params)
+        self.activation(activation.as_ref(), &y, &params)
     }
 
     /// The activation that is fused into a product, as the last node. Parameters an activation does not have are dropped:
     /// optimisers write them all the same.
-    fn activation(&mut self, activation: Option<&Attr>, x: &str, params: Attrs) -> Result<(), String> {
+    fn activation(&mut self, activation: Option<&Attr>, x: &str, params: &Attrs) -> Result<(), String> {
         let y = self.output(0)?;
         let name = match activation {
             None => "Identity",

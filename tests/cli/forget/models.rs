@@ -200,7 +200,7 @@ fn the_form_of_the_file_does_not_change_the_training() {
 fn weights_before_rounding_stay_and_a_warning_says_so() {
     let folder = temporary();
     let path = folder.path().join("binary.onnx");
-    models::write(&path, models::binary_weights, |_| {});
+    models::write(&path, |b, x| models::binary_weights(b, &x), |_| {});
     let forget = Forget::new(&path).flag("--keep-failed");
     let ran = forget.run();
     assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
