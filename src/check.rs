@@ -51,6 +51,12 @@ impl Comparison {
     }
 }
 
+/// Whether tract can read the file at all; running it may still fail.
+pub fn can_load(path: &Path) -> Result<(), CheckError> {
+    let loaded = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true).model_for_path(path);
+    loaded.map(|_| ()).map_err(|e| CheckError::Load(one_line(&e)))
+}
+
 /// Scores that tract computes for `feeds`, inputs by name with the batch first, from the output of this name.
 pub fn run(path: &Path, feeds: &[(String, Tensor)], output: &str) -> Result<Tensor, CheckError> {
     let load = |e: TractError| CheckError::Load(one_line(&e));

@@ -102,15 +102,6 @@ pub struct ForgetArgs {
     /// Class names, one a line, in the order of the model's scores
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
-    /// The output that holds the class scores, for a model with several
-    #[arg(long, value_name = "NAME")]
-    pub output: Option<String>,
-    /// The input that holds the samples, for a model with several
-    #[arg(long, value_name = "NAME")]
-    pub input: Option<String>,
-    /// Value of an input that is the same for every sample: NAME=VALUE; may be given several times
-    #[arg(long = "constant", value_name = "NAME=VALUE")]
-    pub constants: Vec<String>,
     /// Samples of each class read from the retain data
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub per_class: usize,
@@ -124,6 +115,8 @@ pub struct ForgetArgs {
     #[arg(long)]
     pub quiet: bool,
     #[command(flatten)]
+    pub choice: ModelArgs,
+    #[command(flatten)]
     pub preprocess: PreprocessArgs,
     #[command(flatten)]
     pub method: MethodArgs,
@@ -131,6 +124,26 @@ pub struct ForgetArgs {
     pub gates: GateArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// The output that holds the class scores, for a model with several
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// The input that holds the samples, for a model with several
+    #[arg(long, value_name = "NAME")]
+    pub input: Option<String>,
+    /// Value of an input that is the same for every sample: NAME=VALUE; may be given several times
+    #[arg(long = "constant", value_name = "NAME=VALUE")]
+    pub constants: Vec<String>,
+    /// Leave tensors of this name as they are; * and ? are wildcards. May be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub freeze: Vec<String>,
+    /// Train tensors of this name although the rules take them for constants of the architecture
+    #[arg(long, value_name = "PATTERN")]
+    pub train: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -281,9 +294,16 @@ pub struct VerifyArgs {
 pub struct InspectArgs {
     /// The model to show
     pub model: PathBuf,
-    /// The output that holds the class scores, for a model with several
-    #[arg(long, value_name = "NAME")]
-    pub output: Option<String>,
+    /// Also say what memory a training step of so many samples takes; needs the runtime
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Height and width of images, where the model leaves them open: N or HxW
+    #[arg(long, value_name = "HxW")]
+    pub resize: Option<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub choice: ModelArgs,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,

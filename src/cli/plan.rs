@@ -1,12 +1,13 @@
 //! What was typed means: a complete plan of a run, checked before any work starts.
 
 use super::args::{
-    BatchNormArg, ForgetArgs, GateArgs, LayoutArg, MethodArgs, OptimizerArg, PenaltyArg, PreprocessArgs, VariantArg,
+    BatchNormArg, ForgetArgs, GateArgs, LayoutArg, MethodArgs, ModelArgs, OptimizerArg, PenaltyArg, PreprocessArgs,
+    VariantArg,
 };
 use crate::{
     data::{Layout, Preprocess},
     report::{Gates, Number, PreprocessRecord},
-    train::{BatchNorm, NoiseLoss, Optimizer, Range},
+    train::{BatchNorm, Choice, NoiseLoss, Optimizer, Range},
     unlearn::{NoiseSettings, PhaseSettings, Recipe, Variant},
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -49,8 +50,19 @@ pub fn preprocess(args: &PreprocessArgs) -> Result<Preprocess> {
     Ok(plan)
 }
 
+/// Reads what is said about the model.
+pub fn choice(args: &ModelArgs) -> Result<Choice> {
+    Ok(Choice {
+        output: args.output.clone(),
+        freeze: args.freeze.clone(),
+        train: args.train.clone(),
+        input: args.input.clone(),
+        constants: constants(&args.constants)?,
+    })
+}
+
 /// Reads `--constant NAME=VALUE`.
-pub fn constants(given: &[String]) -> Result<BTreeMap<String, f32>> {
+fn constants(given: &[String]) -> Result<BTreeMap<String, f32>> {
     let mut constants = BTreeMap::new();
     for text in given {
         let pair = text.rsplit_once('=').and_then(|(name, value)| Some((name, value.parse::<f32>().ok()?)));
@@ -72,7 +84,8 @@ fn range(text: &str) -> Result<Option<Range>> {
     }
 }
 
-fn size(text: &str) -> Result<(usize, usize)> {
+/// Reads a height and a width.
+pub fn size(text: &str) -> Result<(usize, usize)> {
     let (h, w) = text.split_once('x').unwrap_or((text, text));
     let side = |s: &str| s.parse::<usize>().ok().filter(|&n| n > 0);
     match (side(h), side(w)) {

@@ -14,11 +14,17 @@ use std::{
     path::Path,
 };
 
-/// What the user says about the inputs of a model.
+/// What the user says about a model.
 #[derive(Clone, Debug, Default)]
-pub struct InputChoice<'a> {
+pub struct Choice {
+    /// The output that holds the class scores; needed where there are several.
+    pub output: Option<String>,
+    /// Names of tensors to leave as they are, `*` and `?` standing for any text and any character.
+    pub freeze: Vec<String>,
+    /// Names of tensors to train although the rules take them for constants.
+    pub train: Vec<String>,
     /// The input that holds the samples; needed where there are several.
-    pub input: Option<&'a str>,
+    pub input: Option<String>,
     /// Values of inputs that are the same for every sample, by name.
     pub constants: BTreeMap<String, f32>,
 }
@@ -69,18 +75,18 @@ pub enum Site {
 }
 
 /// Which part each input plays. `graph` computes the logits only.
-pub fn choose(path: &Path, graph: &Graph, choice: &InputChoice<'_>) -> Result<Inputs, TrainError> {
+pub fn choose(path: &Path, graph: &Graph, choice: &Choice) -> Result<Inputs, TrainError> {
     let read: BTreeSet<&str> = graph.nodes.iter().flat_map(Node::reads).collect();
     let inputs: Vec<&Port> = graph.inputs.iter().filter(|i| read.contains(i.name.as_str())).collect();
     let names = || inputs.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
-    for name in choice.input.iter().copied().chain(choice.constants.keys().map(String::as_str)) {
-        if !inputs.iter().any(|i| i.name == name) {
-            return Err(TrainError::UnknownInput { path: path.into(), wanted: name.into(), names: names() });
+    for name in choice.input.iter().chain(choice.constants.keys()) {
+        if !inputs.iter().any(|i| i.name == *name) {
+            return Err(TrainError::UnknownInput { path: path.into(), wanted: name.clone(), names: names() });
         }
     }
     let open: Vec<&&Port> = inputs.iter().filter(|i| !choice.constants.contains_key(&i.name)).collect();
-    let main = match (choice.input, open.as_slice()) {
-        (Some(name), _) => inputs.iter().find(|i| i.name == name),
+    let main = match (&choice.input, open.as_slice()) {
+        (Some(name), _) => inputs.iter().find(|i| i.name == *name),
         (None, [only]) => Some(*only),
         (None, []) => None,
         (None, _) => return Err(TrainError::SeveralInputs { path: path.into(), names: names() }),

@@ -17,7 +17,7 @@ mod trace;
 mod weights;
 
 pub use head::{Head, HeadError, Layout, layout as layout_of};
-pub use inputs::{InputChoice, Inputs, Part, Row, Site};
+pub use inputs::{Choice, Inputs, Part, Row, Site};
 pub use loss::Loss;
 pub use network::{BatchNorm, Network, TrainError, Weights};
 pub use optimizer::{Optimizer, Schedule};

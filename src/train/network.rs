@@ -3,11 +3,11 @@
 use super::{
     batch_norm,
     head::{self, Head, HeadError},
-    inputs::{self, InputChoice, Inputs, Part, Row, Site},
+    inputs::{self, Choice, Inputs, Part, Row, Site},
     rebatch,
     steps::{BatchedNetwork, fed},
     trace::trace,
-    weights::{self, Stored},
+    weights::{self, Rules, Stored},
 };
 use crate::{
     autodiff::{self, NotDifferentiable},
@@ -95,6 +95,8 @@ pub enum TrainError {
     Quantized { path: PathBuf, reason: String },
     #[error("{}: cannot be written back: {reason}", path.display())]
     WriteBack { path: PathBuf, reason: String },
+    #[error("{}: {flag} {pattern}: no tensor that the file stores has such a name", path.display())]
+    Pattern { path: PathBuf, flag: &'static str, pattern: String },
     #[error("--batch-norm batch: {0}")]
     BatchNorm(String),
     #[error(transparent)]
@@ -135,14 +137,14 @@ pub struct Network {
 impl Network {
     /// Cuts the model at its logits and finds out what can be trained. Runs nothing.
     pub fn new(model: &Model, output: Option<&str>) -> Result<Self, TrainError> {
-        Self::with(model, output, &InputChoice::default())
+        Self::with(model, &Choice { output: output.map(str::to_owned), ..Choice::default() })
     }
 
-    /// The same, with a choice among several inputs.
-    pub fn with(model: &Model, output: Option<&str>, choice: &InputChoice<'_>) -> Result<Self, TrainError> {
+    /// The same, with what the user says about inputs, outputs and weights.
+    pub fn with(model: &Model, choice: &Choice) -> Result<Self, TrainError> {
         let path = model.path.clone();
-        let head =
-            head::find(&model.graph, output).map_err(|source| TrainError::Head { path: path.clone(), source })?;
+        let head = head::find(&model.graph, choice.output.as_deref())
+            .map_err(|source| TrainError::Head { path: path.clone(), source })?;
         let idle = model.idle_inputs();
         if !idle.is_empty() {
             return Err(TrainError::IdleInput { path, names: idle });
@@ -165,12 +167,16 @@ impl Network {
                 graph.nodes.iter().filter(|n| ops::is_quantised(n)).map(|n| &n.op).collect();
             return Err(TrainError::Quantised { path, input, ops: quantised.into_iter().cloned().collect() });
         }
-        let sorted = weights::sort(&graph, learned, &model.enclosed)
+        let own: BTreeSet<&String> = model.stored.iter().chain(&model.enclosed).collect();
+        let rules = Rules::new(choice, &own).map_err(|(flag, pattern)| {
+            let path = path.clone();
+            TrainError::Pattern { path, flag, pattern }
+        })?;
+        let sorted = weights::sort(&graph, learned, &model.enclosed, &rules)
             .map_err(|source| TrainError::NotDifferentiable { path: path.clone(), source })?;
         if !autodiff::heard(&graph.nodes, &[head.logits.as_str()]).contains(learned.as_str()) {
             return Err(TrainError::NoGradient { path, input, nodes: from_input.nodes });
         }
-        let own: BTreeSet<&String> = model.stored.iter().chain(&model.enclosed).collect();
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
         let stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
         let writable = model.stored.iter().cloned().collect();
@@ -181,6 +187,11 @@ impl Network {
     /// Names of the weights.
     pub fn trained(&self) -> impl Iterator<Item = &str> {
         self.stored.iter().filter(|s| s.frozen.is_none()).map(|s| s.name.as_str())
+    }
+
+    /// Element type of a stored tensor in the file.
+    pub fn dtype(&self, name: &str) -> DType {
+        self.masters.dtype(name).unwrap_or(DType::F32)
     }
 
     /// Number of float tensors that the operators of [`Self::dead_ends`] keep from learning.

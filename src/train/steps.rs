@@ -93,6 +93,15 @@ impl BatchedNetwork<'_> {
         self.traced.shape(name).unwrap_or_default()
     }
 
+    /// Bytes that a training step with Adam holds at most: every value and its gradient, and two buffers for each weight and
+    /// its moments. The runtime reuses memory where it can, so a step takes less.
+    pub fn memory(&self) -> usize {
+        let size = |name: &String| self.traced.shape(name).map_or(0, |s| s.iter().product::<usize>());
+        let values: usize = self.traced.nodes.iter().flat_map(|n| &n.outputs).map(size).sum();
+        let weights: usize = self.network.trained().map(|w| self.network.graph.constants[w].len()).sum();
+        size_of::<f32>() * (2 * values + 6 * weights)
+    }
+
     /// Rows of the loss: predictions of all samples.
     pub fn predictions(&self) -> usize {
         self.batch * self.layout.predictions

@@ -1,5 +1,6 @@
 //! Tells weights from constants, by rule and with a reason for everything that stays frozen.
 
+use super::inputs::Choice;
 use crate::{
     autodiff::{self, NotDifferentiable},
     graph::Graph,
@@ -7,6 +8,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use wildmatch::WildMatch;
 
 /// Operators whose constant operands may be numbers of the architecture rather than weights.
 const ARITHMETIC: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where"];
@@ -31,6 +33,35 @@ pub struct Stored {
 /// Why a weight that the file holds inside a function or a branch stays as it is.
 const ENCLOSED: &str = "inside a function or a branch of the file, where new values cannot be written";
 
+/// What the user decides about weights: patterns of names.
+pub struct Rules {
+    freeze: Vec<WildMatch>,
+    train: Vec<WildMatch>,
+}
+
+impl Rules {
+    /// Fails with the flag and the pattern that no name in `stored` fits.
+    pub fn new(choice: &Choice, stored: &BTreeSet<&String>) -> Result<Self, (&'static str, String)> {
+        let patterns = |flag, given: &[String]| {
+            let pattern = |text: &String| {
+                let pattern = WildMatch::new(text);
+                if stored.iter().any(|name| pattern.matches(name)) { Ok(pattern) } else { Err((flag, text.clone())) }
+            };
+            given.iter().map(pattern).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self { freeze: patterns("--freeze", &choice.freeze)?, train: patterns("--train", &choice.train)? })
+    }
+
+    /// The verdict on a tensor after that of the rules. What is both frozen and trained by hand is frozen.
+    fn decide(&self, name: &str, by_rule: Option<&'static str>) -> Option<&'static str> {
+        let any = |patterns: &[WildMatch]| patterns.iter().any(|p| p.matches(name));
+        if any(&self.freeze) {
+            return Some("frozen by --freeze");
+        }
+        by_rule.filter(|_| !any(&self.train))
+    }
+}
+
 /// The float constants of a graph, sorted.
 pub struct Sorted {
     /// Every float constant.
@@ -41,13 +72,19 @@ pub struct Sorted {
 
 /// Sorts the float constants of a graph whose only output are the logits. `input` is the data input, `enclosed` names
 /// constants that cannot be written back.
-pub fn sort(graph: &Graph, input: &str, enclosed: &BTreeSet<String>) -> Result<Sorted, NotDifferentiable> {
+pub fn sort(
+    graph: &Graph,
+    input: &str,
+    enclosed: &BTreeSet<String>,
+    rules: &Rules,
+) -> Result<Sorted, NotDifferentiable> {
     let raw = raw_data(graph, input);
     let consumers = consumers(graph);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
     for (name, tensor) in &graph.constants {
         if tensor.dtype().is_float() {
-            verdicts.insert(name, constant_by_rule(graph, name, tensor, &consumers, &raw));
+            let by_rule = constant_by_rule(graph, name, tensor, &consumers, &raw);
+            verdicts.insert(name, rules.decide(name, by_rule));
         }
     }
     let candidates = verdicts.iter().filter(|(name, why)| why.is_none() && !enclosed.contains(**name));

@@ -1,13 +1,15 @@
 //! `inspect`: what is this model, and what of it would be trained? Needs no runtime.
 
+use super::{samples, session};
 use crate::{
-    cli::{Status, args::InspectArgs, printer::Printer},
+    check,
+    cli::{Status, args::InspectArgs, plan, printer::Printer},
     graph::Port,
     onnx::{self, Model},
     provenance::stamp,
-    train::{Network, TrainError},
+    train::{BatchNorm, Network, Site, Stored, TrainError},
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -24,7 +26,10 @@ struct Inspection {
     external_files: Vec<String>,
     stamped: Option<stamp::Stamp>,
     stamp_problem: Option<String>,
+    tract: String,
+    memory: Option<Memory>,
     trainable: bool,
+    noise: Option<Site>,
     input: Option<String>,
     logits: Option<String>,
     behind: Option<String>,
@@ -34,20 +39,41 @@ struct Inspection {
     problem: Option<String>,
 }
 
+/// What a training step holds at most.
+#[derive(Serialize)]
+struct Memory {
+    batch_size: usize,
+    bytes: usize,
+}
+
 #[derive(Serialize)]
 struct Tensor {
     name: String,
     shape: Vec<usize>,
+    dtype: String,
     reason: Option<&'static str>,
 }
 
 pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
     let model = onnx::read(&args.model)?;
-    let network = Network::new(&model, args.output.as_deref());
-    let shown = inspection(&model, &network);
+    let network = Network::with(&model, &plan::choice(&args.choice)?);
+    let mut shown = inspection(&model, &network);
+    if let (Some(batch_size), Ok(network)) = (args.batch_size, &network) {
+        let bytes = memory(args, network, batch_size)?;
+        shown.memory = Some(Memory { batch_size, bytes });
+    }
     printer.json(&shown)?;
     printer.result(text(&shown));
     Ok(if shown.trainable { Status::Yes } else { Status::No })
+}
+
+/// Needs the runtime, because shapes come from a run.
+fn memory(args: &InspectArgs, network: &Network, batch: usize) -> Result<usize> {
+    ensure!(batch > 0, "--batch-size 0: expected at least 1");
+    let runtime = session::open(&args.engine)?;
+    let resize = args.resize.as_deref().map(plan::size).transpose()?;
+    let samples = samples::zeros(network, batch, resize)?;
+    Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory())
 }
 
 fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspection {
@@ -62,7 +88,10 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
     let stored = network.as_ref().map(|n| n.stored.as_slice()).unwrap_or_default();
     let pick = |trained: bool| {
         let chosen = stored.iter().filter(move |s| s.frozen.is_none() == trained);
-        chosen.map(|s| Tensor { name: s.name.clone(), shape: s.shape.clone(), reason: s.frozen }).collect::<Vec<_>>()
+        let dtype = |s: &Stored| network.as_ref().map_or(String::new(), |n| n.dtype(&s.name).to_string());
+        let shown =
+            chosen.map(|s| Tensor { name: s.name.clone(), shape: s.shape.clone(), dtype: dtype(s), reason: s.frozen });
+        shown.collect::<Vec<_>>()
     };
     let problem = match network {
         Ok(network) => network.weights().err().map(|e| e.to_string()),
@@ -81,7 +110,10 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         external_files: model.external.iter().cloned().collect(),
         stamped,
         stamp_problem,
+        tract: check::can_load(&model.path).map_or_else(|e| e.to_string(), |()| "can load the file".into()),
+        memory: None,
         trainable: problem.is_none(),
+        noise: ready.map(|n| n.site.clone()),
         input: ready.map(|n| n.input.clone()),
         logits: ready.map(|n| n.head.logits.clone()),
         behind: ready.and_then(|n| n.head.behind.clone()),
@@ -122,21 +154,40 @@ fn text(i: &Inspection) -> String {
     }
     if let (Some(input), Some(logits)) = (&i.input, &i.logits) {
         let behind = i.behind.as_ref().map_or(String::new(), |op| format!(" (before the final {op})"));
-        lines.push(format!("noise       is learned for input {input}"));
+        lines.push(match &i.noise {
+            Some(Site::Value { name, node }) => {
+                format!("noise       is learned for {name}, what node {node} makes of the integers of input {input}")
+            }
+            _ => format!("noise       is learned for input {input}"),
+        });
         lines.push(format!("loss        is computed on {logits}{behind}"));
     }
     for t in &i.trained {
-        lines.push(format!("trained     {} {:?}", t.name, t.shape));
+        lines.push(format!("trained     {} {:?}{}", t.name, t.shape, other_type(t)));
     }
     for t in &i.frozen {
-        lines.push(format!("frozen      {} {:?}: {}", t.name, t.shape, t.reason.unwrap_or_default()));
+        let (kind, reason) = (other_type(t), t.reason.unwrap_or_default());
+        lines.push(format!("frozen      {} {:?}{kind}: {reason}", t.name, t.shape));
     }
     for node in &i.dead_ends {
         lines.push(format!("dead end    {node}: its derivative is zero, so weights before it do not learn"));
+    }
+    lines.push(format!("tract       {}", i.tract));
+    if let Some(memory) = &i.memory {
+        let mebibytes = memory.bytes.div_ceil(1 << 20);
+        lines.push(format!(
+            "memory      a training step of {} samples holds at most {mebibytes} MiB",
+            memory.batch_size
+        ));
     }
     match &i.problem {
         None => lines.push("trainable   yes".into()),
         Some(problem) => lines.push(format!("trainable   no: {problem}")),
     }
     lines.join("\n")
+}
+
+/// The element type, where it is not the usual one.
+fn other_type(t: &Tensor) -> String {
+    if t.dtype == "float32" { String::new() } else { format!(" {}", t.dtype) }
 }

@@ -6,6 +6,7 @@ pub mod forget;
 pub mod inspect;
 mod output;
 pub mod runtime;
+mod samples;
 mod session;
 mod table;
 pub mod verify;

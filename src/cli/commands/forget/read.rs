@@ -2,30 +2,37 @@
 
 use super::{Job, folder_of, values};
 use crate::{
-    cli::{args::ForgetArgs, commands::session, commands::session::Opened, plan, printer::Printer},
+    cli::{
+        args::ForgetArgs,
+        commands::{
+            samples,
+            session::{self, Opened},
+        },
+        plan,
+        printer::Printer,
+    },
     data::{self, ClassNames, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
     graph::Port,
     onnx,
     provenance::{digest::digest, stamp},
     report::{DataRecord, Warning},
-    tensor::Tensor,
-    train::{BatchNorm, InputChoice, Layout, Network},
+    train::{BatchNorm, Layout, Network},
     unlearn::Variant,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
 impl<'a> Job<'a> {
     pub(super) fn read(args: &'a ForgetArgs, printer: Printer) -> Result<Self> {
         let mut preprocess = plan::preprocess(&args.preprocess)?;
-        let choice = InputChoice { input: args.input.as_deref(), constants: plan::constants(&args.constants)? };
+        let choice = plan::choice(&args.choice)?;
         let gates = plan::gates(&args.gates)?;
         let model = onnx::read(&args.model)?;
         let folder = folder_of(&args.model);
         // A model that cannot be stamped is refused before the work, not after it.
         let source =
             digest(&model.bytes, folder).with_context(|| format!("{}: cannot be stamped", args.model.display()))?;
-        let network = Network::with(&model, args.output.as_deref(), &choice)?;
+        let network = Network::with(&model, &choice)?;
         // So is one whose weights cannot be written back.
         let weights = network.weights()?;
         let tensors = network.write_back(&weights)?;
@@ -43,7 +50,7 @@ impl<'a> Job<'a> {
         if input.integers {
             preprocess = raw(preprocess, &input.name)?;
         }
-        let layout = try_shapes(&runtime, &network, &input, &further, &preprocess)?;
+        let layout = try_shapes(&runtime, &network, &preprocess)?;
         let classes = layout.classes;
         let given = args.labels.as_deref().map(ClassNames::from_file).transpose()?;
         if let Some(names) = &given {
@@ -211,34 +218,10 @@ fn raw(preprocess: Preprocess, input: &str) -> Result<Preprocess> {
     Ok(Preprocess { scale: Some(1.0), ..preprocess })
 }
 
-/// Length that an open axis which is no side of an image gets in the trial.
-const TRIAL_LENGTH: usize = 16;
-
 /// How the scores are laid out, from one run on zeros: two samples, so that a graph with a batch of one inside is found
 /// out here.
-fn try_shapes(
-    runtime: &Opened,
-    network: &Network,
-    input: &InputSpec,
-    further: &[InputSpec],
-    preprocess: &Preprocess,
-) -> Result<Layout> {
-    let batch = input.batch.unwrap_or(2);
-    let shape = |input: &InputSpec, open: &[usize]| -> Vec<usize> {
-        let mut sides = open.iter().copied();
-        let length = |d: &Option<usize>| d.unwrap_or_else(|| sides.next().unwrap_or(TRIAL_LENGTH));
-        std::iter::once(batch).chain(input.dims.iter().map(length)).collect()
-    };
-    let open = input.dims.iter().filter(|d| d.is_none()).count();
-    let main = match (open, preprocess.resize) {
-        (2, Some((h, w))) => shape(input, &[h, w]),
-        (2.., _) if input.dims.len() == 3 && !input.integers => {
-            bail!("input {:?} leaves the length of {open} axes open; fix the image size with --resize HxW", input.name)
-        }
-        _ => shape(input, &[]),
-    };
-    let zeros = |name: &str, shape: Vec<usize>| (name.to_owned(), Tensor::zeros(shape));
-    let mut samples = vec![zeros(&input.name, main)];
-    samples.extend(further.iter().map(|f| zeros(&f.name, shape(f, &[]))));
+fn try_shapes(runtime: &Opened, network: &Network, preprocess: &Preprocess) -> Result<Layout> {
+    let batch = network.inputs.frozen_batch().unwrap_or(2);
+    let samples = samples::zeros(network, batch, preprocess.resize)?;
     Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.layout)
 }
