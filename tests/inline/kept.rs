@@ -317,6 +317,27 @@ fn control_flow_off_the_gradients_path_is_folded_or_run() {
 }
 
 #[test]
+fn names_inside_a_graph_are_not_taken_by_a_step_graph() {
+    // ONNX Runtime refuses a graph whose names are also those of a graph around it; these are what step graphs call
+    // their constants and the gradient of the product.
+    let mut source = plumbing();
+    let nodes = &mut source.graph.as_mut().expect("a graph").node;
+    let looks = nodes.iter_mut().find(|n| n.name() == "looks").expect("the If");
+    let names = ["const", "const_2", "const_3", "y/grad/MatMul", "y/grad/Transpose", "loss/Sub", "s"];
+    for g in looks.attribute.iter_mut().filter_map(|a| a.g.as_mut()) {
+        let from = ["two"].iter().chain(&names).copied();
+        g.node = from.zip(names).map(|(x, y)| node("Identity", &[x], &[y])).collect();
+        g.node[0] = node("Add", &["two", "one"], &["const"]);
+    }
+    let model = read(&source).expect("readable");
+    let network = Network::new(&model, None).expect("trainable");
+    let engine = common::engine(Device::Cpu);
+    let batched = network.at_batch(&engine, &x(), BatchNorm::Frozen).expect("it runs");
+    let targets = Tensor::f32([2, 2], vec![1.0, 0.0, 0.0, 1.0]);
+    batched.gradients(&network.weights().expect("a weight"), &x(), &targets).expect("gradients");
+}
+
+#[test]
 fn a_graph_that_reads_data_varies_with_it() {
     // Neither the condition nor an input of the node is data; the branch reads it.
     let rank = vec![node("Shape", &["x"], &["s"]), node("Size", &["s"], &["r"]), node("Equal", &["r", "two"], &["c"])];
