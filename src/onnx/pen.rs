@@ -16,9 +16,8 @@ pub(super) struct Pen {
 
 impl Pen {
     pub fn new(source: &Graph) -> Self {
-        let written = |n: &Node| {
-            n.outputs.iter().chain(n.subgraphs().flat_map(|g| &g.defines)).cloned().collect::<Vec<String>>()
-        };
+        let written =
+            |n: &Node| n.outputs.iter().chain(n.subgraphs().flat_map(|g| &g.defines)).cloned().collect::<Vec<String>>();
         let used = source.nodes.iter().flat_map(|n| n.reads().map(str::to_owned).chain(written(n)));
         let inputs = source.inputs.iter().map(|p| p.name.clone());
         let taken = used.chain(source.constants.keys().cloned()).chain(inputs).collect();
