@@ -41,6 +41,9 @@ pub(super) const QUANTISED: &[Op] = &[
         .of(MICROSOFT),
     // a, b, a_scale, b_scale, a_zero_point, b_zero_point, bias
     Op::new("MatMulIntegerToFloat", &[], &[Zero, Zero, Constant, Constant, Constant, Constant, Constant]).of(MICROSOFT),
+    // x, w, bias, x_scale, w_scale, mask_index, x_zero_point, w_zero_point, past
+    Op::new("QAttention", &[], &[Zero, Zero, Constant, Constant, Constant, Constant, Constant, Constant, Constant])
+        .of(MICROSOFT),
     // a, b, b_scale, b_zero_point, bias
     Op::new("DynamicQuantizeMatMul", &[], &[Zero, Zero, Constant, Constant, Constant]).of(MICROSOFT),
 ];

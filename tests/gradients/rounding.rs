@@ -107,7 +107,7 @@ fn quantised_operators_are_named_as_such() {
     let found = ends(&dynamic, &["x"]);
     assert!(found.quantised);
     assert_eq!(found.nodes, ["\"i\" (MatMulInteger)"]);
-    for op in ["QLinearAdd", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"] {
+    for op in ["QLinearAdd", "QGemm", "QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"] {
         assert!(ends(&[node(MICROSOFT, op, &["x", "w"], "y")], &["x"]).quantised, "{op}");
     }
 }
