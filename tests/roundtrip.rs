@@ -112,8 +112,8 @@ fn every_storage_is_patched_in_place_and_nothing_else_changes() {
     let values = [f32::from_bits(0x7fa0_1234), -0.0, f32::from_bits(1)];
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     for name in NAMES {
-        let tensor = new(&values);
-        let patched = patch_bytes(&source, &patch(&[(name, &tensor)], &[])).unwrap();
+        let given = new(&values);
+        let patched = patch_bytes(&source, &patch(&[(name, &given)], &[])).unwrap();
         let layout = wire::layout(&source).unwrap();
         let span = layout.tensors.iter().find(|t| t.name == name).unwrap();
         let Storage::Inline(ranges) = &span.storage else { panic!("{name} is inline") };

@@ -6,6 +6,7 @@
 //! which lets the gradient pass where nothing is clipped (straight-through estimator: Bengio, Léonard, Courville 2013,
 //! arXiv 1308.3432). Scales and zero points stay as they are.
 
+use super::subgraph;
 use crate::{
     graph::{Attr, Attrs, Graph, Node},
     tensor::{DType, Data, Tensor},
@@ -39,8 +40,25 @@ pub struct Masters {
 /// Fails with the node where an integer tensor is dequantized in a way that cannot be written back.
 pub fn masters(mut graph: Graph) -> Result<(Graph, Masters), String> {
     let mut masters = Masters::default();
+    let other = |t: DType| t.is_float() && t != DType::F32;
+    let attribute = |(name, value): (&String, &Attr)| match value {
+        Attr::Int(t) => is_type(name) && OTHER_FLOATS.contains(t),
+        Attr::Tensor(t) => other(t.dtype()),
+        _ => false,
+    };
+    let changed = graph.constants.values().any(|t| other(t.dtype()))
+        || graph.inputs.iter().chain(&graph.outputs).any(|p| p.dtype.is_some_and(other))
+        || graph.nodes.iter().flat_map(|n| &n.attrs).any(attribute);
+    let inside = |n: &&Node| n.subgraphs().any(|g| subgraph::names_type(&subgraph::decode(g), &OTHER_FLOATS));
+    if let Some(node) = graph.nodes.iter().find(inside).filter(|_| changed) {
+        return Err(format!(
+            "in node {}: the model is trained in float32, and the graph inside this node names another float type; \
+             convert the model to float32, or take the control flow out of it",
+            node.label()
+        ));
+    }
     for (name, tensor) in &mut graph.constants {
-        if tensor.dtype().is_float() && tensor.dtype() != DType::F32 {
+        if other(tensor.dtype()) {
             masters.originals.insert(name.clone(), (Arc::clone(tensor), Encoding::Float));
             *tensor = Arc::new(widened(tensor));
         }
@@ -51,7 +69,7 @@ pub fn masters(mut graph: Graph) -> Result<(Graph, Masters), String> {
     for attrs in graph.nodes.iter_mut().map(|n| &mut n.attrs) {
         for (name, value) in attrs.iter_mut() {
             match value {
-                Attr::Int(t) if matches!(name.as_str(), "to" | "dtype") && OTHER_FLOATS.contains(t) => *t = FLOAT,
+                Attr::Int(t) if is_type(name) && OTHER_FLOATS.contains(t) => *t = FLOAT,
                 Attr::Tensor(t) if t.dtype().is_float() => *t = widened(t),
                 _ => {}
             }
@@ -59,6 +77,11 @@ pub fn masters(mut graph: Graph) -> Result<(Graph, Masters), String> {
     }
     quantizers(&mut graph, &mut masters)?;
     Ok((graph, masters))
+}
+
+/// True for attributes that say an element type.
+fn is_type(attribute: &str) -> bool {
+    matches!(attribute, "to" | "dtype")
 }
 
 fn widened(t: &Tensor) -> Tensor {

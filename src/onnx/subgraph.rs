@@ -2,7 +2,7 @@
 
 use super::{
     inline::{domain_of, name_of},
-    schema::{GraphProto, NodeProto, TensorProto, ValueInfoProto},
+    schema::{AttributeProto, GraphProto, NodeProto, TensorProto, TypeProtoValue, ValueInfoProto},
 };
 use crate::graph::Subgraph;
 use prost::Message as _;
@@ -73,6 +73,22 @@ pub(super) fn check(graph: &GraphProto) -> Result<(), String> {
         inside(n).try_for_each(check)?;
     }
     Ok(())
+}
+
+/// True when the graph, or one inside it, has tensors, inputs, outputs or casts of one of these element types.
+pub(super) fn names_type(graph: &GraphProto, types: &[i64]) -> bool {
+    let named = |kind: i32| types.contains(&i64::from(kind));
+    let port = |v: &ValueInfoProto| match v.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(TypeProtoValue::Tensor(t)) => named(t.elem_type()),
+        _ => false,
+    };
+    let attribute = |a: &AttributeProto| {
+        let casts = matches!(a.name(), "to" | "dtype") && types.contains(&a.i());
+        casts || a.t.iter().chain(&a.tensors).any(|t| named(t.data_type()))
+    };
+    graph.input.iter().chain(&graph.output).any(port)
+        || graph.initializer.iter().any(|t| named(t.data_type()))
+        || graph.node.iter().any(|n| n.attribute.iter().any(attribute) || inside(n).any(|g| names_type(g, types)))
 }
 
 /// Every tensor in the graph and in the graphs inside it.

@@ -107,7 +107,7 @@ fn rebatch(graph: &Graph, traced: &Traced, data: &BTreeSet<&str>, frozen: usize,
     let mut out = Rewriter { graph: Graph { nodes: Vec::new(), ..graph.clone() }, expanded: BTreeMap::new() };
     for node in &graph.nodes {
         let mut node = node.clone();
-        let touched = node.inputs.iter().any(|i| sampled.contains(i));
+        let touched = node.reads().any(|i| sampled.contains(i));
         let shape = node.output(0).and_then(|y| traced.shape(y)).unwrap_or_default().to_vec();
         // Shape arithmetic is folded at the new batch size; only constants are frozen.
         let constant = |i: usize| node.input(i).is_some_and(|name| graph.constants.contains_key(name));
@@ -143,7 +143,7 @@ fn rebatch(graph: &Graph, traced: &Traced, data: &BTreeSet<&str>, frozen: usize,
             }
             _ => {}
         }
-        let joins = node.inputs.iter().any(|i| sampled.contains(i));
+        let joins = node.reads().any(|i| sampled.contains(i));
         if joins || (node.op == "Expand" && first_is_batch) {
             sampled.extend(node.outputs.iter().cloned());
         }

@@ -184,17 +184,63 @@ fn old_spellings_inside_a_graph_are_lifted() {
 
 #[test]
 fn an_old_spelling_without_a_counterpart_is_named_inside_a_graph_too() {
-    let nodes = vec![node("Upsample", &["t", "scales"], &["u"])];
+    let nodes = vec![node("Dropout", &["t"], &["d", "mask"]), node("Mul", &["d", "mask"], &["u"])];
     let looped = node("Loop", &["n", "", "x"], &["y"]).with(graph("body", body("t", data_type::FLOAT, nodes, "u")));
-    let mut model = model(vec![looped], vec![integers("n", &[], &[3]), floats("scales", &[2], &[1.0, 1.0])], vec![]);
+    let mut model = model(vec![looped], vec![integers("n", &[], &[3])], vec![]);
     model.opset_import = vec![import("", 9)];
     let errors = onnx::lift(read(&model).expect("readable").graph).expect_err("no counterpart");
     assert_eq!(
         errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
-            "in node \"y\" (Loop): in its node \"u\" (Upsample): Upsample is not supported; re-export the model with Resize (opset 11 or later)"
+            "in node \"y\" (Loop): in its node \"d\" (Dropout): the mask output is used, which has no meaning outside training"
         ]
     );
+}
+
+#[test]
+fn inside_a_graph_only_the_spelling_changes() {
+    // What is rewritten for the sake of gradients outside (a CastLike, a fused operator) is left alone here.
+    let fused = NodeProto { domain: Some("com.microsoft".into()), ..node("BiasGelu", &["same", "bias"], &["u"]) };
+    let nodes = vec![node("CastLike", &["t", "x"], &["same"]), fused];
+    let looped = node("Loop", &["n", "", "x"], &["y"]).with(graph("body", body("t", data_type::FLOAT, nodes, "u")));
+    let numbers = vec![integers("n", &[], &[2]), floats("bias", &[3], &[0.5, 0.0, -0.5])];
+    let mut model = model(vec![looped], numbers, vec![]);
+    model.opset_import = vec![import("", 17), import("com.microsoft", 1)];
+    let graph = same(&model);
+    assert_eq!(onnx::lift(graph.clone()).expect("liftable").nodes, graph.nodes);
+}
+
+#[test]
+fn a_graph_in_another_float_type_than_the_training_is_refused() {
+    const FLOAT16: i32 = data_type::FLOAT16;
+    // Off the path of the gradient, and yet it would be fed float32.
+    const FLOAT: i32 = data_type::FLOAT;
+    let to = |x: &str, kind: i32, y: &str| node("Cast", &[x], &[y]).with(int("to", kind.into()));
+    // x, cast to `outside`, in a loop that turns it into `inside` and back.
+    let network = |w: TensorProto, outside: i32, inside: i32| {
+        let body = body("t", outside, vec![to("t", inside, "i"), to("i", outside, "u")], "u");
+        let nodes = vec![
+            to("x", outside, "typed"),
+            node("Loop", &["n", "", "typed"], &["turned"]).with(graph("body", body)),
+            node("Shape", &["turned"], &["shape"]),
+            node("Reshape", &["x", "shape"], &["p"]),
+            to("w", FLOAT, "wide"),
+            node("MatMul", &["p", "wide"], &["y"]),
+        ];
+        let model = read(&model(nodes, vec![integers("n", &[], &[2]), w], vec![])).expect("readable");
+        let network = Network::new(&model, None).map_err(|e| e.to_string())?;
+        let engine = common::engine(Device::Cpu);
+        network.at_batch(&engine, &x(), BatchNorm::Frozen).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let bytes = Some([0, 60].repeat(6));
+    let half = || TensorProto { data_type: Some(FLOAT16), raw_data: bytes.clone(), ..floats("w", &[3, 2], &[]) };
+    let single = || floats("w", &[3, 2], &[1.0; 6]);
+    for (w, outside, inside) in [(half(), FLOAT16, FLOAT16), (half(), FLOAT, FLOAT16), (single(), FLOAT16, FLOAT16)] {
+        let error = network(w, outside, inside).expect_err("float16 inside");
+        assert!(error.contains("in node \"turned\" (Loop): the model is trained in float32"), "{error}");
+    }
+    network(half(), FLOAT, FLOAT).expect("nothing but float32 inside");
+    network(single(), FLOAT, FLOAT16).expect("nothing but float32 outside");
 }
 
 /// y = reshape(x, shape) w, where a Loop counts the rows of x one by one and an If looks at x to find the other side.

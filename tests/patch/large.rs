@@ -115,7 +115,7 @@ fn a_file_of_5_gib_is_copied_and_changed_in_the_copy() {
 }
 
 #[test]
-fn elements_are_written_one_tensor_at_a_time() {
+fn elements_of_every_width_go_to_their_places() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(from.path().join(DATA), [0; 16]).unwrap();
     let part = |name: &str, dtype, n, offset, length| {

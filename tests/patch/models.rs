@@ -58,7 +58,7 @@ pub fn typed(dtype: DType, name: &str, bits: &[u64]) -> TensorProto {
         DType::F32 => t.float_data = each.map(|b| f32::from_bits(b as u32)).collect(),
         DType::F64 => t.double_data = each.map(f64::from_bits).collect(),
         DType::F16 | DType::BF16 | DType::U16 | DType::U8 | DType::Bool => {
-            t.int32_data = each.map(|b| b as i32).collect()
+            t.int32_data = each.map(|b| b as i32).collect();
         }
         DType::I8 => t.int32_data = each.map(|b| i32::from(b as i8)).collect(),
         DType::I16 => t.int32_data = each.map(|b| i32::from(b as i16)).collect(),

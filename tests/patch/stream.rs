@@ -120,7 +120,9 @@ const BITS: [u64; 6] = [1, 200, 3, 0x3c00, 5, 6];
 fn unusual() -> Vec<u8> {
     let list = |values: &[u64]| {
         let mut out = Vec::new();
-        values.iter().for_each(|&v| encode_varint(v, &mut out));
+        for &value in values {
+            encode_varint(value, &mut out);
+        }
         out
     };
     let mixed = [
