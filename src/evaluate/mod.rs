@@ -162,16 +162,22 @@ impl Classifier<'_> {
         let further = data.further();
         let shapes = std::iter::once(data.sample_shape()).chain(further.iter().map(|f| f.shape.as_slice()));
         let mut at = 0;
-        let mut feeds = self.constants.clone();
+        let mut feeds: Vec<(String, Tensor)> =
+            self.constants.iter().map(|(n, t)| (n.clone(), self.typed(n, t))).collect();
         for (name, shape) in self.inputs.iter().zip(shapes) {
             let length: usize = shape.iter().product();
             let values = x.chunks_exact(width).flat_map(|row| &row[at..at + length]).copied().collect();
             at += length;
-            let dtype = self.session.input_type(name).unwrap_or(DType::F32);
             let shape: Vec<usize> = std::iter::once(self.batch).chain(shape.iter().copied()).collect();
-            feeds.push((name.clone(), Tensor::from_f32s(dtype, shape, values)));
+            feeds.push((name.clone(), self.typed(name, &Tensor::f32(shape, values))));
         }
         feeds
+    }
+
+    /// Values in the type that the file wants for an input.
+    fn typed(&self, input: &str, t: &Tensor) -> Tensor {
+        let dtype = self.session.input_type(input).unwrap_or(DType::F32);
+        if dtype == t.dtype() { t.clone() } else { Tensor::from_f32s(dtype, t.shape(), t.to_f32s()) }
     }
 
     /// The output, as the model gives it.

@@ -151,10 +151,10 @@ impl Network {
         }
         let mut graph = model.graph.clone();
         head::cut(&mut graph, &head);
-        let inputs = inputs::choose(&path, &graph, choice)?;
         let graph = onnx::lift(graph).map_err(|errors| TrainError::Lift { path: path.clone(), errors })?;
         let (graph, masters) =
             onnx::masters(graph).map_err(|reason| TrainError::Quantized { path: path.clone(), reason })?;
+        let inputs = inputs::choose(&path, &graph, choice)?;
         let site = inputs::site(&path, &graph, &inputs.main)?;
         let input = inputs.main.name.clone();
         let learned = match &site {

@@ -59,7 +59,7 @@ impl Optimizer {
     }
 
     /// Writes the update of `w` from gradient `g`. `state` are the arrays named by [`Optimizer::state`], `rate` and
-    /// `floor` the numbers of [`Optimizer::schedule`] as values of shape [1]. Gives the new `w` and the new state.
+    /// `floor` the numbers of [`Optimizer::schedule`] as values of rank 0, so that a weight keeps its rank. Gives the new `w` and the new state.
     pub fn update(
         &self,
         b: &mut Builder,

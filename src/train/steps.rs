@@ -284,7 +284,7 @@ impl BatchedNetwork<'_> {
             (fed::TARGETS, vec![n, self.layout.classes]),
             (fed::SAMPLE_WEIGHTS, vec![n, 1]),
             (fed::TOTAL, vec![]),
-            (fed::LAST, vec![1]),
+            (fed::LAST, vec![]),
         ];
         let stepper = self.stepper("the training step", b, state, &feeds, &[fed::LOSS, fed::HITS])?;
         let running = self.running.clone();
@@ -397,8 +397,8 @@ impl BatchedNetwork<'_> {
         optimizer: Optimizer,
         last: Option<&Last>,
     ) -> Vec<State> {
-        let rate = b.input(fed::RATE, DType::F32, &[1]);
-        let floor = b.input(fed::FLOOR, DType::F32, &[1]);
+        let rate = b.input(fed::RATE, DType::F32, &[]);
+        let floor = b.input(fed::FLOOR, DType::F32, &[]);
         let mut states = Vec::new();
         for (w, gradient, initial) in updates {
             let shape = w.shape().to_vec();
@@ -437,7 +437,7 @@ impl BatchedNetwork<'_> {
         let graph = b.finish();
         let mut feeds = feeds.to_vec();
         for name in [fed::RATE, fed::FLOOR] {
-            feeds.push((name, vec![1]));
+            feeds.push((name, vec![]));
         }
         let bytes = onnx::export(&graph);
         let session = self.engine.session(what, &bytes)?;
@@ -452,20 +452,14 @@ struct Last(Value);
 
 impl Last {
     fn declare(b: &mut Builder) -> Self {
-        let last = b.input(fed::LAST, DType::F32, &[1]);
+        let last = b.input(fed::LAST, DType::F32, &[]);
         let half = b.constant(Tensor::scalar(0.5));
-        Self(b.op("Greater", &[&last, &half], &[], &[1]))
+        Self(b.op("Greater", &[&last, &half], &[], &[]))
     }
 
     /// `then` with the last part, `before` with the others.
     fn then(&self, b: &mut Builder, then: &Value, before: &Value) -> Value {
         let shape = before.shape().to_vec();
-        if shape.is_empty() {
-            // A choice of rank 1 would make the result one of rank 1.
-            let none = b.constant(Tensor::ints(&[]));
-            let last = b.op("Reshape", &[&self.0, &none], &[], &[]);
-            return b.op("Where", &[&last, then, before], &[], &shape);
-        }
         b.op("Where", &[&self.0, then, before], &[], &shape)
     }
 

@@ -15,6 +15,7 @@ mod layout;
 mod matmul;
 mod norm;
 mod pool;
+mod quantize;
 mod recurrent;
 mod reduce;
 mod resize;

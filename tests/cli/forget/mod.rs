@@ -12,4 +12,5 @@ mod refused_data;
 mod refused_flags;
 mod refused_models;
 mod settings;
+mod types;
 mod verdict;
