@@ -2,7 +2,7 @@
 
 use crate::tensor::{DType, Tensor};
 use serde::Serialize;
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 use thiserror::Error;
 use tract_onnx::prelude::*;
 
@@ -112,7 +112,7 @@ fn in_tract(x: &Tensor) -> Result<tract_onnx::prelude::Tensor, CheckError> {
         .map_err(|e| CheckError::Run(e.to_string()))?
         .into_tensor();
     // Samples are numbers that float32 holds; whatever their type, the cast gives them back.
-    bytes.cast_to_dt(kind).map(|t| t.into_owned()).map_err(|e| CheckError::Run(one_line(&e)))
+    bytes.cast_to_dt(kind).map(Cow::into_owned).map_err(|e| CheckError::Run(one_line(&e)))
 }
 
 /// Compares scores of the same samples; the first axis is the batch.

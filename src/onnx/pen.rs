@@ -16,14 +16,9 @@ pub(super) struct Pen {
 
 impl Pen {
     pub fn new(source: &Graph) -> Self {
-<<<<<<< HEAD
         let written =
             |n: &Node| n.outputs.iter().chain(n.subgraphs().flat_map(|g| &g.defines)).cloned().collect::<Vec<String>>();
         let used = source.nodes.iter().flat_map(|n| n.reads().map(str::to_owned).chain(written(n)));
-=======
-        let read = source.nodes.iter().flat_map(Node::reads).map(str::to_owned);
-        let written = source.nodes.iter().flat_map(|n| n.outputs.iter().chain(n.subgraphs().flat_map(|g| &g.defines)));
->>>>>>> ops
         let inputs = source.inputs.iter().map(|p| p.name.clone());
         let taken = used.chain(source.constants.keys().cloned()).chain(inputs).collect();
         let nodes = source.nodes.iter().map(|n| n.name.clone()).collect();

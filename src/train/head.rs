@@ -95,8 +95,7 @@ pub fn layout(value: &str, shape: &[usize]) -> Result<Layout, HeadError> {
     let plain = |classes| Layout { classes, predictions: 1, binary: false };
     match *shape {
         [_] | [_, 1] | [_, 1, 1] | [_, 1, 1, 1] => Ok(Layout { classes: 2, predictions: 1, binary: true }),
-        [_, classes] | [_, classes, 1] | [_, classes, 1, 1] => Ok(plain(classes)),
-        [_, 1, classes] => Ok(plain(classes)),
+        [_, classes] | [_, classes, 1] | [_, classes, 1, 1] | [_, 1, classes] => Ok(plain(classes)),
         [_, predictions, classes] => Ok(Layout { classes, predictions, binary: false }),
         _ => Err(HeadError::Shape { value: value.into(), shape: shape.into() }),
     }

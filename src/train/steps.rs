@@ -175,7 +175,7 @@ impl BatchedNetwork<'_> {
         let spread = (values.iter().map(|&v| (f64::from(v) - center).powi(2)).sum::<f64>() / n).sqrt();
         let normalised = center.abs() <= 1.0 && (0.5..=2.0).contains(&spread);
         // A constant value says nothing about the range.
-        Ok(if normalised || spread == 0.0 { Range::NORMALISED } else { Range { center, spread } })
+        Ok(if normalised || spread.abs() == 0.0 { Range::NORMALISED } else { Range { center, spread } })
     }
 
     /// The values of a batch of samples in the place where noise is learned.
@@ -207,12 +207,9 @@ impl BatchedNetwork<'_> {
         b.set_scope(fed::NOISE);
         let shape = z.shape().to_vec();
         let mut x = z.clone();
-        if range.spread != 1.0 {
-            let spread = b.constant(Tensor::scalar(range.spread as f32));
+        if range != Range::NORMALISED {
+            let [spread, center] = [range.spread, range.center].map(|v| b.constant(Tensor::scalar(v as f32)));
             x = b.op("Mul", &[&x, &spread], &[], &shape);
-        }
-        if range.center != 0.0 {
-            let center = b.constant(Tensor::scalar(range.center as f32));
             x = b.op("Add", &[&x, &center], &[], &shape);
         }
         let name = match self.network.site {

@@ -1,6 +1,10 @@
 //! Samples of zeros, for a first run that tells shapes.
 
-use crate::{graph::Port, tensor::Tensor, train::Network};
+use crate::{
+    graph::Port,
+    tensor::{DType, Tensor},
+    train::Network,
+};
 use anyhow::{Result, bail};
 
 /// Length that an open axis which is no side of an image gets.
@@ -11,7 +15,7 @@ pub fn zeros(network: &Network, batch: usize, resize: Option<(usize, usize)>) ->
     let inputs = &network.inputs;
     let open = |port: &Port| port.dims.iter().flatten().skip(1).filter(|d| d.is_none()).count();
     let image =
-        inputs.main.dims.as_ref().is_some_and(|d| d.len() == 4) && inputs.main.dtype.is_some_and(|t| t.is_float());
+        inputs.main.dims.as_ref().is_some_and(|d| d.len() == 4) && inputs.main.dtype.is_some_and(DType::is_float);
     let sides: Vec<usize> = match (open(&inputs.main), resize) {
         (2, Some((h, w))) => vec![h, w],
         (n @ 2.., _) if image => {
