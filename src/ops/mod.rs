@@ -8,6 +8,7 @@
 
 mod activation;
 pub mod conv;
+mod double;
 mod elementwise;
 mod emit;
 mod gather;
@@ -20,6 +21,7 @@ mod reduce;
 mod softmax;
 mod window;
 
+pub use double::written_out;
 pub use emit::{Emit, broadcast, resolve_axis};
 
 use crate::graph::{Builder, Node, Value};
