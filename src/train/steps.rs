@@ -294,7 +294,7 @@ impl BatchedNetwork<'_> {
     }
 }
 
-fn reshaped(b: &mut Builder, v: &Value, shape: &[usize]) -> Value {
+pub(super) fn reshaped(b: &mut Builder, v: &Value, shape: &[usize]) -> Value {
     if v.shape() == shape {
         return v.clone();
     }
