@@ -21,6 +21,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Shows what a model is and what of it would be trained
     Inspect(InspectArgs),
+    /// Compares the gradient graph of a model with central differences
+    Gradcheck(GradcheckArgs),
     /// Prints the digests of a model
     Digest(DigestArgs),
     /// Shows or installs ONNX Runtime
@@ -31,7 +33,12 @@ pub enum Command {
 
 impl Command {
     pub fn quiet(&self) -> bool {
-        matches!(self, Self::Forget(a) if a.quiet) || matches!(self, Self::Demo(a) if a.quiet)
+        match self {
+            Self::Forget(a) => a.quiet,
+            Self::Gradcheck(a) => a.quiet,
+            Self::Demo(a) => a.quiet,
+            Self::Verify(_) | Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) => false,
+        }
     }
 
     pub fn json(&self) -> bool {
@@ -39,6 +46,7 @@ impl Command {
             Self::Forget(a) => a.json,
             Self::Verify(a) => a.json,
             Self::Inspect(a) => a.json,
+            Self::Gradcheck(a) => a.json,
             Self::Digest(a) => a.json,
             Self::Runtime(a) => a.json,
             Self::Demo(a) => a.json,
@@ -307,6 +315,36 @@ pub struct InspectArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GradcheckArgs {
+    /// The model to check
+    pub model: PathBuf,
+    /// The output that holds the class scores, for a model with several
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+    /// Samples in the batch of random data [default: 4, or the batch that the file declares]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Seed of the data and of the directions
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Largest error, relative to the usual size of the derivative
+    #[arg(long, value_name = "T", default_value_t = 1e-3)]
+    pub tolerance: f64,
+    /// Threads per operator [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// The ONNX Runtime library to use
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// No notes and no progress
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]

@@ -39,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Forget(args) => commands::forget::run(&args, printer),
         Command::Verify(args) => commands::verify::run(&args, printer),
         Command::Inspect(args) => commands::inspect::run(&args, printer),
+        Command::Gradcheck(args) => commands::gradcheck::run(&args, printer),
         Command::Digest(args) => commands::digest::run(&args, printer),
         Command::Runtime(args) => commands::runtime::run(&args, printer),
         Command::Demo(args) => commands::demo::run(&args, printer),

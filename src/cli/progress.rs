@@ -31,10 +31,9 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
-}
 
-impl Watch for Progress {
-    fn begin(&mut self, phase: &'static str, steps: usize) {
+    /// A phase of `steps` steps begins.
+    pub fn start(&mut self, phase: &'static str, steps: usize) {
         self.finish();
         self.phase = phase;
         self.steps = steps;
@@ -52,16 +51,28 @@ impl Watch for Progress {
         }
     }
 
-    fn step(&mut self, step: usize, loss: f32) -> bool {
+    /// Step number `step` (from 1) is done; `said` is what is worth saying about it.
+    pub fn advance(&mut self, step: usize, said: &str) {
         if let Some(bar) = &self.bar {
             bar.set_position(step as u64);
-            bar.set_message(format!("loss {loss:.4}"));
+            bar.set_message(said.to_owned());
         } else if self.talks && (step == self.steps || self.said.elapsed() >= Duration::from_secs(5)) {
             self.said = Instant::now();
             let passed = self.started.elapsed().as_secs_f64();
             let left = passed / step as f64 * (self.steps - step) as f64;
-            eprintln!("{:>7}: step {step}/{}, loss {loss:.4}, {passed:.1} s, {left:.1} s left", self.phase, self.steps);
+            let said = if said.is_empty() { String::new() } else { format!("{said}, ") };
+            eprintln!("{:>7}: step {step}/{}, {said}{passed:.1} s, {left:.1} s left", self.phase, self.steps);
         }
+    }
+}
+
+impl Watch for Progress {
+    fn begin(&mut self, phase: &'static str, steps: usize) {
+        self.start(phase, steps);
+    }
+
+    fn step(&mut self, step: usize, loss: f32) -> bool {
+        self.advance(step, &format!("loss {loss:.4}"));
         !interrupt::asked()
     }
 }

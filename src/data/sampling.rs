@@ -150,6 +150,21 @@ impl Seeded {
         }
     }
 
+    /// `n` independent standard normal values (Box and Muller 1958), drawn here so that every device gets the same ones.
+    pub fn normal(&mut self, n: usize) -> Vec<f32> {
+        let mut values = Vec::with_capacity(n + 1);
+        while values.len() < n {
+            // 53 bits make a uniform number; the radius needs one above 0.
+            let mut uniform = || (self.bits() >> 11) as f64 / (1u64 << 53) as f64;
+            let (u, v) = (1.0 - uniform(), uniform());
+            let radius = (-2.0 * u.ln()).sqrt();
+            let (sine, cosine) = (std::f64::consts::TAU * v).sin_cos();
+            values.extend([(radius * cosine) as f32, (radius * sine) as f32]);
+        }
+        values.truncate(n);
+        values
+    }
+
     /// The numbers from 0 to `n - 1` in random order (Fisher and Yates' shuffle, from the last place down).
     ///
     /// # Panics

@@ -8,6 +8,7 @@
 
 mod activation;
 pub mod conv;
+mod double;
 mod einsum;
 mod elementwise;
 mod emit;
@@ -26,6 +27,7 @@ mod softmax;
 mod trigonometry;
 mod window;
 
+pub use double::written_out;
 pub use emit::{Emit, broadcast, resolve_axis};
 pub use integer::is_quantised;
 

@@ -4,7 +4,7 @@ use super::{
     Emit,
     Flow::Vjp,
     Op, OpError,
-    conv::{Geometry, scattered},
+    conv::{Form, Geometry, forward, scattered},
     reduce::{norm_exponent, over_norm_power, signed_power},
     window::{Axis, windows},
 };
@@ -21,16 +21,16 @@ pub(super) const OPS: &[Op] = &[
     Op::new("LpPool", LP_POOL, &[Vjp(lp_pool)]),
 ];
 
-/// The windows of the node.
-fn pool_windows(e: &Emit<'_>) -> Result<Vec<Axis>, OpError> {
-    let (x, y) = (e.x(0)?, e.y(0)?);
+/// The windows of the node, whose output has the shape `y`.
+fn pool_windows(e: &Emit<'_>, y: &[usize]) -> Result<Vec<Axis>, OpError> {
+    let x = e.x(0)?;
     let kernel = e.ints("kernel_shape")?.ok_or_else(|| OpError::Attribute {
         name: "kernel_shape".into(),
         expected: "a list of integers".into(),
         got: "nothing".into(),
     })?;
     let kernel: Vec<usize> = kernel.iter().map(|&k| k as usize).collect();
-    windows(e, &x.shape()[2..], &y.shape()[2..], &kernel)
+    windows(e, &x.shape()[2..], &y[2..], &kernel)
 }
 
 /// y = the largest x of each window      dx = dy added up where those stood
@@ -40,7 +40,7 @@ fn pool_windows(e: &Emit<'_>) -> Result<Vec<Axis>, OpError> {
 fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let node = e.node();
-    let axes = pool_windows(e)?;
+    let axes = pool_windows(e, dy.shape())?;
     let index = if node.output(1).is_some() && e.int("storage_order", 0)? == 0 {
         e.y(1)?
     } else {
@@ -61,7 +61,22 @@ fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 
 /// y = sum of x over each window / count      dx = sum over the windows that read x of dy / count
 fn average_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let axes = pool_windows(e)?;
+    let axes = pool_windows(e, dy.shape())?;
+    let each = divided(e, &axes, dy)?;
+    spread_over_windows(e, &axes, &each)
+}
+
+/// The node of `e`, an `AveragePool` whose output has the shape `y`, as a product with a kernel of ones.
+pub(super) fn average_as_product(e: &mut Emit<'_>, y: &[usize]) -> Result<Value, OpError> {
+    let axes = pool_windows(e, y)?;
+    let (x, q, ones) = one_image_a_channel(e, &axes)?;
+    let sums = forward(e, &q, Form::Columns, &x, &ones);
+    let sums = e.reshape(&sums, y);
+    divided(e, &axes, &sums)
+}
+
+/// One value a window, divided by what the average of that window is divided by.
+fn divided(e: &mut Emit<'_>, axes: &[Axis], v: &Value) -> Result<Value, OpError> {
     let with_padding = e.int("count_include_pad", 0)? != 0;
     // Windows of ceil_mode reach beyond the padding; what lies there counts for nothing in either mode.
     let counted = |a: &Axis, o: usize| {
@@ -71,22 +86,20 @@ fn average_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     };
     let along: Vec<Vec<f64>> =
         axes.iter().map(|a| (0..a.out).map(|o| 1.0 / counted(a, o).max(1) as f64).collect()).collect();
-    let each = if along.iter().all(|v| v.iter().all(|c| (c - v[0]).abs() < f64::EPSILON)) {
-        e.scale(dy, along.iter().map(|v| v[0]).product())
-    } else {
-        let weights = along
-            .iter()
-            .fold(vec![1.0], |all: Vec<f64>, v| all.iter().flat_map(|a| v.iter().map(move |b| a * b)).collect());
-        let shape: Vec<usize> = axes.iter().map(|a| a.out).collect();
-        let weights = e.nums(&shape, &weights);
-        e.mul(dy, &weights)
-    };
-    spread_over_windows(e, &axes, &each)
+    if along.iter().all(|v| v.iter().all(|c| (c - v[0]).abs() < f64::EPSILON)) {
+        return Ok(e.scale(v, along.iter().map(|v| v[0]).product()));
+    }
+    let weights = along
+        .iter()
+        .fold(vec![1.0], |all: Vec<f64>, v| all.iter().flat_map(|a| v.iter().map(move |b| a * b)).collect());
+    let shape: Vec<usize> = axes.iter().map(|a| a.out).collect();
+    let weights = e.nums(&shape, &weights);
+    Ok(e.mul(v, &weights))
 }
 
 /// y = (sum of |x|^p over each window)^(1/p)      dx = sign(x) |x|^(p-1) * sum over windows of dy / y^(p-1)
 fn lp_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let axes = pool_windows(e)?;
+    let axes = pool_windows(e, dy.shape())?;
     let p = norm_exponent(e)?;
     let (x, y) = (e.x(0)?, e.y(0)?);
     let ratio = over_norm_power(e, dy, &y, p);
@@ -102,14 +115,22 @@ fn spread_over_windows(e: &mut Emit<'_>, axes: &[Axis], v: &Value) -> Result<Val
     if axes.iter().all(|a| a.dilation == 1 && a.apart()) {
         return Ok(repeated(e, axes, v, n, c));
     }
-    // One image a channel: all share one kernel of ones.
     let flat: Vec<usize> = [n * c, 1].into_iter().chain(axes.iter().map(|a| a.out)).collect();
     let v = e.reshape(v, &flat);
-    let kernel: Vec<usize> = [1, 1].into_iter().chain(axes.iter().map(|a| a.kernel)).collect();
-    let ones = e.nums(&kernel, &vec![1.0; kernel.iter().product()]);
-    let q = Geometry { n: n * c, c: 1, m: 1, g: 1, axes: axes.to_vec() };
+    let (_, q, ones) = one_image_a_channel(e, axes)?;
     let dx = scattered(e, &q, &v, &ones);
     Ok(e.reshape(&dx, x.shape()))
+}
+
+/// The input with every channel as an image of its own, so that all share one kernel of ones: input, geometry, kernel.
+fn one_image_a_channel(e: &mut Emit<'_>, axes: &[Axis]) -> Result<(Value, Geometry, Value), OpError> {
+    let x = e.x(0)?;
+    let n = x.shape()[0] * x.shape()[1];
+    let flat: Vec<usize> = [n, 1].into_iter().chain(axes.iter().map(|a| a.size)).collect();
+    let x = e.reshape(&x, &flat);
+    let kernel: Vec<usize> = [1, 1].into_iter().chain(axes.iter().map(|a| a.kernel)).collect();
+    let ones = e.nums(&kernel, &vec![1.0; kernel.iter().product()]);
+    Ok((x, Geometry { n, c: 1, m: 1, g: 1, axes: axes.to_vec() }, ones))
 }
 
 /// Windows side by side: every value is repeated over its window, with zeros between windows.

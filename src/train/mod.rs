@@ -5,6 +5,7 @@
 //! (noise, weights, moments) stays on the device between steps.
 
 mod batch_norm;
+pub mod gradcheck;
 mod head;
 mod inputs;
 mod loss;

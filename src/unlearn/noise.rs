@@ -101,20 +101,9 @@ fn descend(
     Ok(losses)
 }
 
-/// Independent standard normal values (Box and Muller 1958), drawn here so that every device starts from the same noise.
+/// Where the noise of a class starts: standard normal values, drawn here so that every device starts from the same noise.
 fn normal(n: usize, seed: u64, class: usize) -> Vec<f32> {
-    let mut stream = Seeded::new(seed, &format!("noise of class {class}"));
-    let mut values = Vec::with_capacity(n + 1);
-    while values.len() < n {
-        // 53 bits make a uniform number; the radius needs one above 0.
-        let mut uniform = || (stream.bits() >> 11) as f64 / (1u64 << 53) as f64;
-        let (u, v) = (1.0 - uniform(), uniform());
-        let radius = (-2.0 * u.ln()).sqrt();
-        let (sine, cosine) = (std::f64::consts::TAU * v).sin_cos();
-        values.extend([(radius * cosine) as f32, (radius * sine) as f32]);
-    }
-    values.truncate(n);
-    values
+    Seeded::new(seed, &format!("noise of class {class}")).normal(n)
 }
 
 #[cfg(test)]

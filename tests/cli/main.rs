@@ -6,6 +6,7 @@ mod common;
 mod demo;
 mod digest;
 mod forget;
+mod gradcheck;
 mod inspect;
 mod program;
 mod runtime;

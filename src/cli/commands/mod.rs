@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod digest;
 pub mod forget;
+pub mod gradcheck;
 pub mod inspect;
 mod output;
 pub mod runtime;

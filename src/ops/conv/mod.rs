@@ -251,18 +251,27 @@ fn col2im(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 /// the node's output, under a name of its own; columns of x are shared with the gradient to the weight.
 pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
     let q = conv_geometry(e, y)?;
-    let form = forward_form(&q);
-    if form == Form::Direct {
-        return Ok(None);
+    match forward_form(&q) {
+        Form::Direct => Ok(None),
+        form => with_bias(e, &q, form).map(Some),
     }
+}
+
+/// The node of `e`, a `Conv` whose output has the shape `y`, as a product of matrices.
+pub(super) fn as_product(e: &mut Emit<'_>, y: &[usize]) -> Result<Value, OpError> {
+    let q = conv_geometry(e, y)?;
+    with_bias(e, &q, Form::Columns)
+}
+
+fn with_bias(e: &mut Emit<'_>, q: &Geometry, form: Form) -> Result<Value, OpError> {
     let (x, w) = (e.x(0)?, e.x(1)?);
-    let y = forward(e, &q, form, &x, &w);
+    let y = forward(e, q, form, &x, &w);
     if !e.has(2) {
-        return Ok(Some(y));
+        return Ok(y);
     }
     let b = e.x(2)?;
     let mut column = vec![b.len()];
     column.resize(q.axes.len() + 1, 1);
     let b = e.reshape(&b, &column);
-    Ok(Some(e.add(&y, &b)))
+    Ok(e.add(&y, &b))
 }

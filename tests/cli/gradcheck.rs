@@ -1,0 +1,174 @@
+//! `gradcheck`: the gradient graph of a file against central differences.
+
+use crate::common::{
+    fixture, model, models,
+    program::{Ran, program, run},
+    temporary,
+};
+use onnx_unlearn::{
+    graph::{Builder, Value},
+    tensor::{Data, Tensor},
+};
+use std::{ffi::OsString, fs, path::Path, sync::Arc};
+
+/// Two samples and one thread, so that the test is quick.
+fn gradcheck(path: &Path, more: &[&str]) -> Ran {
+    let quick = ["--samples=2", "--threads=1"].into_iter().chain(more.iter().copied());
+    run([OsString::from("gradcheck"), path.into()].into_iter().chain(quick.map(OsString::from)))
+}
+
+#[test]
+fn every_fixture_passes() {
+    let mut seen = 0;
+    for entry in fs::read_dir(fixture("models")).expect("the fixtures") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|e| e != "onnx") {
+            continue;
+        }
+        seen += 1;
+        let json = gradcheck(&path, &["--json", "--quiet"]).exits(0).json();
+        assert_eq!(json["answer"], "yes", "{}: {json:#}", path.display());
+        let nodes = json["nodes"].as_array().expect("a list");
+        assert!(nodes.len() > 30 && nodes.iter().all(|n| n["outcome"] == "agrees"), "{}: {json:#}", path.display());
+        let whole = &json["end_to_end"];
+        assert_eq!((whole["arithmetic"].as_str(), whole["outcome"].as_str()), (Some("float64"), Some("agrees")));
+        for part in ["weights", "input"] {
+            assert!(whole[part]["median_error"].as_f64().is_some_and(|e| e < 1e-5), "{}: {whole:#}", path.display());
+        }
+    }
+    assert!(seen >= 8, "{seen} models");
+}
+
+#[test]
+fn the_text_says_what_was_compared() {
+    let ran = gradcheck(&model("fashion-mnist-bn"), &["--seed=7"]).exits(0);
+    for line in [
+        "model        fixtures/models/fashion-mnist-bn.onnx\n",
+        "batch        2 random samples, seed 7\n",
+        "operator            nodes  agree  disagree  not comparable  worst error  at\n",
+        "BatchNormalization      6      6         0               0 ",
+        "worst node   ",
+        "differences  of the loss in float64\n",
+        "20 weights   agrees: along 3 directions error ",
+        "input        agrees: along 3 directions error ",
+        "verdict      the gradient graph agrees with central differences (tolerance 1.0e-3)\n",
+    ] {
+        assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
+    }
+    assert!(ran.stderr.contains("ONNX Runtime ") && ran.stderr.contains("  check: step "), "{}", ran.stderr);
+    assert_eq!(gradcheck(&model("fashion-mnist"), &["--quiet"]).exits(0).stderr, "");
+}
+
+#[test]
+fn a_tolerance_that_float32_cannot_meet_is_not_met() {
+    let ran = gradcheck(&model("fashion-mnist"), &["--tolerance=1e-12"]).exits(1);
+    assert!(ran.stdout.contains("verdict      the gradient graph does not agree"), "{}", ran.stdout);
+    assert!(ran.stdout.lines().filter(|l| l.starts_with("disagrees    ")).count() > 10, "{}", ran.stdout);
+    let json = gradcheck(&model("fashion-mnist"), &["--tolerance=1e-12", "--json"]).exits(1).json();
+    assert_eq!(json["answer"], "no");
+    assert_eq!(json["worst"]["outcome"], "disagrees");
+    let worst = json["worst"]["error"].as_f64().expect("a number");
+    let errors = json["nodes"].as_array().expect("a list").iter().filter_map(|n| n["error"].as_f64());
+    assert!(errors.fold(0.0, f64::max) <= worst && worst > 1e-12, "{json:#}");
+}
+
+#[test]
+fn equal_seeds_give_equal_results() {
+    let of = |seed: &str| gradcheck(&model("fashion-mnist"), &["--json", seed]).exits(0).stdout;
+    assert_eq!(of("--seed=1"), of("--seed=1"));
+    assert_ne!(of("--seed=1"), of("--seed=2"));
+}
+
+#[test]
+fn json_has_these_keys() {
+    let json = gradcheck(&model("fashion-mnist-softmax"), &["--json", "--seed=3"]).exits(0).json();
+    let object = json.as_object().expect("an object");
+    let keys: Vec<&str> = object.keys().map(String::as_str).collect();
+    let mut expected =
+        ["model", "answer", "tolerance", "batch", "seed", "weights", "operators", "worst", "nodes", "end_to_end"];
+    expected.sort_unstable();
+    let mut sorted = keys.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, expected);
+    assert_eq!((json["batch"].as_u64(), json["seed"].as_u64(), json["weights"].as_u64()), (Some(2), Some(3), Some(14)));
+    let conv = json["operators"].as_array().expect("a list").iter().find(|o| o["name"] == "Conv").expect("Conv");
+    assert_eq!(
+        (conv["nodes"].as_u64(), conv["agree"].as_u64(), conv["disagree"].as_u64()),
+        (Some(6), Some(6), Some(0))
+    );
+    let node = &json["nodes"][0];
+    for key in ["node", "operator", "input", "outcome", "error", "share", "differences"] {
+        assert!(!node[key].is_null(), "{key} in {node:#}");
+    }
+    assert!(node["reason"].is_null());
+    let whole = &json["end_to_end"];
+    assert_eq!(whole["weights"]["directions"].as_array().map(Vec::len), Some(3));
+    assert!(whole["loss"].is_f64() && whole["forward_loss"].is_f64(), "{whole:#}");
+    assert_eq!(
+        (&whole["float32_operators"], &whole["worst_weight"]),
+        (&serde_json::json!([]), &serde_json::Value::Null)
+    );
+}
+
+#[test]
+fn what_cannot_be_compared_is_undecided() {
+    let folder = temporary();
+    let path = folder.path().join("quantized.onnx");
+    let build = |b: &mut Builder, x: Value| {
+        let scale = b.named_constant("scale", Arc::new(Tensor::scalar(0.05)));
+        let zero = b.named_constant("zero", Arc::new(Tensor::new(vec![], Data::U8(vec![128]))));
+        let q = b.op("QuantizeLinear", &[&x, &scale, &zero], &[], x.shape());
+        let y = b.op("DequantizeLinear", &[&q, &scale, &zero], &[], x.shape());
+        vec![models::dense(b, &y, 10)]
+    };
+    models::write(&path, build, |_| {});
+    let ran = gradcheck(&path, &[]).exits(2);
+    for line in ["not compared QuantizeLinear", "input        not comparable: ", "verdict      could not tell"] {
+        assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
+    }
+    let json = gradcheck(&path, &["--json"]).exits(2).json();
+    assert_eq!(json["answer"], "undecided");
+}
+
+#[test]
+fn the_batch_is_that_of_the_file() {
+    let folder = temporary();
+    let path = folder.path().join("three.onnx");
+    let declare = |graph: &mut onnx_unlearn::graph::Graph| {
+        graph.inputs[0].dims = Some(vec![Some(3), Some(1), Some(28), Some(28)]);
+    };
+    models::write(&path, |b, x| vec![models::dense(b, &x, 10)], declare);
+    let path = path.to_str().expect("UTF-8");
+    assert_eq!(run(["gradcheck", path, "--json"]).exits(0).json()["batch"], 3);
+    run(["gradcheck", path, "--samples=2"]).fails(&["--samples 2: the model declares batches of 3"]);
+    let open = model("fashion-mnist");
+    let open = open.to_str().expect("UTF-8");
+    assert_eq!(run(["gradcheck", open, "--json", "--quiet"]).exits(0).json()["batch"], 4);
+}
+
+#[test]
+fn refusals_leave_stdout_alone() {
+    let folder = temporary();
+    let path = folder.path().join("curved.onnx");
+    let build = |b: &mut Builder, x: Value| {
+        let curved = b.op("Sinh", &[&x], &[], &[1, 1, 28, 28]);
+        vec![models::dense(b, &curved, 10)]
+    };
+    models::write(&path, build, |_| {});
+    gradcheck(&path, &["--json"]).fails(&["1 node(s) cannot be differentiated", "Sinh", "no gradient rule"]);
+    gradcheck(Path::new("no/such/model.onnx"), &[]).fails(&["cannot read no/such/model.onnx"]);
+    let sized = |graph: &mut onnx_unlearn::graph::Graph| {
+        graph.inputs[0].dims = Some(vec![None, Some(1), None, Some(28)]);
+    };
+    models::write(&path, |b, x| vec![models::dense(b, &x, 10)], sized);
+    gradcheck(&path, &[]).fails(&["leaves the length of 1 axes besides the batch open"]);
+    let fine = model("fashion-mnist");
+    gradcheck(&fine, &["--output=nothing"]).fails(&["--output nothing: the model has no such output"]);
+    gradcheck(&fine, &["--tolerance=0"]).fails(&["--tolerance 0: expected a number above 0"]);
+    let fine = fine.to_str().expect("UTF-8");
+    run(["gradcheck", fine, "--samples=0"]).fails(&["--samples 0"]);
+    run(["gradcheck", fine, "--threads=0"]).fails(&["--threads 0"]);
+    let mut program = program();
+    program.env("ORT_DYLIB_PATH", "/no/such/library.so").args(["gradcheck", fine]);
+    Ran::new(&program.output().expect("the program starts")).fails(&["/no/such/library.so"]);
+}
