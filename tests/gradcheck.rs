@@ -34,10 +34,10 @@ fn check_with(path: &Path, backward: Backward<'_>, spoil: &dyn Fn(&str, &mut Vec
     let weights = network.weights().expect("weights");
     let x = Tensor::f32([2, 1, 28, 28], draw("data", 2 * 784));
     let batched = network.at_batch(&common::engine(Device::Cpu), &x, BatchNorm::Frozen).expect("the batch runs");
-    let mut targets = vec![0.0; 2 * batched.classes];
+    let mut targets = vec![0.0; 2 * batched.layout.classes];
     targets[3] = 1.0;
-    targets[batched.classes] = 1.0;
-    let targets = Tensor::f32([2, batched.classes], targets);
+    targets[batched.layout.classes] = 1.0;
+    let targets = Tensor::f32([2, batched.layout.classes], targets);
     let settings = Settings { tolerance: TOLERANCE, draw: &draw, backward };
     let gradients = |weights: &_| {
         let (loss, mut gradients) = batched.gradients(weights, &x, &targets)?;
