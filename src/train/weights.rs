@@ -13,6 +13,9 @@ use wildmatch::WildMatch;
 /// Operators whose constant operands may be numbers of the architecture rather than weights.
 const ARITHMETIC: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where"];
 
+/// Operators that only look at their operands.
+const COMPARISONS: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
+
 /// An additive mask holds numbers this low where attention is switched off; no bias does.
 const MASKED: f32 = -1e4;
 
@@ -126,7 +129,8 @@ fn constant_by_rule(
     if nodes.is_empty() {
         return Some("not used for the logits");
     }
-    let arithmetic = nodes.iter().all(|n| ARITHMETIC.contains(&n.op.as_str()));
+    let compared = |n: &&crate::graph::Node| COMPARISONS.contains(&n.op.as_str());
+    let arithmetic = nodes.iter().all(|n| ARITHMETIC.contains(&n.op.as_str()) || compared(n));
     if tensor.len() <= 1 && (arithmetic || nodes.iter().all(|n| n.op == "Expand")) {
         return Some(if arithmetic { "a single number in arithmetic" } else { "a single number, repeated" });
     }
