@@ -1,6 +1,11 @@
 //! The check of gradients itself: what is right passes, and what is wrong is found and named.
 
-#![allow(clippy::needless_for_each, clippy::type_complexity, clippy::elidable_lifetime_names)] // Closures read best here.
+#![allow(
+    clippy::needless_for_each,
+    clippy::type_complexity,
+    clippy::elidable_lifetime_names,
+    clippy::needless_lifetimes
+)] // Closures read best here.
 
 mod common;
 
