@@ -321,9 +321,11 @@ pub struct InspectArgs {
 pub struct GradcheckArgs {
     /// The model to check
     pub model: PathBuf,
-    /// The output that holds the class scores, for a model with several
-    #[arg(long, value_name = "NAME")]
-    pub output: Option<String>,
+    #[command(flatten)]
+    pub choice: ModelArgs,
+    /// Height and width of images, where the model leaves them open: N or HxW
+    #[arg(long, value_name = "HxW")]
+    pub resize: Option<String>,
     /// Samples in the batch of random data [default: 4, or the batch that the file declares]
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,

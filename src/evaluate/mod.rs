@@ -154,11 +154,13 @@ pub struct Classifier<'a> {
 }
 
 impl Classifier<'_> {
-    /// What the model is fed for these samples, each input in its type. The batch is filled up with zeros.
+    /// What the model is fed for these samples, each input in its type. The batch is filled up with the samples over again,
+    /// so that a model whose scores depend on the batch sees nothing foreign.
     pub fn feeds(&self, data: &Dataset, rows: &[usize]) -> Vec<(String, Tensor)> {
         let width = data.sample_len();
         let mut x = vec![0.0; self.batch * width];
-        data.batch(rows, &mut x[..rows.len() * width]);
+        let full: Vec<usize> = rows.iter().copied().cycle().take(self.batch).collect();
+        data.batch(&full, &mut x[..full.len() * width]);
         let further = data.further();
         let shapes = std::iter::once(data.sample_shape()).chain(further.iter().map(|f| f.shape.as_slice()));
         let mut at = 0;
@@ -188,8 +190,8 @@ impl Classifier<'_> {
         Ok(self.session.run(&feeds)?.swap_remove(at))
     }
 
-    /// Scores of at most a batch of samples, [predictions, classes]. The batch is filled up with zeros, whose scores are
-    /// ignored, so that a model with a fixed batch can be measured.
+    /// Scores of at most a batch of samples, [predictions, classes]. What the batch is filled up with is ignored,
+    /// so that a model with a fixed batch can be measured.
     pub fn predict(&mut self, data: &Dataset, rows: &[usize]) -> Result<Array2<f32>, EvaluateError> {
         let y = self.run(&self.feeds(data, rows))?;
         if !y.dtype().is_float() {

@@ -16,6 +16,8 @@ pub enum Warning {
     ReferenceLabel,
     /// The reference variant is about BatchNormalization, and there is none.
     NoBatchNorm,
+    /// BatchNormalization in training mode, in the file.
+    LiveBatchNorm,
     /// No held-out data.
     NoEval,
     /// The held-out data has no samples of a class to forget.
@@ -60,6 +62,11 @@ impl fmt::Display for Warning {
             ),
             Self::NoBatchNorm => f.write_str(
                 "the model has no BatchNormalization (exporters fold it into convolutions): batch statistics change nothing",
+            ),
+            Self::LiveBatchNorm => f.write_str(
+                "the file has BatchNormalization in training mode: its scores depend on all samples of a batch, and with \
+                 graph optimisations ONNX Runtime's CPU provider gives other scores than the operator defines (they are \
+                 off here); export the model in inference mode",
             ),
             Self::NoEval => f.write_str("no --eval data: forgetting is not assessed"),
             Self::EvalWithoutForget(classes) => {

@@ -147,6 +147,18 @@ fn makes_floats(graph: &Graph, node: &Node, integers: &BTreeSet<&str>) -> bool {
     }
 }
 
+/// Number of rows in the table that the node at `site` looks up.
+pub fn table_rows(graph: &Graph, site: &Site) -> Option<usize> {
+    let Site::Value { name, .. } = site else { return None };
+    let node = graph.nodes.iter().find(|n| n.op == "Gather" && n.outputs.contains(name))?;
+    let shape = graph.constants.get(node.input(0)?)?.shape();
+    match node.attrs.get("axis") {
+        None => shape.first().copied(),
+        Some(Attr::Int(axis)) => shape.get(usize::try_from(*axis).ok()?).copied(),
+        Some(_) => None,
+    }
+}
+
 /// Makes the value at `site` a choice: the noise where the flag of a sample says so, else what the graph computes.
 /// `shape` is the value's, batch first.
 pub fn open_site(graph: &mut Graph, site: &Site, shape: &[usize]) {

@@ -34,8 +34,8 @@ pub fn of(
     let rows = targets.shape()[0];
     let scores = if layout.binary {
         let column = reshaped(graph, logits, &[rows, 1]);
-        let sides = graph.constant(Tensor::f32([1, 2], vec![0.0, 1.0]));
-        graph.op("Mul", &[&column, &sides], &[], &[rows, 2])
+        let zeros = graph.op("Sub", &[&column, &column], &[], &[rows, 1]);
+        graph.op("Concat", &[&zeros, &column], &[("axis", 1i64.into())], &[rows, 2])
     } else {
         reshaped(graph, logits, &[rows, layout.classes])
     };

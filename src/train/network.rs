@@ -97,8 +97,8 @@ pub enum TrainError {
     WriteBack { path: PathBuf, reason: String },
     #[error("{}: {flag} {pattern}: no tensor that the file stores has such a name", path.display())]
     Pattern { path: PathBuf, flag: &'static str, pattern: String },
-    #[error("--batch-norm batch: {0}")]
-    BatchNorm(String),
+    #[error("{}: BatchNormalization with the statistics of the batch: {reason}", path.display())]
+    BatchNorm { path: PathBuf, reason: String },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
@@ -225,9 +225,19 @@ impl Network {
         weights.iter().map(write).collect()
     }
 
+    /// Number of rows in the table that integers of the input look up, where that is what they are for.
+    pub fn indices(&self) -> Option<usize> {
+        inputs::table_rows(&self.graph, &self.site)
+    }
+
     /// True when the model has BatchNormalization nodes.
     pub fn has_batch_norm(&self) -> bool {
         batch_norm::present(&self.graph)
+    }
+
+    /// True when some of them are in training mode, so that the scores of the file depend on the whole batch.
+    pub fn has_live_batch_norm(&self) -> bool {
+        batch_norm::live(&self.graph)
     }
 
     /// Fixes the batch: `sample` is one batch of real data, [batch, ...], of a model with one input.
@@ -287,22 +297,23 @@ impl Network {
             site = Some(shape);
         }
         let mut running = Vec::new();
-        if batch_norm == BatchNorm::Batch && self.has_batch_norm() {
+        let all = batch_norm == BatchNorm::Batch && self.has_batch_norm();
+        if all || self.has_live_batch_norm() {
+            let fail = |reason: String| TrainError::BatchNorm { path: self.path.clone(), reason };
             if layout.predictions > 1 {
-                return Err(TrainError::BatchNorm(
-                    "not supported for a model with several predictions a sample".into(),
-                ));
+                return Err(fail("not supported for a model with several predictions a sample".into()));
             }
-            if self.inputs.main.dims.as_ref().is_some_and(|d| d[0] == Some(batch)) && batch < 2 {
-                return Err(TrainError::BatchNorm(
-                    "the file fixes the batch at one sample, which has no statistics".into(),
+            if all && self.inputs.main.dims.as_ref().is_some_and(|d| d[0] == Some(batch)) && batch < 2 {
+                return Err(fail(
+                    "the file fixes the batch at one sample, which has no statistics; leave out --batch-norm batch"
+                        .into(),
                 ));
             }
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);
             let (mut written, moved) =
-                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS).map_err(TrainError::BatchNorm)?;
+                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS, all).map_err(&fail)?;
             if let Some(r) = moved.iter().find(|r| !self.writable.contains(&r.name)) {
-                return Err(TrainError::BatchNorm(format!(
+                return Err(fail(format!(
                     "statistics {:?} are no tensor of the main graph, so moved ones could not be written back",
                     r.name
                 )));
@@ -311,6 +322,7 @@ impl Network {
             live.insert(fed::SAMPLE_WEIGHTS.into());
             live.extend(moved.iter().map(|r| r.name.clone()));
             feeds.push((fed::SAMPLE_WEIGHTS.into(), weights));
+            let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
             traced = trace(engine, &written, &feeds, &live).map_err(fail)?;
             running = moved;
         }

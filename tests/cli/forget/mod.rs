@@ -1,6 +1,7 @@
 //! `forget`: what a run writes and says, what it is run on, and everything it refuses.
 
 mod batch;
+mod batch_norm;
 mod classes;
 mod data;
 mod hardware;

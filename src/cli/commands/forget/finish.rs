@@ -50,7 +50,9 @@ impl Job<'_> {
         let (head, inputs) = (&self.network.head, &self.network.inputs);
         let batch = self.input.batch.unwrap_or(EVAL_BATCH);
         Ok(Classifier {
-            session: self.runtime.engine.session_from_file(path)?,
+            // Optimisations take the unused outputs of BatchNormalization in training mode away, and the scores of the
+            // CPU provider are wrong without them.
+            session: self.runtime.engine.session_from_file(path, self.network.has_live_batch_norm())?,
             inputs: std::iter::once(&inputs.main).chain(&inputs.further).map(|p| p.name.clone()).collect(),
             constants: self.network.constants_at(batch)?,
             output: &head.output,
