@@ -41,6 +41,23 @@ impl Scores {
             Self::Probabilities | Self::Independent => [1.0 - v, v],
         }
     }
+
+    /// True when this score of an independent class predicts that the class is there: a probability above 0.5.
+    fn there(self, v: f32) -> bool {
+        v > if self == Self::Independent { 0.5 } else { 0.0 }
+    }
+
+    /// Cross-entropy of a row of scores against the classes that are there, in nats.
+    fn cross_entropy(self, row: &ArrayView1<'_, f32>, labels: &[u32]) -> f64 {
+        let of_labels = |f: &dyn Fn(f64) -> f64| labels.iter().map(|&c| f(row[c as usize].into())).sum();
+        match self {
+            Self::Logits => of_labels(&|v| log_sum_exp(row) - v),
+            // Probabilities underflow to 0; the smallest float32 stands for what they were.
+            Self::Probabilities => of_labels(&|v| -v.max(f64::from(f32::MIN_POSITIVE)).ln()),
+            Self::LogProbabilities => of_labels(&|v| -v),
+            Self::Independent => -(0..).zip(row).map(|(c, &p)| surprise(p, labels.contains(&c))).sum::<f64>(),
+        }
+    }
 }
 
 /// Why a model could not be measured.
@@ -64,11 +81,23 @@ pub enum EvaluateError {
 pub struct ClassScore {
     /// Samples of the class.
     pub total: usize,
-    /// Samples predicted as the class.
+    /// Samples of the class that were predicted as it.
     pub correct: usize,
-    /// Sum of the cross-entropy over the samples, in nats.
+    /// The samples without the class, where labels are multi-hot. Elsewhere they are the samples of other classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negatives: Option<Negatives>,
+    /// Sum of the cross-entropy over the samples of the class, in nats.
     #[serde(skip)]
     pub loss: f64,
+}
+
+/// Samples without a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Negatives {
+    /// All of them.
+    pub total: usize,
+    /// Those that were predicted as the class.
+    pub false_positives: usize,
 }
 
 /// How a model fared on a data set.
@@ -76,51 +105,73 @@ pub struct ClassScore {
 pub struct Evaluation {
     /// One entry a class.
     pub classes: Vec<ClassScore>,
-    /// Samples whose scores were not finite; they count as wrong.
+    /// Samples whose scores were not finite; they count as wrong, for every class.
     pub not_finite: usize,
-    /// Class of every sample and whether it was predicted, in the order of the data.
+    /// Class of every label and whether it was predicted, in the order of the data.
     #[serde(skip)]
     pub hits: Vec<(usize, bool)>,
 }
 
 impl Evaluation {
     /// Of no samples.
-    pub fn new(classes: usize) -> Self {
-        Self { classes: vec![ClassScore::default(); classes], ..Self::default() }
+    pub fn new(classes: usize, multi_hot: bool) -> Self {
+        let negatives = multi_hot.then(Negatives::default);
+        Self { classes: vec![ClassScore { negatives, ..ClassScore::default() }; classes], ..Self::default() }
     }
 
-    fn add(&mut self, row: &ArrayView1<'_, f32>, label: usize, scores: Scores) {
-        let class = &mut self.classes[label];
-        class.total += 1;
-        if row.iter().any(|v| !v.is_finite()) {
-            self.not_finite += 1;
-            self.hits.push((label, false));
-            class.loss = f64::INFINITY;
-            return;
+    /// True where samples have any number of classes, and each class is predicted or not by its own score.
+    pub fn multi_hot(&self) -> bool {
+        self.classes.iter().any(|class| class.negatives.is_some())
+    }
+
+    /// Adds a sample: its scores and the classes that are there.
+    fn add(&mut self, row: &ArrayView1<'_, f32>, labels: &[u32], scores: Scores) {
+        let finite = row.iter().all(|v| v.is_finite());
+        self.not_finite += usize::from(!finite);
+        for &label in labels {
+            let label = label as usize;
+            let class = &mut self.classes[label];
+            let predicted = if class.negatives.is_some() { scores.there(row[label]) } else { argmax(row) == label };
+            let hit = finite && predicted;
+            class.total += 1;
+            class.correct += usize::from(hit);
+            class.loss += if finite { scores.cross_entropy(row, labels) } else { f64::INFINITY };
+            self.hits.push((label, hit));
         }
-        let hit = argmax(row) == label;
-        self.hits.push((label, hit));
-        class.correct += usize::from(hit);
-        let own = f64::from(row[label]);
-        class.loss += match scores {
-            Scores::Logits => log_sum_exp(row) - own,
-            // Probabilities underflow to 0; the smallest float32 stands for what they were.
-            Scores::Probabilities => -own.max(f64::from(f32::MIN_POSITIVE)).ln(),
-            Scores::LogProbabilities => -own,
-            Scores::Independent => -row.iter().enumerate().map(|(c, &p)| surprise(p, c == label)).sum::<f64>(),
-        };
+        for ((label, class), &score) in (0..).zip(&mut self.classes).zip(row) {
+            if let Some(negatives) = class.negatives.as_mut().filter(|_| !labels.contains(&label)) {
+                negatives.total += 1;
+                negatives.false_positives += usize::from(!finite || scores.there(score));
+            }
+        }
     }
 
-    /// Share of right predictions among the samples of the classes that `pick` takes; `None` without samples.
+    /// Of the samples of the classes that `pick` takes, the share predicted as what they are (with multi-hot labels: the
+    /// recall, micro-averaged); `None` without samples.
     pub fn accuracy(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
-        let (correct, total, _) = self.sums(pick);
-        (total > 0).then(|| correct as f64 / total as f64)
+        let sum = self.sum(pick);
+        share(sum.correct, sum.total)
+    }
+
+    /// Of the predictions as a class that `pick` takes, the share that is right, micro-averaged; `None` without
+    /// predictions, and where labels are not multi-hot.
+    pub fn precision(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
+        let sum = self.sum(pick);
+        share(sum.correct, sum.correct + sum.negatives?.false_positives)
+    }
+
+    /// The harmonic mean of the two, 2 TP / (2 TP + FP + FN), micro-averaged over the classes that `pick` takes; `None`
+    /// without samples of them, and where labels are not multi-hot.
+    pub fn micro_f1(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
+        let sum = self.sum(pick);
+        let false_positives = sum.negatives?.false_positives;
+        (sum.total > 0).then(|| 2.0 * sum.correct as f64 / (sum.correct + sum.total + false_positives) as f64)
     }
 
     /// Mean cross-entropy in nats over the samples of the classes that `pick` takes.
     pub fn loss(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
-        let (_, total, loss) = self.sums(pick);
-        (total > 0).then(|| loss / total as f64)
+        let sum = self.sum(pick);
+        (sum.total > 0).then(|| sum.loss / sum.total as f64)
     }
 
     /// Mean of the accuracies of batches of `batch` samples of the classes that `pick` takes, in the order of the data: a
@@ -131,9 +182,17 @@ impl Evaluation {
         Array1::from_iter(hits.chunks(batch).map(share)).mean()
     }
 
-    fn sums(&self, pick: impl Fn(usize) -> bool) -> (usize, usize, f64) {
+    fn sum(&self, pick: impl Fn(usize) -> bool) -> ClassScore {
         let picked = self.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s);
-        picked.fold((0, 0, 0.0), |(c, t, l), s| (c + s.correct, t + s.total, l + s.loss))
+        picked.fold(ClassScore::default(), |a, b| ClassScore {
+            total: a.total + b.total,
+            correct: a.correct + b.correct,
+            loss: a.loss + b.loss,
+            negatives: b.negatives.map(|b| {
+                let a = a.negatives.unwrap_or_default();
+                Negatives { total: a.total + b.total, false_positives: a.false_positives + b.false_positives }
+            }),
+        })
     }
 }
 
@@ -212,7 +271,7 @@ impl Classifier<'_> {
 
     /// Measures the model on the whole data set, until `go_on` says no.
     pub fn evaluate(&mut self, data: &Dataset, mut go_on: impl FnMut() -> bool) -> Result<Evaluation, EvaluateError> {
-        let mut result = Evaluation::new(data.classes());
+        let mut result = Evaluation::new(data.classes(), data.multi_hot());
         let numbers: Vec<usize> = (0..data.len()).collect();
         for rows in numbers.chunks(self.batch) {
             if !go_on() {
@@ -220,8 +279,8 @@ impl Classifier<'_> {
             }
             let scores = self.predict(data, rows)?;
             let labels = rows.iter().flat_map(|&i| data.labels_of(i));
-            for (row, &label) in scores.rows().into_iter().zip(labels) {
-                result.add(&row, label as usize, self.scores);
+            for (row, labels) in scores.rows().into_iter().zip(labels) {
+                result.add(&row, labels, self.scores);
             }
         }
         Ok(result)
@@ -231,6 +290,10 @@ impl Classifier<'_> {
 /// Index of the largest score; the first one among equals.
 pub fn argmax(row: &ArrayView1<'_, f32>) -> usize {
     row.iter().enumerate().fold(0, |best, (i, &v)| if v > row[best] { i } else { best })
+}
+
+fn share(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// Logarithm of the probability that an independent class is there, or not.
@@ -258,8 +321,8 @@ mod tests {
         for (row, kind) in
             [(logits.to_vec(), Scores::Logits), (p, Scores::Probabilities), (log_p, Scores::LogProbabilities)]
         {
-            let mut e = Evaluation::new(3);
-            e.add(&ArrayView1::from(&row), 1, kind);
+            let mut e = Evaluation::new(3, false);
+            e.add(&ArrayView1::from(&row), &[1], kind);
             assert_eq!((e.classes[1].total, e.classes[1].correct), (1, 1));
             assert!((e.classes[1].loss - expected).abs() < 1e-6, "{kind:?}: {}", e.classes[1].loss);
         }
@@ -267,9 +330,9 @@ mod tests {
 
     #[test]
     fn scores_that_are_not_numbers_are_wrong_and_counted() {
-        let mut e = Evaluation::new(2);
-        e.add(&ArrayView1::from(&[f32::NAN, 0.0]), 0, Scores::Logits);
-        e.add(&ArrayView1::from(&[2.0, 0.0]), 0, Scores::Logits);
+        let mut e = Evaluation::new(2, false);
+        e.add(&ArrayView1::from(&[f32::NAN, 0.0]), &[0], Scores::Logits);
+        e.add(&ArrayView1::from(&[2.0, 0.0]), &[0], Scores::Logits);
         assert_eq!((e.not_finite, e.classes[0].correct, e.classes[0].total), (1, 1, 2));
         assert_eq!(e.accuracy(|_| true), Some(0.5));
         assert_eq!(e.accuracy(|c| c == 1), None);
@@ -277,9 +340,9 @@ mod tests {
 
     #[test]
     fn a_small_last_batch_counts_as_much_as_a_full_one() {
-        let mut e = Evaluation::new(2);
+        let mut e = Evaluation::new(2, false);
         for (label, hit) in [(0, true), (1, false), (0, true), (0, false)] {
-            e.add(&ArrayView1::from(&[f32::from(u8::from((label == 0) == hit)), 0.5]), label, Scores::Logits);
+            e.add(&ArrayView1::from(&[f32::from(u8::from((label == 0) == hit)), 0.5]), &[label], Scores::Logits);
         }
         // Class 0 in batches of 2: both right, then one wrong.
         assert_eq!(e.mean_of_batches(|c| c == 0, 2), Some(0.5));

@@ -6,9 +6,9 @@ use serde::Serialize;
 /// Thresholds, fixed before the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Gates {
-    /// Largest accuracy on the forgotten classes, 0 to 1.
+    /// Largest accuracy on the forgotten classes (multi-hot labels: recall), 0 to 1.
     pub max_forget_accuracy: f64,
-    /// Largest fall of the accuracy on the retained classes, 0 to 1.
+    /// Largest fall of the accuracy on the retained classes (multi-hot labels: micro-F1), 0 to 1.
     pub max_retain_drop: f64,
 }
 
@@ -42,6 +42,8 @@ pub struct Gate {
     pub name: &'static str,
     /// What became of it.
     pub outcome: GateOutcome,
+    /// What is measured: `accuracy`, `recall` or `micro-F1`.
+    pub measure: &'static str,
     /// The threshold.
     pub threshold: f64,
     /// What was measured.
@@ -79,6 +81,7 @@ impl Gates {
     pub fn judge(&self, m: &Measured, forget: &[usize]) -> Verdict {
         let forgotten = |c: usize| forget.contains(&c);
         let held_out = m.on == "eval";
+        let (recall, quality) = if m.before.multi_hot() { ("recall", "micro-F1") } else { ("accuracy", "accuracy") };
         let complete = forget.iter().all(|&c| m.after_repair.classes[c].total > 0);
         // The worst class decides: an average would let one class hide behind another.
         let worst = forget
@@ -89,10 +92,11 @@ impl Gates {
             Some(worst) if held_out && complete => Gate {
                 name: "forget",
                 outcome: if worst <= self.max_forget_accuracy { GateOutcome::Pass } else { GateOutcome::Fail },
+                measure: recall,
                 threshold: self.max_forget_accuracy,
                 measured: Some(worst),
                 detail: format!(
-                    "accuracy on forgotten classes {} (highest of any), at most {}",
+                    "{recall} on forgotten classes {} (highest of any), at most {}",
                     percent(worst),
                     percent(self.max_forget_accuracy)
                 ),
@@ -100,14 +104,17 @@ impl Gates {
             _ => Gate {
                 name: "forget",
                 outcome: GateOutcome::NotAssessed,
+                measure: recall,
                 threshold: self.max_forget_accuracy,
                 measured: None,
                 detail: "no held-out samples of every forgotten class (--eval)".into(),
             },
         };
-        let before = m.before.accuracy(|c| !forgotten(c));
-        let after = m.after_repair.accuracy(|c| !forgotten(c));
-        let retain_gate = match (before, after) {
+        let retained = |e: &Evaluation| match e.multi_hot() {
+            true => e.micro_f1(|c| !forgotten(c)),
+            false => e.accuracy(|c| !forgotten(c)),
+        };
+        let retain_gate = match (retained(&m.before), retained(&m.after_repair)) {
             (Some(before), Some(after)) => {
                 let drop = before - after;
                 let outcome = match (drop <= self.max_retain_drop, held_out) {
@@ -119,10 +126,11 @@ impl Gates {
                 Gate {
                     name: "retain",
                     outcome,
+                    measure: quality,
                     threshold: self.max_retain_drop,
                     measured: Some(drop),
                     detail: format!(
-                        "accuracy on retained classes {} -> {} ({on}), a fall of at most {}",
+                        "{quality} on retained classes {} -> {} ({on}), a fall of at most {}",
                         percent(before),
                         percent(after),
                         points(self.max_retain_drop)
@@ -132,6 +140,7 @@ impl Gates {
             _ => Gate {
                 name: "retain",
                 outcome: GateOutcome::NotAssessed,
+                measure: quality,
                 threshold: self.max_retain_drop,
                 measured: None,
                 detail: "no samples of retained classes to measure".into(),
@@ -169,7 +178,7 @@ mod tests {
     /// Accuracies in percent, 100 samples a class; negative for no samples.
     fn scores(accuracies: &[i32]) -> Evaluation {
         let class = |&a: &i32| match usize::try_from(a) {
-            Ok(correct) => ClassScore { total: 100, correct, loss: 0.0 },
+            Ok(correct) => ClassScore { total: 100, correct, ..ClassScore::default() },
             Err(_) => ClassScore::default(),
         };
         Evaluation { classes: accuracies.iter().map(class).collect(), ..Evaluation::default() }

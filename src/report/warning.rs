@@ -66,7 +66,7 @@ impl fmt::Display for Warning {
                 write!(f, "--eval has no samples of {}: forgetting is not assessed", classes.join(", "))
             }
             Self::EvalWithoutRetained(classes) => {
-                write!(f, "--eval has no samples of {}, which do not enter the retain accuracy", classes.join(", "))
+                write!(f, "--eval has no samples of {}: how they are kept is not measured", classes.join(", "))
             }
             Self::FewSamples { classes, fewest, per_class } => {
                 write!(f, "{classes} retained class(es) have fewer than {per_class} samples (the fewest: {fewest})")

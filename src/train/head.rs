@@ -15,13 +15,6 @@ pub struct Head {
     pub behind: Option<String>,
 }
 
-impl Head {
-    /// True for scores that are independent of each other, each behind a sigmoid of its own.
-    pub fn independent(&self) -> bool {
-        self.behind.as_deref() == Some("Sigmoid")
-    }
-}
-
 /// How the logits of a batch are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -31,6 +24,9 @@ pub struct Layout {
     pub predictions: usize,
     /// True for one logit that decides between class 0 and class 1.
     pub binary: bool,
+    /// True for scores that are independent of each other, each behind a sigmoid of its own: a sample may have several
+    /// classes.
+    pub independent: bool,
 }
 
 /// Why no classifier head was found.
@@ -90,13 +86,16 @@ pub fn cut(graph: &mut Graph, head: &Head) {
     graph.prune();
 }
 
-/// How logits of this shape are read.
-pub fn layout(value: &str, shape: &[usize]) -> Result<Layout, HeadError> {
-    let plain = |classes| Layout { classes, predictions: 1, binary: false };
-    match *shape {
-        [_] | [_, 1] | [_, 1, 1] | [_, 1, 1, 1] => Ok(Layout { classes: 2, predictions: 1, binary: true }),
-        [_, classes] | [_, classes, 1] | [_, classes, 1, 1] | [_, 1, classes] => Ok(plain(classes)),
-        [_, predictions, classes] => Ok(Layout { classes, predictions, binary: false }),
-        _ => Err(HeadError::Shape { value: value.into(), shape: shape.into() }),
+impl Head {
+    /// How logits of this shape are read.
+    pub fn layout(&self, shape: &[usize]) -> Result<Layout, HeadError> {
+        let independent = self.behind.as_deref() == Some("Sigmoid");
+        let layout = |classes, predictions| Layout { classes, predictions, binary: false, independent };
+        match *shape {
+            [_] | [_, 1] | [_, 1, 1] | [_, 1, 1, 1] => Ok(Layout { binary: true, independent: false, ..layout(2, 1) }),
+            [_, classes] | [_, classes, 1] | [_, classes, 1, 1] | [_, 1, classes] => Ok(layout(classes, 1)),
+            [_, predictions, classes] => Ok(layout(classes, predictions)),
+            _ => Err(HeadError::Shape { value: self.logits.clone(), shape: shape.into() }),
+        }
     }
 }

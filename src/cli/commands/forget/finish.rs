@@ -94,8 +94,8 @@ impl Job<'_> {
         classifier.batch = usual;
         classifier.constants = self.network.constants_at(usual)?;
         let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
-        let compared =
-            check::run(path, &feeds, classifier.output).and_then(|theirs| check::compare(&theirs, &ours, tolerance));
+        let compared = check::run(path, &feeds, classifier.output)
+            .and_then(|theirs| check::compare(&theirs, &ours, data.multi_hot(), tolerance));
         Ok(match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
             Err(e @ (CheckError::Load(_) | CheckError::Run(_) | CheckError::Shape { .. })) => {
