@@ -339,6 +339,49 @@ mod tests {
     }
 
     #[test]
+    fn several_classes_in_a_sample_are_told_by_their_own_scores() {
+        let mut e = Evaluation::new(3, true);
+        for (row, labels) in [
+            ([0.9, 0.6, 0.1], &[0, 1][..]),
+            ([0.9, 0.5, 0.7], &[1]),
+            ([0.2, 0.1, 0.4], &[2]),
+            ([0.1, 0.2, 0.3], &[]),
+            ([0.9, f32::NAN, 0.9], &[0]),
+        ] {
+            e.add(&ArrayView1::from(&row), labels, Scores::Independent);
+        }
+        let counts = |c: usize| {
+            let ClassScore { total, correct, negatives, .. } = e.classes[c];
+            let negatives = negatives.expect("they are counted");
+            [total, correct, negatives.total, negatives.false_positives]
+        };
+        // A score of 0.5 is not above 0.5, and scores that are not numbers are wrong for every class.
+        assert_eq!([counts(0), counts(1), counts(2)], [[2, 1, 3, 1], [2, 1, 3, 1], [1, 0, 4, 2]]);
+        assert_eq!((e.not_finite, e.multi_hot()), (1, true));
+        assert_eq!((e.accuracy(|c| c < 2), e.precision(|c| c < 2)), (Some(0.5), Some(0.5)));
+        // 2 right of 5 labels, and 4 false positives.
+        assert_eq!(e.micro_f1(|_| true), Some(4.0 / 11.0));
+        assert_eq!((e.precision(|c| c == 2), e.micro_f1(|c| c == 2)), (Some(0.0), Some(0.0)));
+        assert_eq!(e.micro_f1(|_| false), None);
+        let expected = -(0.9f64.ln() + 0.6f64.ln() + 0.9f64.ln());
+        let mut first = Evaluation::new(3, true);
+        first.add(&ArrayView1::from(&[0.9, 0.6, 0.1]), &[0, 1], Scores::Independent);
+        assert!((first.classes[0].loss - expected).abs() < 1e-6, "{}", first.classes[0].loss);
+    }
+
+    #[test]
+    fn micro_f1_is_accuracy_where_one_class_is_there_and_one_is_predicted() {
+        let rows = [([0.9f32, 0.1, 0.2], 0), ([0.1, 0.8, 0.3], 0), ([0.3, 0.2, 0.6], 2), ([0.7, 0.3, 0.1], 1)];
+        let (mut one, mut many) = (Evaluation::new(3, false), Evaluation::new(3, true));
+        for (row, label) in rows {
+            one.add(&ArrayView1::from(&row), &[label], Scores::Independent);
+            many.add(&ArrayView1::from(&row), &[label], Scores::Independent);
+        }
+        assert_eq!((one.accuracy(|_| true), one.micro_f1(|_| true)), (Some(0.5), None));
+        assert_eq!(many.micro_f1(|_| true), Some(0.5));
+    }
+
+    #[test]
     fn a_small_last_batch_counts_as_much_as_a_full_one() {
         let mut e = Evaluation::new(2, false);
         for (label, hit) in [(0, true), (1, false), (0, true), (0, false)] {

@@ -171,7 +171,7 @@ fn points(v: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::ClassScore;
+    use crate::evaluate::{ClassScore, Negatives};
 
     const GATES: Gates = Gates { max_forget_accuracy: 0.01, max_retain_drop: 0.02 };
 
@@ -203,6 +203,38 @@ mod tests {
     fn one_forgotten_class_cannot_hide_behind_another() {
         assert_eq!(outcome("eval", &[90, 80, 70], &[0, 2, 70], &[0, 1]), GateOutcome::Fail);
         assert_eq!(outcome("eval", &[90, 80, 70], &[0, 1, 70], &[0, 1]), GateOutcome::Pass);
+    }
+
+    /// Per class, of 100 samples that have it and 900 that lack it: predicted as it.
+    fn multi_hot(counts: &[[usize; 2]]) -> Evaluation {
+        let class = |&[correct, false_positives]: &[usize; 2]| ClassScore {
+            total: 100,
+            correct,
+            negatives: Some(Negatives { total: 900, false_positives }),
+            loss: 0.0,
+        };
+        Evaluation { classes: counts.iter().map(class).collect(), ..Evaluation::default() }
+    }
+
+    #[test]
+    fn false_positives_of_retained_classes_fail_the_gate() {
+        let judged = |after: &[[usize; 2]]| {
+            let (before, after) = (multi_hot(&[[90, 9], [80, 8], [80, 9]]), multi_hot(after));
+            GATES.judge(&Measured { on: "eval", before, after_impair: after.clone(), after_repair: after }, &[0])
+        };
+        let kept = judged(&[[1, 0], [79, 8], [80, 9]]);
+        assert_eq!(kept.outcome, GateOutcome::Pass);
+        assert_eq!([kept.gates[0].measure, kept.gates[1].measure], ["recall", "micro-F1"]);
+        // 2 * 160 / (160 + 200 + 17), and one label less.
+        assert_eq!(
+            kept.gates[1].detail,
+            "micro-F1 on retained classes 84.88 % -> 84.57 % (held-out data), a fall of at most 2.00 points"
+        );
+        assert_eq!(judged(&[[2, 0], [80, 8], [80, 9]]).gates[0].outcome, GateOutcome::Fail);
+        // 4 % of the samples without the class: a fall of its specificity by 3 points, of the micro-F1 by 6.
+        assert_eq!(judged(&[[0, 0], [80, 36], [80, 9]]).gates[1].outcome, GateOutcome::Fail);
+        // Nothing is predicted any more: 90 % of all decisions would still be right.
+        assert_eq!(judged(&[[0, 0], [0, 0], [0, 0]]).gates[1].outcome, GateOutcome::Fail);
     }
 
     #[test]
