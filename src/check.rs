@@ -115,12 +115,12 @@ fn in_tract(x: &Tensor) -> Result<tract_onnx::prelude::Tensor, CheckError> {
     bytes.cast_to_dt(kind).map(Cow::into_owned).map_err(|e| CheckError::Run(one_line(&e)))
 }
 
-/// Compares scores of the same samples; the first axis is the batch. The class of the largest score is predicted, or, where
-/// `independent` probabilities are given, every class with one above 0.5.
+/// Compares scores of the same samples; the first axis is the batch. The class of the largest score is predicted, or, with a
+/// `threshold`, every class with a score above it.
 pub fn compare(
     tract: &Tensor,
     runtime: &Tensor,
-    independent: bool,
+    threshold: Option<f32>,
     tolerance: Tolerance,
 ) -> Result<Comparison, CheckError> {
     let (a, b) = (tract.to_f32s(), runtime.to_f32s());
@@ -142,9 +142,9 @@ pub fn compare(
     }
     let row = a.len() / samples.max(1);
     let best = |v: &[f32]| (0..v.len()).fold(0, |best, i| if v[i] > v[best] { i } else { best });
-    let same = |a: &[f32], b: &[f32]| match independent {
-        true => a.iter().zip(b).all(|(&a, &b)| (a > 0.5) == (b > 0.5)),
-        false => best(a) == best(b),
+    let same = |a: &[f32], b: &[f32]| match threshold {
+        Some(t) => a.iter().zip(b).all(|(&a, &b)| (a > t) == (b > t)),
+        None => best(a) == best(b),
     };
     let same_class = a.chunks_exact(row).zip(b.chunks_exact(row)).filter(|(a, b)| same(a, b)).count();
     Ok(Comparison { samples, max_absolute, max_relative, same_class, tolerance, within })
@@ -166,33 +166,33 @@ mod tests {
         Tensor::f32([v.len() / 2, 2], v.to_vec())
     }
 
-    fn compared(a: &[f32], b: &[f32], independent: bool) -> Comparison {
-        compare(&scores(a), &scores(b), independent, TOLERANCE).expect("shapes fit")
+    fn compared(a: &[f32], b: &[f32], threshold: Option<f32>) -> Comparison {
+        compare(&scores(a), &scores(b), threshold, TOLERANCE).expect("shapes fit")
     }
 
     #[test]
     fn equal_scores_agree() {
-        let c = compared(&[1.0, 2.0, 3.0, 0.0], &[1.0, 2.0, 3.0, 0.0], false);
+        let c = compared(&[1.0, 2.0, 3.0, 0.0], &[1.0, 2.0, 3.0, 0.0], None);
         assert!(c.agrees());
         assert_eq!((c.samples, c.same_class), (2, 2));
     }
 
     #[test]
     fn a_difference_a_flipped_class_or_nan_is_seen() {
-        let far = compared(&[1.0, 2.1], &[1.0, 2.0], false);
+        let far = compared(&[1.0, 2.1], &[1.0, 2.0], None);
         assert!(!far.within && !far.agrees());
-        let flipped = compared(&[1.0, 1.0005], &[1.0005, 1.0], false);
+        let flipped = compared(&[1.0, 1.0005], &[1.0005, 1.0], None);
         assert!(flipped.within && !flipped.agrees());
-        let nan = compared(&[f32::NAN, 1.0], &[0.0, 1.0], false);
+        let nan = compared(&[f32::NAN, 1.0], &[0.0, 1.0], None);
         assert!(!nan.within);
-        assert!(compare(&scores(&[1.0, 2.0]), &scores(&[1.0, 2.0, 3.0, 4.0]), false, TOLERANCE).is_err());
+        assert!(compare(&scores(&[1.0, 2.0]), &scores(&[1.0, 2.0, 3.0, 4.0]), None, TOLERANCE).is_err());
     }
 
     #[test]
     fn independent_classes_are_compared_each_by_itself() {
         // Which of two classes that are both there comes first says nothing.
-        assert!(compared(&[1.0, 0.9995], &[0.9995, 1.0], true).agrees());
-        let flipped = compared(&[0.9, 0.4999, 0.1, 0.2], &[0.9, 0.5001, 0.1, 0.2], true);
+        assert!(compared(&[1.0, 0.9995], &[0.9995, 1.0], Some(0.5)).agrees());
+        let flipped = compared(&[0.9, 0.4999, 0.1, 0.2], &[0.9, 0.5001, 0.1, 0.2], Some(0.5));
         assert!(flipped.within && !flipped.agrees());
         assert_eq!(flipped.same_class, 1);
     }

@@ -381,7 +381,7 @@ fn multi_hot_labels_that_cannot_be_right() {
         false,
         npy(&[2, 3], &[0u8, 1, 0, 1, 0, 0]),
         "array `y` has shape [2, 3]; expected one class index per sample, [N]; several classes in a sample (0 or 1 for each) \
-         are for a model with independent scores, behind a final Sigmoid",
+         are for a model with independent scores: a final Sigmoid, or --multi-label",
     );
     says(true, npy(&[2], &[0f32, 1.0]), "array `y` has elements of type '<f4'; expected an integer (class indices)");
     says(true, raw_npy("'|b1'", "(2,)", &[0, 1]), "array `y` has elements of type '|b1'; expected an integer");

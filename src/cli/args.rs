@@ -140,6 +140,9 @@ pub struct ModelArgs {
     /// The output that holds the class scores, for a model with several
     #[arg(long, value_name = "NAME")]
     pub output: Option<String>,
+    /// Scores are independent of each other, a sigmoid each, although the file does not end in a Sigmoid
+    #[arg(long)]
+    pub multi_label: bool,
     /// The input that holds the samples, for a model with several
     #[arg(long, value_name = "NAME")]
     pub input: Option<String>,

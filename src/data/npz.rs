@@ -181,7 +181,8 @@ fn wanted_labels(plan: &LoadPlan<'_>) -> String {
     let multi_hot = if independent {
         format!(", or 0 or 1 for each class, {columns}")
     } else {
-        "; several classes in a sample (0 or 1 for each) are for a model with independent scores, behind a final Sigmoid"
+        "; several classes in a sample (0 or 1 for each) are for a model with independent scores: a final Sigmoid, or \
+         --multi-label"
             .to_owned()
     };
     format!("one class index per sample, [N]{each}{multi_hot}")

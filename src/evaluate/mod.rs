@@ -20,31 +20,34 @@ pub enum Scores {
     LogProbabilities,
     /// Probabilities that are independent of each other, each after a sigmoid of its own.
     Independent,
+    /// The same before the sigmoids.
+    IndependentLogits,
 }
 
 impl Scores {
-    /// From the operator that a head ends in.
-    pub fn of(behind: Option<&str>) -> Self {
+    /// From the operator that a head ends in, and whether a sigmoid belongs to each score.
+    pub fn of(behind: Option<&str>, sigmoids: bool) -> Self {
         match behind {
             Some("Softmax") => Self::Probabilities,
             Some("LogSoftmax") => Self::LogProbabilities,
             Some("Sigmoid") => Self::Independent,
+            _ if sigmoids => Self::IndependentLogits,
             _ => Self::Logits,
         }
+    }
+
+    /// What the score of an independent class has to be above for the class to be predicted: a probability of 0.5.
+    pub fn threshold(self) -> f32 {
+        if self == Self::Independent { 0.5 } else { 0.0 }
     }
 
     /// The scores of class 0 and class 1 that a single score `v` stands for.
     fn both_sides(self, v: f32) -> [f32; 2] {
         match self {
             // softmax over (0, z) is the sigmoid of z.
-            Self::Logits | Self::LogProbabilities => [0.0, v],
+            Self::Logits | Self::LogProbabilities | Self::IndependentLogits => [0.0, v],
             Self::Probabilities | Self::Independent => [1.0 - v, v],
         }
-    }
-
-    /// True when this score of an independent class predicts that the class is there: a probability above 0.5.
-    fn there(self, v: f32) -> bool {
-        v > if self == Self::Independent { 0.5 } else { 0.0 }
     }
 
     /// Cross-entropy of a row of scores against the classes that are there, in nats.
@@ -56,6 +59,9 @@ impl Scores {
             Self::Probabilities => of_labels(&|v| -v.max(f64::from(f32::MIN_POSITIVE)).ln()),
             Self::LogProbabilities => of_labels(&|v| -v),
             Self::Independent => -(0..).zip(row).map(|(c, &p)| surprise(p, labels.contains(&c))).sum::<f64>(),
+            Self::IndependentLogits => {
+                (0..).zip(row).map(|(c, &z)| softplus(if labels.contains(&c) { -z } else { z })).sum()
+            }
         }
     }
 }
@@ -131,7 +137,8 @@ impl Evaluation {
         for &label in labels {
             let label = label as usize;
             let class = &mut self.classes[label];
-            let predicted = if class.negatives.is_some() { scores.there(row[label]) } else { argmax(row) == label };
+            let predicted =
+                if class.negatives.is_some() { row[label] > scores.threshold() } else { argmax(row) == label };
             let hit = finite && predicted;
             class.total += 1;
             class.correct += usize::from(hit);
@@ -141,7 +148,7 @@ impl Evaluation {
         for ((label, class), &score) in (0..).zip(&mut self.classes).zip(row) {
             if let Some(negatives) = class.negatives.as_mut().filter(|_| !labels.contains(&label)) {
                 negatives.total += 1;
-                negatives.false_positives += usize::from(!finite || scores.there(score));
+                negatives.false_positives += usize::from(!finite || score > scores.threshold());
             }
         }
     }
@@ -302,6 +309,11 @@ fn surprise(p: f32, there: bool) -> f64 {
     p.max(f64::from(f32::MIN_POSITIVE)).ln()
 }
 
+/// log(1 + exp z), the surprise at a class that is not there.
+fn softplus(z: f32) -> f64 {
+    f64::from(z.max(0.0)) + (-f64::from(z.abs())).exp().ln_1p()
+}
+
 fn log_sum_exp(row: &ArrayView1<'_, f32>) -> f64 {
     let max = f64::from(row[argmax(row)]);
     max + row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>().ln()
@@ -367,6 +379,14 @@ mod tests {
         let mut first = Evaluation::new(3, true);
         first.add(&ArrayView1::from(&[0.9, 0.6, 0.1]), &[0, 1], Scores::Independent);
         assert!((first.classes[0].loss - expected).abs() < 1e-6, "{}", first.classes[0].loss);
+
+        // The same before the sigmoids.
+        let logits = [0.9f32, 0.6, 0.1].map(|p| (p / (1.0 - p)).ln());
+        let mut before = Evaluation::new(3, true);
+        before.add(&ArrayView1::from(&logits), &[0, 1], Scores::IndependentLogits);
+        assert!((before.classes[0].loss - expected).abs() < 1e-6, "{}", before.classes[0].loss);
+        assert_eq!(before.hits, [(0, true), (1, true)]);
+        assert_eq!(before.classes[2].negatives, first.classes[2].negatives);
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Network {
     /// The same, with what the user says about inputs, outputs and weights.
     pub fn with(model: &Model, choice: &Choice) -> Result<Self, TrainError> {
         let path = model.path.clone();
-        let head = head::find(&model.graph, choice.output.as_deref())
+        let head = head::find(&model.graph, choice.output.as_deref(), choice.multi_label)
             .map_err(|source| TrainError::Head { path: path.clone(), source })?;
         let idle = model.idle_inputs();
         if !idle.is_empty() {

@@ -19,7 +19,9 @@ const CLASSES: usize = 10;
 
 /// The fixture's network on both halves of an image, [batch, 1, 28, 56]. A class is there when a half shows it with a
 /// probability p above 0.5: its score is sigmoid(4 log 2p), the larger one of the two halves.
-fn two_halves(path: &Path) {
+///
+/// Without `sigmoid` the file ends before it.
+fn two_halves(path: &Path, sigmoid: bool) {
     let attrs = |list: &[(&str, i64)]| list.iter().map(|&(name, v)| (name.to_owned(), v.into())).collect::<Attrs>();
     let largest = Attrs::from([("axes".to_owned(), [0i64].into()), ("keepdims".to_owned(), 0i64.into())]);
     let tail: [(&str, Attrs, &[&str]); 6] = [
@@ -35,7 +37,7 @@ fn two_halves(path: &Path) {
         ("gain", Tensor::scalar(4.0)),
         ("bias", Tensor::scalar(4.0 * 2f32.ln())),
     ];
-    let mut graph = extended(&tail, &constants);
+    let mut graph = extended(&tail[..tail.len() - usize::from(!sigmoid)], &constants);
     let pair =
         Port { name: "pair".into(), dtype: Some(DType::F32), dims: Some(vec![None, Some(1), Some(28), Some(56)]) };
     let old = std::mem::replace(&mut graph.inputs[0], pair).name;
@@ -140,7 +142,7 @@ fn forget(source: &Path, folder: &Path) -> Forget {
 fn one_class_is_forgotten_where_samples_have_two() {
     let folder = temporary();
     let source = folder.path().join("pairs.onnx");
-    two_halves(&source);
+    two_halves(&source, true);
     let forget = forget(&source, folder.path());
     let report = passes(&forget, &source);
 
@@ -182,7 +184,7 @@ fn one_class_is_forgotten_where_samples_have_two() {
 fn both_labels_of_a_sample_enter_the_loss() {
     let folder = temporary();
     let source = folder.path().join("pairs.onnx");
-    two_halves(&source);
+    two_halves(&source, true);
     // One batch of all retained samples and no noise: the first loss is that of the source.
     let forget = forget(&source, folder.path()).set("--noise-samples", "0").set("--batch-size", "200");
     let forget = forget.set("--impair-epochs", "1").flag("--keep-failed");
@@ -209,10 +211,46 @@ fn both_labels_of_a_sample_enter_the_loss() {
 }
 
 #[test]
+fn a_file_that_ends_before_its_sigmoids_is_the_same_model() {
+    let folder = temporary();
+    let [whole, cut] = [true, false].map(|sigmoid| {
+        let source = folder.path().join(format!("{sigmoid}.onnx"));
+        two_halves(&source, sigmoid);
+        let mut forget = forget(&source, folder.path()).set("--impair-epochs", "1").flag("--keep-failed");
+        if !sigmoid {
+            forget = forget.flag("--multi-label");
+        }
+        let ran = forget.run();
+        assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
+        assert!(ran.stdout.contains("check        pass "), "{}", ran.stdout);
+        forget.report()
+    });
+    assert_eq!((&whole["head"]["behind"], &cut["head"]["behind"]), (&"Sigmoid".into(), &serde_json::Value::Null));
+    assert_eq!(cut["parameters"]["multi_label"], true);
+    for key in ["trained", "phases", "measured", "verdict"] {
+        assert_eq!(whole[key], cut[key], "{key}");
+    }
+}
+
+#[test]
+fn classes_that_exclude_each_other_are_no_labels_of_one_sample() {
+    let folder = temporary();
+    let softmax = folder.path().join("softmax.onnx");
+    behind_the_logits(&softmax, &[("Softmax", Attrs::new(), &[])], &[]);
+    let ran = Forget::new(&softmax).flag("--multi-label").run();
+    ran.fails(&["softmax.onnx", "--multi-label: the model ends in Softmax, whose classes exclude each other"]);
+    let two = folder.path().join("two.onnx");
+    let weights = Tensor::f32([CLASSES, 1], vec![0.1; CLASSES]);
+    behind_the_logits(&two, &[("MatMul", Attrs::new(), &["w"])], &[("w", weights)]);
+    let ran = Forget::new(&two).flag("--multi-label").run();
+    ran.fails(&["two.onnx", "--multi-label: the model has one score for two classes, which exclude each other"]);
+}
+
+#[test]
 fn recall_and_precision_are_printed() {
     let folder = temporary();
     let source = folder.path().join("pairs.onnx");
-    two_halves(&source);
+    two_halves(&source, true);
     let ran = forget(&source, folder.path()).run().exits(0);
     for line in [
         "recall / precision on held-out data  samples               before               impair               repair\n",
@@ -256,7 +294,8 @@ fn labels_that_the_model_cannot_have_are_refused() {
         &["row 3 of `y` holds 2 for class 1; a column for each class holds 0 or 1"],
     );
     refused(&sigmoid, 10, &|y| y[31] = 0.5, &["row 3 of `y` holds 0.5 for class 1"]);
-    let words = ["array `y` has shape [20, 10]", "are for a model with independent scores, behind a final Sigmoid"];
+    let words =
+        ["array `y` has shape [20, 10]", "are for a model with independent scores: a final Sigmoid, or --multi-label"];
     refused(&softmax, 10, &none, &words);
     refused(&model("fashion-mnist"), 10, &none, &words);
     // Class 3 is only ever seen beside the class to forget.
