@@ -249,10 +249,10 @@ pub struct MethodArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Verdict")]
 pub struct GateArgs {
-    /// Largest accuracy on a forgotten class, 0 to 1
+    /// Largest accuracy on a forgotten class (multi-hot labels: recall), 0 to 1
     #[arg(long, value_name = "A", default_value_t = 0.01)]
     pub max_forget_accuracy: f64,
-    /// Largest fall of the accuracy on the retained classes, 0 to 1
+    /// Largest fall of the accuracy on the retained classes (multi-hot labels: micro-F1), 0 to 1
     #[arg(long, value_name = "D", default_value_t = 0.02)]
     pub max_retain_drop: f64,
     /// Answer no (exit 1) also when something was not assessed

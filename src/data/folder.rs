@@ -52,7 +52,9 @@ pub(super) fn load(root: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
     }
     let (samples, shape, digest) = decode_all(&pictures, plan)?;
     let mut labels = Labels::default();
-    pictures.iter().for_each(|p| (0..plan.predictions).for_each(|_| labels.push([p.label])));
+    for picture in &pictures {
+        (0..plan.predictions).for_each(|_| labels.push([picture.label]));
+    }
     Ok(Loaded {
         kind: SourceKind::Folder,
         samples,

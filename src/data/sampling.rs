@@ -47,7 +47,9 @@ impl Tally {
         }
         let room = classes.iter().any(|&class| self.kept[class] < self.limit);
         if room {
-            classes.into_iter().for_each(|class| self.kept[class] += 1);
+            for class in classes {
+                self.kept[class] += 1;
+            }
         } else {
             self.beyond += 1;
         }
@@ -115,11 +117,15 @@ impl Chosen {
         let samples = bytes.chunks_exact(columns * plan.predictions);
         let mut chosen = Self::among(samples, plan, path, kind, |row, bytes, own| {
             for bytes in bytes.chunks_exact(columns) {
-                let values = bytes.chunks_exact(number.size).map(|b| number.value(b));
-                if let Some((class, value)) = values.clone().enumerate().find(|&(_, v)| v != 0.0 && v != 1.0) {
-                    return Err(DataError::LabelColumn { path: path.to_path_buf(), row, class, value });
+                let mut classes = Vec::new();
+                for (class, bytes) in bytes.chunks_exact(number.size).enumerate() {
+                    match number.value(bytes) {
+                        0.0 => {}
+                        1.0 => classes.push(class as u32),
+                        value => return Err(DataError::LabelColumn { path: path.to_path_buf(), row, class, value }),
+                    }
                 }
-                own.push((0..).zip(values).filter(|&(_, v)| v == 1.0).map(|(class, _)| class));
+                own.push(classes);
             }
             Ok(())
         })?;

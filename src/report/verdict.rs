@@ -110,9 +110,9 @@ impl Gates {
                 detail: "no held-out samples of every forgotten class (--eval)".into(),
             },
         };
-        let retained = |e: &Evaluation| match e.multi_hot() {
-            true => e.micro_f1(|c| !forgotten(c)),
-            false => e.accuracy(|c| !forgotten(c)),
+        let retained = |e: &Evaluation| {
+            let kept = |c: usize| !forgotten(c);
+            if e.multi_hot() { e.micro_f1(kept) } else { e.accuracy(kept) }
         };
         let retain_gate = match (retained(&m.before), retained(&m.after_repair)) {
             (Some(before), Some(after)) => {

@@ -100,7 +100,9 @@ impl<'d> Mix<'d> {
         targets.clear();
         targets.resize(rows * self.predictions() * self.classes(), 0.0);
         for (row, labels) in targets.chunks_exact_mut(self.classes()).zip(retained.chain(noise)) {
-            labels.iter().for_each(|&class| row[class as usize] = 1.0);
+            for &class in labels {
+                row[class as usize] = 1.0;
+            }
         }
         weights.clear();
         weights.resize(numbers.len() * self.predictions(), 1.0);

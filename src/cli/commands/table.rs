@@ -13,7 +13,7 @@ pub fn per_class(m: &Measured, names: &ClassNames, forget: &[usize]) -> String {
     let on = if m.on == "eval" { "held-out data" } else { "the retain sample" };
     let title = if multi_hot { format!("recall / precision on {on}") } else { format!("accuracy on {on}") };
     let labels = (0..m.before.classes.len()).map(|c| label(names, c, forget).chars().count());
-    let width = labels.chain([title.len(), 22]).max().unwrap_or(0);
+    let width = labels.chain([title.len()]).max().unwrap_or(0);
     let cells = if multi_hot { 19 } else { 8 };
     let mut text =
         format!("{title:width$}  {:>7}  {:>cells$}  {:>cells$}  {:>cells$}\n", "samples", "before", "impair", "repair");
@@ -24,9 +24,9 @@ pub fn per_class(m: &Measured, names: &ClassNames, forget: &[usize]) -> String {
     let percent = |share: Option<f64>| share.map_or("-".to_owned(), report::percent);
     let mut of = |label: &str, pick: &dyn Fn(usize) -> bool| {
         let samples: usize = m.before.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s.total).sum();
-        line(label, &samples.to_string(), &|e| match multi_hot {
-            true => format!("{:>8} / {:>8}", percent(e.accuracy(pick)), percent(e.precision(pick))),
-            false => percent(e.accuracy(pick)),
+        line(label, &samples.to_string(), &|e| {
+            let recall = percent(e.accuracy(pick));
+            if multi_hot { format!("{recall:>8} / {:>8}", percent(e.precision(pick))) } else { recall }
         });
     };
     for class in 0..m.before.classes.len() {

@@ -99,7 +99,7 @@ fn one_logit_for_two_classes() {
 }
 
 /// A classifier of every step of a series: step t shows class c as a one in place c of four.
-fn per_step(path: &Path) {
+pub fn per_step(path: &Path) {
     let mut b = Builder::new(17);
     let x = b.input("series", DType::F32, &[1, 6, 4]);
     let mut weights = vec![0.0; 16];

@@ -1,6 +1,6 @@
 //! Several classes in a sample: multi-hot labels for a model with independent scores.
 
-use super::heads::{behind_the_logits, extended, passes};
+use super::heads::{behind_the_logits, extended, passes, per_step};
 use crate::common::{
     data::{self, SIDE, npy, write_arrays},
     engine, model,
@@ -233,6 +233,42 @@ fn a_file_that_ends_before_its_sigmoids_is_the_same_model() {
 }
 
 #[test]
+fn several_classes_at_every_step() {
+    let folder = temporary();
+    let (source, data) = (folder.path().join("steps.onnx"), folder.path().join("series.npz"));
+    per_step(&source);
+    // 12 series of 6 steps with classes 0 or 1, and 3 at every other step; 12 with classes 0 and 2.
+    let n = 24;
+    let hot = |i: usize, t: usize| {
+        if i < n / 2 {
+            [i.is_multiple_of(2), i % 2 == 1, false, t.is_multiple_of(2)]
+        } else {
+            [true, false, true, false]
+        }
+    };
+    let rows: Vec<bool> = (0..n).flat_map(|i| (0..6).flat_map(move |t| hot(i, t))).collect();
+    let shape = [n as u64, 6, 4];
+    let x = npy(&shape, rows.iter().map(|&there| f32::from(u8::from(there))));
+    write_arrays(&data, &[("x", x), ("y", npy(&shape, rows.iter().map(|&there| u8::from(there))))]);
+    let forget = Forget::new(&source).set("--retain", &data).set("--eval", &data).set("--forget", "2");
+    let forget = forget.without("--mean").without("--std").flag("--keep-failed").flag("--multi-label");
+    let ran = forget.run();
+    assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
+    let report = forget.report();
+    assert_eq!(
+        report["data"]["retain"]["dropped"],
+        serde_json::json!([[2, n / 2]]),
+        "a series is read as a whole or not"
+    );
+    let before = counted(&report["measured"]["before"]);
+    assert_eq!(
+        before,
+        [[108, 108, 36, 0], [36, 36, 108, 0], [72, 72, 72, 0], [36, 36, 108, 0]],
+        "every step is measured"
+    );
+}
+
+#[test]
 fn classes_that_exclude_each_other_are_no_labels_of_one_sample() {
     let folder = temporary();
     let softmax = folder.path().join("softmax.onnx");
@@ -299,6 +335,6 @@ fn labels_that_the_model_cannot_have_are_refused() {
     refused(&softmax, 10, &none, &words);
     refused(&model("fashion-mnist"), 10, &none, &words);
     // Class 3 is only ever seen beside the class to forget.
-    let beside = |y: &mut Vec<f32>| y.chunks_mut(10).filter(|hot| hot[3] == 1.0).for_each(|hot| hot[5] = 1.0);
+    let beside = |y: &mut Vec<f32>| y.chunks_mut(10).filter(|hot| hot[3] > 0.0).for_each(|hot| hot[5] = 1.0);
     refused(&sigmoid, 10, &beside, &["no samples of class 3, without a class to forget beside it"]);
 }
