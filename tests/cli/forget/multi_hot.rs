@@ -283,6 +283,28 @@ fn classes_that_exclude_each_other_are_no_labels_of_one_sample() {
 }
 
 #[test]
+fn one_hot_columns_train_as_indices_do() {
+    let folder = temporary();
+    let (source, columns) = (folder.path().join("sigmoid.onnx"), folder.path().join("columns.npz"));
+    behind_the_logits(&source, &[("Sigmoid", Attrs::new(), &[])], &[]);
+    let images = data::retain();
+    let n = images.y.len() as u64;
+    let hot = images.y.iter().flat_map(|&class| (0..CLASSES as i64).map(move |c| i64::from(c == class)));
+    let x = npy(&[n, SIDE as u64, SIDE as u64, 1], images.x.concat());
+    write_arrays(&columns, &[("x", x), ("y", npy(&[n, CLASSES as u64], hot))]);
+    let [by_index, by_column] = [data::retain_file(), &columns].map(|retain| {
+        let forget = Forget::new(&source).set("--retain", retain).flag("--keep-failed");
+        let ran = forget.run();
+        assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
+        let report = forget.report();
+        assert_eq!(report["data"]["retain"]["multi_hot"], retain == columns);
+        // The held-out data has indices both times, so the largest score is what counts.
+        (fs::read(forget.result()).expect("written"), report["phases"].clone(), report["measured"].clone())
+    });
+    assert!(by_index == by_column);
+}
+
+#[test]
 fn recall_and_precision_are_printed() {
     let folder = temporary();
     let source = folder.path().join("pairs.onnx");
