@@ -82,6 +82,8 @@ pub struct Parameters {
     pub per_class: usize,
     /// The model output that was asked for.
     pub output: String,
+    /// True where `--multi-label` says that scores are independent.
+    pub multi_label: bool,
 }
 
 /// Preprocessing as it was applied.

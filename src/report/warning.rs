@@ -35,7 +35,7 @@ pub enum Warning {
     },
     /// The model did not know the class before.
     NotKnownBefore {
-        /// Accuracy before, 0 to 1.
+        /// Share of their samples that were predicted as them, 0 to 1.
         accuracy: f64,
     },
     /// Operators whose derivative is zero keep weights before them from learning.
@@ -73,14 +73,14 @@ impl fmt::Display for Warning {
                 write!(f, "--eval has no samples of {}: forgetting is not assessed", classes.join(", "))
             }
             Self::EvalWithoutRetained(classes) => {
-                write!(f, "--eval has no samples of {}, which do not enter the retain accuracy", classes.join(", "))
+                write!(f, "--eval has no samples of {}: how they are kept is not measured", classes.join(", "))
             }
             Self::FewSamples { classes, fewest, per_class } => {
                 write!(f, "{classes} retained class(es) have fewer than {per_class} samples (the fewest: {fewest})")
             }
             Self::NotKnownBefore { accuracy } => write!(
                 f,
-                "the model predicted the classes to forget with accuracy {:.1} % before; is this the right class, and is the preprocessing right?",
+                "the model predicted the classes to forget in {:.1} % of their samples before; is this the right class, and is the preprocessing right?",
                 100.0 * accuracy
             ),
             Self::DeadEnds { nodes, frozen } => write!(

@@ -19,6 +19,8 @@ use std::{
 pub struct Choice {
     /// The output that holds the class scores; needed where there are several.
     pub output: Option<String>,
+    /// True where the scores are independent of each other although the file ends in no Sigmoid.
+    pub multi_label: bool,
     /// Names of tensors to leave as they are, `*` and `?` standing for any text and any character.
     pub freeze: Vec<String>,
     /// Names of tensors to train although the rules take them for constants.

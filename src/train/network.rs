@@ -143,7 +143,7 @@ impl Network {
     /// The same, with what the user says about inputs, outputs and weights.
     pub fn with(model: &Model, choice: &Choice) -> Result<Self, TrainError> {
         let path = model.path.clone();
-        let head = head::find(&model.graph, choice.output.as_deref())
+        let head = head::find(&model.graph, choice.output.as_deref(), choice.multi_label)
             .map_err(|source| TrainError::Head { path: path.clone(), source })?;
         let idle = model.idle_inputs();
         if !idle.is_empty() {
@@ -275,8 +275,7 @@ impl Network {
         let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
         let mut traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
         let shape = traced.shape(&self.head.logits).unwrap_or_default().to_vec();
-        let layout = head::layout(&self.head.logits, &shape)
-            .map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
+        let layout = self.head.layout(&shape).map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
         if shape[0] != batch {
             return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, found: shape[0], shape });
         }

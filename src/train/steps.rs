@@ -383,7 +383,7 @@ impl BatchedNetwork<'_> {
 
     fn loss(&self, b: &mut Builder, targets: &Value, sample_weights: &Value, total: Option<&Value>) -> (Value, Loss) {
         let logits = b.value(&self.network.head.logits).cloned().expect("the trace has found the logits");
-        let loss = loss::of(b, &logits, self.layout, self.network.head.independent(), targets, sample_weights, total);
+        let loss = loss::of(b, &logits, self.layout, targets, sample_weights, total);
         (logits, loss)
     }
 

@@ -362,8 +362,7 @@ fn graph(
     let targets = wide.cast(&targets, DType::F64);
     let equal = Tensor::new(vec![shape[0], 1], Data::F64(vec![1.0; shape[0]]));
     let equal = wide.b.constant(equal);
-    let independent = batched.network.head.independent();
-    let loss = loss::of(&mut wide.b, &logits, batched.layout, independent, &targets, &equal, None);
+    let loss = loss::of(&mut wide.b, &logits, batched.layout, &targets, &equal, None);
     wide.b.output(&loss.loss);
     wide.b.finish()
 }

@@ -8,6 +8,7 @@ mod hardware;
 mod heads;
 mod inputs;
 mod models;
+mod multi_hot;
 mod output;
 mod refused_data;
 mod refused_flags;

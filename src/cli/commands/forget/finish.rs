@@ -56,7 +56,7 @@ impl Job<'_> {
             inputs: std::iter::once(&inputs.main).chain(&inputs.further).map(|p| p.name.clone()).collect(),
             constants: self.network.constants_at(batch)?,
             output: &head.output,
-            scores: Scores::of(head.behind.as_deref()),
+            scores: Scores::of(head.behind.as_deref(), head.sigmoids),
             batch,
         })
     }
@@ -96,8 +96,9 @@ impl Job<'_> {
         classifier.batch = usual;
         classifier.constants = self.network.constants_at(usual)?;
         let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
-        let compared =
-            check::run(path, &feeds, classifier.output).and_then(|theirs| check::compare(&theirs, &ours, tolerance));
+        let threshold = data.multi_hot().then(|| classifier.scores.threshold());
+        let compared = check::run(path, &feeds, classifier.output)
+            .and_then(|theirs| check::compare(&theirs, &ours, threshold, tolerance));
         Ok(match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
             Err(e @ (CheckError::Load(_) | CheckError::Run(_) | CheckError::Shape { .. })) => {

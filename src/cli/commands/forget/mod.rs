@@ -70,6 +70,7 @@ impl Job<'_> {
             preprocess: plan::preprocess_record(&self.preprocess),
             per_class: self.args.per_class,
             output: self.network.head.output.clone(),
+            multi_label: self.args.choice.multi_label,
         }
     }
 }

@@ -75,6 +75,7 @@ impl<'a> Job<'a> {
                 input: input.clone(),
                 further: &further,
                 predictions: layout.predictions,
+                independent: layout.independent,
                 preprocess: &preprocess,
             };
             data::load(&plan).with_context(|| format!("{flag} {}", path.display()))
