@@ -7,7 +7,7 @@ use crate::{
     graph::Port,
     onnx::{self, Model},
     provenance::stamp,
-    train::{self, BatchNorm, Head, Network, Site, Stored, TrainError},
+    train::{BatchNorm, Head, Network, Site, Stored, TrainError},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -164,7 +164,7 @@ fn classes(model: &Model, head: &Head) -> Option<usize> {
     let rest: Option<Vec<usize>> = rest.iter().copied().collect();
     // The batch may be open; how many samples there are says nothing about classes.
     let shape = [vec![2], rest?].concat();
-    train::layout_of(&head.output, &shape).ok().map(|l| l.classes)
+    head.layout(&shape).ok().map(|l| l.classes)
 }
 
 fn port(p: &Port) -> String {
