@@ -7,6 +7,7 @@ use crate::{
     graph::Port,
     onnx::{self, Model},
     provenance::stamp,
+    tensor,
     train::{BatchNorm, Head, Network, Site, Stored, TrainError},
 };
 use anyhow::{Result, ensure};
@@ -75,9 +76,10 @@ struct Tensor {
 pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
     let model = onnx::read(&args.model)?;
     let network = Network::with(&model, &plan::choice(&args.choice)?);
-    let mut shown = inspection(&model, &network);
+    let resize = args.resize.as_deref().map(plan::size).transpose()?;
+    let mut shown = inspection(&model, &network, resize);
     if let (Some(batch_size), Ok(network)) = (args.batch_size, &network) {
-        let bytes = memory(args, network, batch_size)?;
+        let bytes = memory(args, network, batch_size, resize)?;
         shown.memory = Some(Memory { batch_size, bytes });
     }
     printer.json(&shown)?;
@@ -86,15 +88,37 @@ pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
 }
 
 /// Needs the runtime, because shapes come from a run.
-fn memory(args: &InspectArgs, network: &Network, batch: usize) -> Result<usize> {
+fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(usize, usize)>) -> Result<usize> {
     ensure!(batch > 0, "--batch-size 0: expected at least 1");
     let runtime = session::open(&args.engine)?;
-    let resize = args.resize.as_deref().map(plan::size).transpose()?;
     let samples = samples::zeros(network, batch, resize)?;
     Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory())
 }
 
-fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspection {
+/// What tract can do with the file: run it, on a sample of zeros, where it is known how it is fed.
+fn tract(model: &Model, network: Option<&Network>, resize: Option<(usize, usize)>) -> String {
+    let loads = || check::can_load(&model.path).map(|()| "can load the file".to_owned());
+    let runs = |network: &Network| -> Result<Vec<(String, tensor::Tensor)>> {
+        let batch = network.inputs.frozen_batch().unwrap_or(1);
+        let mut feeds = samples::zeros(network, batch, resize)?;
+        feeds.extend(network.constants_at(batch)?);
+        for (name, zeros) in &mut feeds {
+            let port = model.graph.inputs.iter().find(|p| p.name == *name);
+            if let Some(dtype) = port.and_then(|p| p.dtype) {
+                *zeros = tensor::Tensor::from_f32s(dtype, zeros.shape(), zeros.to_f32s());
+            }
+        }
+        Ok(feeds)
+    };
+    let feeds = network.and_then(|n| Some((n, runs(n).ok()?)));
+    let found = match feeds {
+        Some((n, feeds)) => check::run(&model.path, &feeds, &n.head.output).map(|_| "can run the file".to_owned()),
+        None => loads(),
+    };
+    found.unwrap_or_else(|e| e.to_string())
+}
+
+fn inspection(model: &Model, network: &Result<Network, TrainError>, resize: Option<(usize, usize)>) -> Inspection {
     let mut operators = BTreeMap::new();
     for node in &model.graph.nodes {
         *operators.entry(node.op.clone()).or_insert(0) += 1;
@@ -142,7 +166,7 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         external_files: model.external.iter().cloned().collect(),
         stamped,
         stamp_problem,
-        tract: check::can_load(&model.path).map_or_else(|e| e.to_string(), |()| "can load the file".into()),
+        tract: tract(model, ready, resize),
         memory: None,
         trainable: problem.is_none(),
         noise: ready.map(|n| n.site.clone()),
