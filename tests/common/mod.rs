@@ -5,6 +5,7 @@ pub mod data;
 pub mod models;
 pub mod program;
 pub mod proto;
+pub mod rules;
 
 use onnx_unlearn::runtime::{
     Device, Engine,

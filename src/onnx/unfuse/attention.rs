@@ -68,7 +68,8 @@ impl Writer<'_> {
     /// Attention of [batch, length, heads * size] each, with as many heads of keys as of queries.
     fn headed(&mut self, parts: [&str; 3], heads: i64, mask: Option<&str>, causal: bool) -> Result<(), String> {
         let [q, k, v] = parts.map(|x| self.split_heads(x, heads));
-        let y = self.heads_attention(&q, &k, &v, mask, causal, None)?;
+        let seen = causal.then(|| self.earlier(&q, &k));
+        let y = self.heads_attention(&q, &k, &v, mask, seen.as_deref(), None)?;
         self.join_heads(&y)
     }
 
@@ -102,7 +103,11 @@ impl Writer<'_> {
             // How many heads there are is not written in the file; for equally many this changes nothing.
             (k, v) = (self.repeated_heads(&q, &k), self.repeated_heads(&q, &v));
         }
-        let y = self.heads_attention(&q, &k, &v, mask.as_deref(), causal, softcap)?;
+        let seen = causal.then(|| self.earlier(&q, &k));
+        let mut y = self.heads_attention(&q, &k, &v, mask.as_deref(), seen.as_deref(), softcap)?;
+        if let Some(mask) = mask.filter(|mask| self.pen.dtype(mask) == Some(DType::Bool)) {
+            y = self.where_any_seen(&y, &mask, seen.as_deref());
+        }
         if flat {
             return self.join_heads(&y);
         }
@@ -127,6 +132,24 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// True where a key of k stands no later than the query of q, [queries, keys].
+    fn earlier(&mut self, q: &str, k: &str) -> String {
+        let (rows, columns) = (self.lengths(q, 2, 3, "rows"), self.lengths(k, 2, 3, "columns"));
+        let shape = self.joined("square", &[&rows, &columns]);
+        let ones = self.op("ConstantOfShape", "ones", &[&shape], &[("value", Tensor::f32([1], vec![1.0]).into())]);
+        let lower = self.op("Trilu", "lower", &[&ones], &[("upper", Attr::Int(0))]);
+        self.op("Cast", "earlier", &[&lower], &[("to", Attr::Int(9))])
+    }
+
+    /// y [batch, heads, queries, size] where a query sees a key, else 0: softmax alone would give the mean of all values.
+    fn where_any_seen(&mut self, y: &str, mask: &str, seen: Option<&str>) -> String {
+        let both = seen.map(|seen| self.op("And", "seen_by_both", &[mask, seen], &[]));
+        let seen = self.op("Cast", "seen_or_not", &[both.as_deref().unwrap_or(mask)], &[("to", Attr::Int(1))]);
+        let last = self.constant("last", Tensor::ints(&[-1]));
+        let any = self.op("ReduceMax", "any_seen", &[&seen, &last], &[]);
+        self.op("Mul", "or_nothing", &[y, &any], &[])
+    }
+
     /// x [batch, heads, length, size] with every head as often in a row as needed to have one for each head of q.
     fn repeated_heads(&mut self, q: &str, x: &str) -> String {
         let (wanted, given, rest) =
@@ -142,14 +165,15 @@ impl Writer<'_> {
         self.op("Reshape", "repeated", &[&wide, &shape], &[])
     }
 
-    /// y = softmax(cap(scale * q k^T) + mask) v on [batch, heads, length, size]; the name of y.
+    /// y = softmax(cap(scale * q k^T) + mask) v on [batch, heads, length, size], over the keys that are `seen`; the name
+    /// of y.
     fn heads_attention(
         &mut self,
         q: &str,
         k: &str,
         v: &str,
         mask: Option<&str>,
-        causal: bool,
+        seen: Option<&str>,
         softcap: Option<f32>,
     ) -> Result<String, String> {
         let scale = if let Some(scale) = self.float("scale")?.filter(|&s| s != 0.0) {
@@ -176,13 +200,8 @@ impl Writer<'_> {
                 _ => return Err(format!("the element type of the mask {mask:?} is not known")),
             };
         }
-        if causal {
-            let (rows, columns) = (self.lengths(&q, 2, 3, "rows"), self.lengths(&k, 3, 4, "columns"));
-            let shape = self.joined("square", &[&rows, &columns]);
-            let ones = self.op("ConstantOfShape", "ones", &[&shape], &[("value", Tensor::f32([1], vec![1.0]).into())]);
-            let lower = self.op("Trilu", "lower", &[&ones], &[("upper", Attr::Int(0))]);
-            let seen = self.op("Cast", "seen", &[&lower], &[("to", Attr::Int(9))]);
-            scores = self.hidden(&scores, &seen);
+        if let Some(seen) = seen {
+            scores = self.hidden(&scores, seen);
         }
         let p = self.op("Softmax", "p", &[&scores], &[("axis", Attr::Int(-1))]);
         Ok(self.op("MatMul", "heads_out", &[&p, v], &[]))
