@@ -159,7 +159,8 @@ fn constant_by_rule(
 
 fn is_mask(values: &[f32]) -> bool {
     let lowest = values.iter().copied().fold(0.0, f32::min);
-    lowest <= MASKED || (lowest <= MASKED_WINDOW && values.iter().all(|&x| x == 0.0 || x == lowest))
+    let window = || values.contains(&0.0) && values.iter().all(|&x| x == 0.0 || x == lowest);
+    lowest <= MASKED || (lowest <= MASKED_WINDOW && window())
 }
 
 /// True for scales that are all 1 or biases that are all 0. GroupNormalization is exported as InstanceNormalization with
