@@ -3,6 +3,7 @@
 mod batch;
 mod classes;
 mod data;
+mod forms;
 mod hardware;
 mod heads;
 mod inputs;
