@@ -159,7 +159,7 @@ fn constant_by_rule(
 
 fn is_mask(values: &[f32]) -> bool {
     let lowest = values.iter().copied().fold(0.0, f32::min);
-    let window = || values.contains(&0.0) && values.iter().all(|&x| x == 0.0 || x == lowest);
+    let window = || values.contains(&0.0) && values.iter().all(|&x| x == 0.0 || x <= lowest);
     lowest <= MASKED || (lowest <= MASKED_WINDOW && window())
 }
 
@@ -167,7 +167,7 @@ fn is_mask(values: &[f32]) -> bool {
 /// such numbers, and its weights behind it.
 fn neutral(tensor: &Tensor, nodes: &[&crate::graph::Node], name: &str) -> bool {
     let only_at = |i| nodes.iter().all(|n| n.input(i) == Some(name) && n.input(3 - i) != Some(name));
-    let all = |value: f32| tensor.as_f32().is_some_and(|v| v.iter().all(|&x| x == value));
+    let all = |value: f32| tensor.as_f32().is_some_and(|v| v.iter().all(|x| (x - value).abs() == 0.0));
     (only_at(1) && all(1.0)) || (only_at(2) && all(0.0))
 }
 
