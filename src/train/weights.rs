@@ -42,6 +42,9 @@ pub struct Stored {
 /// Why a weight that the file holds inside a function or a branch stays as it is.
 const ENCLOSED: &str = "inside a function or a branch of the file, where new values cannot be written";
 
+/// Why whole numbers that are compared are no weights: windowed attention numbers its regions like this.
+const REGIONS: &str = "whole numbers that are only compared, as of a mask";
+
 /// What the user decides about weights: patterns of names.
 pub struct Rules {
     freeze: Vec<WildMatch>,
@@ -88,11 +91,13 @@ pub fn sort(
     rules: &Rules,
 ) -> Result<Sorted, NotDifferentiable> {
     let raw = raw_data(graph, input);
+    let compared = compared(graph);
     let consumers = consumers(graph);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
     for (name, tensor) in &graph.constants {
         if tensor.dtype().is_float() {
-            let by_rule = constant_by_rule(graph, name, tensor, &consumers, &raw);
+            let by_rule = constant_by_rule(graph, name, tensor, &consumers, &raw)
+                .or_else(|| (compared.contains(name.as_str()) && whole_numbers(tensor)).then_some(REGIONS));
             verdicts.insert(name, rules.decide(name, by_rule));
         }
     }
@@ -189,6 +194,28 @@ fn raw_data<'g>(graph: &'g Graph, input: &'g str) -> BTreeSet<&'g str> {
         }
     }
     raw
+}
+
+/// Values computed from constants alone that comparisons look at, and what they are computed from.
+fn compared(graph: &Graph) -> BTreeSet<&str> {
+    let mut fixed: BTreeSet<&str> = graph.constants.keys().map(String::as_str).collect();
+    for node in &graph.nodes {
+        if node.reads().all(|i| fixed.contains(i)) {
+            fixed.extend(node.outputs.iter().map(String::as_str));
+        }
+    }
+    let mut compared = BTreeSet::new();
+    for node in graph.nodes.iter().rev() {
+        let looks = COMPARISONS.contains(&node.op.as_str());
+        if looks || node.outputs.iter().any(|o| compared.contains(o.as_str())) {
+            compared.extend(node.reads().filter(|i| fixed.contains(i)));
+        }
+    }
+    compared
+}
+
+fn whole_numbers(tensor: &Tensor) -> bool {
+    tensor.as_f32().is_some_and(|v| v.iter().all(|x| x.fract() == 0.0))
 }
 
 fn consumers(graph: &Graph) -> BTreeMap<&str, Vec<usize>> {

@@ -7,7 +7,7 @@ use crate::{
     graph::Port,
     onnx::{self, Model},
     provenance::stamp,
-    train::{BatchNorm, Network, Site, Stored, TrainError},
+    train::{BatchNorm, Head, Network, Site, Stored, TrainError},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -23,6 +23,9 @@ struct Inspection {
     outputs: Vec<String>,
     operators: BTreeMap<String, usize>,
     parameters: usize,
+    elements: BTreeMap<String, usize>,
+    classes: Option<usize>,
+    batch_norm: BatchNorms,
     external_files: Vec<String>,
     stamped: Option<stamp::Stamp>,
     stamp_problem: Option<String>,
@@ -36,7 +39,22 @@ struct Inspection {
     trained: Vec<Tensor>,
     frozen: Vec<Tensor>,
     dead_ends: Vec<String>,
+    obstacles: Vec<Obstacle>,
     problem: Option<String>,
+}
+
+/// BatchNormalization nodes of the file.
+#[derive(Serialize)]
+struct BatchNorms {
+    nodes: usize,
+    training_mode: bool,
+}
+
+/// A node that the gradient has to pass and cannot.
+#[derive(Serialize)]
+struct Obstacle {
+    node: String,
+    reason: String,
 }
 
 /// What a training step holds at most.
@@ -97,6 +115,14 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         Ok(network) => network.weights().err().map(|e| e.to_string()),
         Err(e) => Some(e.to_string()),
     };
+    let obstacles = match network {
+        Err(TrainError::NotDifferentiable { source, .. }) => source.0.as_slice(),
+        _ => &[],
+    };
+    let mut elements = BTreeMap::new();
+    for tensor in model.stored.iter().filter_map(|name| model.graph.constants.get(name)) {
+        *elements.entry(tensor.dtype().to_string()).or_insert(0) += tensor.len();
+    }
     let ready = network.as_ref().ok();
     Inspection {
         model: model.path.display().to_string(),
@@ -105,8 +131,14 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         producer: model.producer.clone(),
         inputs: model.graph.inputs.iter().map(port).collect(),
         outputs: model.graph.outputs.iter().map(port).collect(),
-        operators,
         parameters: model.parameters().values().sum(),
+        elements,
+        classes: ready.and_then(|n| classes(model, &n.head)),
+        batch_norm: BatchNorms {
+            nodes: operators.get("BatchNormalization").copied().unwrap_or(0),
+            training_mode: ready.is_some_and(Network::has_live_batch_norm),
+        },
+        operators,
         external_files: model.external.iter().cloned().collect(),
         stamped,
         stamp_problem,
@@ -120,8 +152,19 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         trained: pick(true),
         frozen: pick(false),
         dead_ends: ready.map(|n| n.dead_ends.clone()).unwrap_or_default(),
+        obstacles: obstacles.iter().map(|o| Obstacle { node: o.node.clone(), reason: o.reason.to_string() }).collect(),
         problem,
     }
+}
+
+/// Number of classes, where the file declares the shape of its scores.
+fn classes(model: &Model, head: &Head) -> Option<usize> {
+    let port = model.graph.outputs.iter().find(|p| p.name == head.output)?;
+    let (_, rest) = port.dims.as_ref()?.split_first()?;
+    let rest: Option<Vec<usize>> = rest.iter().copied().collect();
+    // The batch may be open; how many samples there are says nothing about classes.
+    let shape = [vec![2], rest?].concat();
+    head.layout(&shape).ok().map(|l| l.classes)
 }
 
 fn port(p: &Port) -> String {
@@ -140,8 +183,12 @@ fn text(i: &Inspection) -> String {
         format!("inputs      {}", i.inputs.join("; ")),
         format!("outputs     {}", i.outputs.join("; ")),
         format!("operators   {}", i.operators.iter().map(|(op, n)| format!("{op} {n}")).collect::<Vec<_>>().join(", ")),
-        format!("parameters  {}", i.parameters),
+        format!("parameters  {}{}", i.parameters, types(&i.elements)),
+        format!("classes     {}", i.classes.map_or("the file does not declare them".into(), |n| n.to_string())),
     ];
+    if i.batch_norm.training_mode {
+        lines.push("batch norm  is in training mode: scores depend on all samples of a batch".into());
+    }
     if !i.external_files.is_empty() {
         lines.push(format!("data in     {}", i.external_files.join(", ")));
     }
@@ -185,6 +232,15 @@ fn text(i: &Inspection) -> String {
         Some(problem) => lines.push(format!("trainable   no: {problem}")),
     }
     lines.join("\n")
+}
+
+/// Elements of all stored tensors by type, where there are others than float32 and the integers of shapes.
+fn types(elements: &BTreeMap<String, usize>) -> String {
+    if elements.keys().all(|t| t == "float32" || t == "int64") {
+        return String::new();
+    }
+    let each: Vec<String> = elements.iter().map(|(t, n)| format!("{t} {n}")).collect();
+    format!(" (stored: {})", each.join(", "))
 }
 
 /// The element type, where it is not the usual one.

@@ -11,7 +11,7 @@ use crate::{
     onnx,
     runtime::{RuntimeError, Session},
     tensor::{DType, Data, Tensor},
-    train::{BatchedNetwork, TrainError, Weights, loss, steps::fed},
+    train::{BatchedNetwork, TrainError, Weights, loss, steps},
 };
 use serde::Serialize;
 use std::{
@@ -98,7 +98,8 @@ pub struct Direction {
 pub(super) struct Whole<'a> {
     pub batched: &'a BatchedNetwork<'a>,
     pub settings: &'a Settings<'a>,
-    pub x: &'a Tensor,
+    /// What the network is fed beside its weights.
+    pub fed: &'a [(String, Tensor)],
     pub targets: &'a Tensor,
     /// Loss and gradients by the names of weights and input, at given weights.
     pub gradients: Gradients<'a>,
@@ -117,7 +118,7 @@ impl Whole<'_> {
         mut arithmetic: Vec<Arithmetic>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<EndToEnd, TrainError> {
-        let graph = graph(self.batched, weights, &mut arithmetic);
+        let graph = graph(self.batched, weights, self.fed, &mut arithmetic);
         let mut session = self.batched.engine.on_cpu().session("the loss in float64", &onnx::export(&graph))?;
         let nodes = self.batched.traced.nodes.iter().zip(&arithmetic);
         let float32: BTreeSet<String> =
@@ -146,16 +147,16 @@ impl Whole<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<EndToEnd, TrainError> {
         let (loss, gradients) = (self.gradients)(weights)?;
-        let input = &self.batched.network.input;
+        let input = self.batched.site();
         let (steps, rounding) = if float32.is_empty() { (STEPS_64, ROUNDING_64) } else { (STEPS_32, ROUNDING_32) };
         let mut values: Weights = weights.clone();
-        values.insert(input.clone(), Arc::new(self.x.clone()));
+        values.extend(self.fed.iter().map(|(name, t)| (name.clone(), Arc::new(t.clone()))));
         let usual = usual(weights);
         let direction = |k: usize| {
             let draw = |(name, value): (&String, &Arc<Tensor>)| {
                 (name.clone(), random(self.settings, &format!("direction {k}"), name, value, usual))
             };
-            values.iter().map(draw).collect()
+            values.iter().filter(|(name, _)| weights.contains_key(*name) || *name == input).map(draw).collect()
         };
         let mut bench = Bench {
             session,
@@ -177,8 +178,7 @@ impl Whole<'_> {
         }
         let worst_weight =
             if weights.outcome == Outcome::Disagrees { bench.worst_weight(&names, steps[0])? } else { None };
-        let mut input =
-            bench.along(false, &BTreeSet::from([input.as_str()]), steps, &mut |n| progress(DIRECTIONS + n))?;
+        let mut input = bench.along(false, &BTreeSet::from([input]), steps, &mut |n| progress(DIRECTIONS + n))?;
         if self.estimated {
             input.outcome = Outcome::NotComparable;
         }
@@ -312,7 +312,7 @@ impl Bench<'_> {
         let number = |v| Tensor::new(vec![], Data::F64(vec![v]));
         let (weights, input) = (number(weights), number(input));
         let named: Vec<(String, &Tensor)> = self.directions[k].iter().map(|(n, d)| (direction(n), d)).collect();
-        let mut feeds = vec![(STEP, &weights), (INPUT_STEP, &input), (fed::TARGETS, self.targets)];
+        let mut feeds = vec![(STEP, &weights), (INPUT_STEP, &input), (steps::fed::TARGETS, self.targets)];
         feeds.extend(self.values.iter().map(|(n, t)| (n.as_str(), t.as_ref())));
         feeds.extend(named.iter().map(|(n, d)| (n.as_str(), *d)));
         let outputs = self.session.run(&feeds)?;
@@ -343,16 +343,23 @@ fn judged(gradients: &[f64], slopes: &[(f64, f64)], expected: f64, tolerance: f6
 
 /// The loss of a batch, weights and input moving along directions; float64 but for what has no kernel. Nodes that turn
 /// out not to be writable in other operators are marked as float32.
-fn graph(batched: &BatchedNetwork<'_>, weights: &Weights, arithmetic: &mut [Arithmetic]) -> Graph {
+fn graph(
+    batched: &BatchedNetwork<'_>,
+    weights: &Weights,
+    fed: &[(String, Tensor)],
+    arithmetic: &mut [Arithmetic],
+) -> Graph {
     let mut wide = Wide::new(batched.network.graph.opset, &batched.traced);
     let step = wide.b.input(STEP, DType::F64, &[]);
     let input_step = wide.b.input(INPUT_STEP, DType::F64, &[]);
     for name in weights.keys() {
         wide.moving(name, &step);
     }
-    wide.moving(&batched.network.input, &input_step);
+    for name in fed.iter().map(|(name, _)| name) {
+        if name == batched.site() { wide.moving(name, &input_step) } else { wide.fed(name) }
+    }
     let shape = [batched.predictions(), batched.layout.classes];
-    let targets = wide.b.input(fed::TARGETS, DType::F32, &shape);
+    let targets = wide.b.input(steps::fed::TARGETS, DType::F32, &shape);
     for (node, arithmetic) in batched.traced.nodes.iter().zip(arithmetic) {
         if wide.node(node, *arithmetic).is_none() {
             *arithmetic = Arithmetic::Float32;
@@ -363,8 +370,7 @@ fn graph(batched: &BatchedNetwork<'_>, weights: &Weights, arithmetic: &mut [Arit
     let targets = wide.cast(&targets, DType::F64);
     let equal = Tensor::new(vec![shape[0], 1], Data::F64(vec![1.0; shape[0]]));
     let equal = wide.b.constant(equal);
-    let independent = batched.network.head.independent();
-    let loss = loss::of(&mut wide.b, &logits, batched.layout, independent, &targets, &equal, None);
+    let loss = loss::of(&mut wide.b, &logits, batched.layout, &targets, &equal, None);
     wide.b.output(&loss.loss);
     wide.b.finish()
 }
