@@ -99,7 +99,7 @@ impl Pairs {
 
     /// What the model says, by ONNX Runtime.
     fn scores(&self, model: &Path) -> Vec<f32> {
-        let mut session = engine(Device::Cpu).session_from_file(model).expect("the model opens");
+        let mut session = engine(Device::Cpu).session_from_file(model, false).expect("the model opens");
         let x = Tensor::f32([self.y.len(), 1, SIDE, 2 * SIDE], self.x.clone());
         session.run(&[("pair", &x)]).expect("it runs")[0].to_f32s()
     }
