@@ -9,13 +9,16 @@ use thiserror::Error;
 pub struct Head {
     /// The model output that was asked for.
     pub output: String,
-    /// The value the loss is computed on.
+    /// The value the loss is computed on. In a graph that was cut it is free of `behind`.
     pub logits: String,
     /// The final operator that was stepped over, such as `Softmax`.
     pub behind: Option<String>,
     /// True for a sigmoid a score: in the file, or because the user says so.
     #[serde(skip)]
     pub sigmoids: bool,
+    /// Output of `behind` where nodes after it change the shape or the type: they stay, it is bypassed.
+    #[serde(skip)]
+    bypassed: Option<String>,
 }
 
 /// How the logits of a batch are to be read.
@@ -56,6 +59,9 @@ pub enum HeadError {
     Shape { value: String, shape: Vec<usize> },
 }
 
+/// Operators that leave the values as they are: a Softmax before them is the final one.
+const MOVES: &[&str] = &["Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"];
+
 /// Chooses the output and steps back over a final Softmax, LogSoftmax or Sigmoid. `multi_label` says that scores without
 /// one of these are independent of each other.
 pub fn find(graph: &Graph, wanted: Option<&str>, multi_label: bool) -> Result<Head, HeadError> {
@@ -70,28 +76,47 @@ pub fn find(graph: &Graph, wanted: Option<&str>, multi_label: bool) -> Result<He
     let producers = graph.producers();
     let mut logits = output.clone();
     let mut behind = None;
-    while let Some(node) = producers.get(logits.as_str()).map(|&i| &graph.nodes[i]) {
+    // What lies before nodes that only move values, and whether there were any.
+    let (mut at, mut moved) = (output.clone(), false);
+    let mut bypassed = None;
+    while let Some(node) = producers.get(at.as_str()).map(|&i| &graph.nodes[i]) {
         match node.op.as_str() {
-            "Softmax" | "LogSoftmax" | "Sigmoid" if behind.is_none() => behind = Some(node.op.clone()),
+            "Softmax" | "LogSoftmax" | "Sigmoid" if behind.is_none() => {
+                behind = Some(node.op.clone());
+                if moved {
+                    bypassed = Some(at);
+                    break;
+                }
+            }
             "Identity" => {}
+            op if MOVES.contains(&op) && behind.is_none() => moved = true,
             "ArgMax" | "TopK" | "Hardmax" => {
                 return Err(HeadError::NotClassScores { output, op: node.op.clone(), node: node.name.clone() });
             }
             _ => break,
         }
         match node.input(0) {
-            Some(input) => input.clone_into(&mut logits),
+            Some(input) => input.clone_into(&mut at),
             None => break,
+        }
+        if !moved {
+            logits.clone_from(&at);
         }
     }
     match behind.as_deref() {
         Some(op) if multi_label && op != "Sigmoid" => Err(HeadError::Exclusive(op.to_owned())),
-        op => Ok(Head { sigmoids: multi_label || op == Some("Sigmoid"), output, logits, behind }),
+        op => Ok(Head { sigmoids: multi_label || op == Some("Sigmoid"), output, logits, behind, bypassed }),
     }
 }
 
 /// Makes the logits the only output, dropping what they do not need.
 pub fn cut(graph: &mut Graph, head: &Head) {
+    if let Some(name) = &head.bypassed
+        && let Some(node) = graph.nodes.iter_mut().find(|n| n.outputs.contains(name))
+    {
+        node.op = "Identity".into();
+        node.attrs.clear();
+    }
     graph.outputs = vec![Port::open(head.logits.clone())];
     graph.prune();
 }

@@ -66,7 +66,7 @@ pub enum TrainError {
     NoSite { path: PathBuf, input: String, found: Vec<String> },
     #[error("{}: --constant {name}: the model leaves the shape of this input open; give it as an array in an .npz", path.display())]
     OpenConstant { path: PathBuf, name: String },
-    #[error("{}: input {names:?} is read by no node, yet ONNX Runtime wants it fed; export the model without it", path.display())]
+    #[error("{}: inputs {} are read by no node, yet ONNX Runtime wants them fed; export the model without them", path.display(), quoted(names))]
     IdleInput { path: PathBuf, names: Vec<String> },
     #[error(
         "{}: the model is quantised ({}): its weights are integers, which have no gradient, and none reaches input \
@@ -105,6 +105,10 @@ pub enum TrainError {
 
 fn lines(errors: &[LiftError]) -> String {
     errors.iter().flat_map(|e| ["\n  ".to_owned(), e.to_string()]).collect()
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 fn through(nodes: &[String]) -> String {
@@ -178,7 +182,15 @@ impl Network {
             return Err(TrainError::NoGradient { path, input, nodes: from_input.nodes });
         }
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
-        let stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
+        let mut stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
+        // Nor are tensors gone that only other outputs need.
+        let listed: BTreeSet<String> = stored.iter().map(|s| s.name.clone()).collect();
+        for name in own.into_iter().filter(|name| !listed.contains(*name)) {
+            if let Some(t) = model.graph.constants.get(name).filter(|t| t.dtype().is_float()) {
+                stored.push(Stored { name: name.clone(), shape: t.shape().to_vec(), frozen: Some(weights::NOT_USED) });
+            }
+        }
+        stored.sort_by(|a, b| a.name.cmp(&b.name));
         let writable = model.stored.iter().cloned().collect();
         let dead_ends = sorted.dead_ends;
         Ok(Self { path, input, inputs, site, head, stored, writable, dead_ends, graph, masters })
@@ -205,6 +217,10 @@ impl Network {
             self.trained().map(|name| (name.to_owned(), Arc::clone(&self.graph.constants[name]))).collect();
         if weights.is_empty() {
             let reason = match self.stored.first().and_then(|s| s.frozen) {
+                None if self.graph.nodes.iter().any(|n| n.op == "ConstantOfShape") => {
+                    "the model stores no float tensors, but fills them in (ConstantOfShape); export it with its weights"
+                        .to_owned()
+                }
                 None => "the model stores no float tensors".to_owned(),
                 Some(why) => format!("all {} float tensors are constants ({why}, ...)", self.stored.len()),
             };

@@ -1,6 +1,7 @@
 //! What several test programs share: the runtime, the built program, small data sets and small models.
 #![allow(dead_code)] // No test program uses all of it.
 
+pub mod bytes;
 pub mod data;
 pub mod models;
 pub mod program;

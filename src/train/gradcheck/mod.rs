@@ -158,6 +158,7 @@ pub fn check_gradients(
 
     let parts = traced.nodes.len() + 2 * whole::DIRECTIONS;
     let mut nodes = Vec::new();
+    let mut estimated = false;
     for (i, (node, &arithmetic)) in traced.nodes.iter().zip(&native).enumerate() {
         let differentiable = |i: &usize| matches!(ops::find(node).and_then(|op| op.flow(*i)), Some(Flow::Vjp(_)));
         let wanted: BTreeSet<String> = (0..node.inputs.len())
@@ -168,6 +169,7 @@ pub fn check_gradients(
             .collect();
         let heard: Vec<String> = node.outputs.iter().filter(|o| heard.contains(o.as_str())).cloned().collect();
         if !wanted.is_empty() && !heard.is_empty() {
+            estimated |= ops::is_estimated(node);
             let subject = Subject { engine: &engine, settings, opset, traced, node, arithmetic, wanted, heard };
             nodes.extend(subject.check(&values).into_iter().map(|(input, f)| row(node, input, f, settings.tolerance)));
         }
@@ -177,8 +179,11 @@ pub fn check_gradients(
         native.into_iter().map(|a| if a == Arithmetic::Float32 { Arithmetic::WrittenOut } else { a }).collect();
     let done = traced.nodes.len();
     let mut progress = |n| progress(done + n, parts);
-    let end_to_end =
-        Whole { batched, settings, fed: &fed, targets, gradients }.check(weights, arithmetic, &mut progress)?;
+    let end_to_end = Whole { batched, settings, fed: &fed, targets, gradients, estimated }.check(
+        weights,
+        arithmetic,
+        &mut progress,
+    )?;
     Ok(Checked { nodes, end_to_end })
 }
 

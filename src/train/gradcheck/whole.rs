@@ -103,6 +103,8 @@ pub(super) struct Whole<'a> {
     pub targets: &'a Tensor,
     /// Loss and gradients by the names of weights and input, at given weights.
     pub gradients: Gradients<'a>,
+    /// True where a gradient passes an estimator, which is not the derivative that differences show: nothing is claimed.
+    pub estimated: bool,
 }
 
 impl Whole<'_> {
@@ -170,10 +172,16 @@ impl Whole<'_> {
         bench.base = bench.loss(0, 0.0, 0.0)?;
         let forward_loss = bench.base;
         let names = weights.keys().map(String::as_str).collect();
-        let weights = bench.along(true, &names, steps, progress)?;
+        let mut weights = bench.along(true, &names, steps, progress)?;
+        if self.estimated {
+            weights.outcome = Outcome::NotComparable;
+        }
         let worst_weight =
             if weights.outcome == Outcome::Disagrees { bench.worst_weight(&names, steps[0])? } else { None };
-        let input = bench.along(false, &BTreeSet::from([input]), steps, &mut |n| progress(DIRECTIONS + n))?;
+        let mut input = bench.along(false, &BTreeSet::from([input]), steps, &mut |n| progress(DIRECTIONS + n))?;
+        if self.estimated {
+            input.outcome = Outcome::NotComparable;
+        }
         let loss = f64::from(loss);
         let apart = (loss - forward_loss).abs() / forward_loss.abs().max(1.0);
         let of_loss = if apart <= self.settings.tolerance { Outcome::Agrees } else { Outcome::Disagrees };

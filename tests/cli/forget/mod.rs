@@ -4,6 +4,7 @@ mod batch;
 mod batch_norm;
 mod classes;
 mod data;
+mod forms;
 mod hardware;
 mod heads;
 mod inputs;
