@@ -35,6 +35,10 @@ const CERTAIN: f64 = 0.1;
 const UNCERTAIN: f64 = 0.1;
 /// How far weights are moved off a kink, relative to each.
 const NUDGE: f32 = 0.01;
+/// How far they are moved to see what float32 rounding does to the gradient, relative to each: two units in the last place.
+const SHAKE: f32 = 2.4e-7;
+/// How often.
+const SHAKES: usize = 2;
 /// The step of the input; that of the weights is [`STEP`].
 const INPUT_STEP: &str = "onnx-unlearn:input-step";
 
@@ -127,16 +131,21 @@ impl Whole<'_> {
         if first.outcome == Outcome::Disagrees || first.uncertainty() <= self.settings.tolerance {
             return Ok(first);
         }
-        let usual = usual(weights);
-        let nudged = |(name, w): (&String, &Arc<Tensor>)| {
-            let noise = random(self.settings, "nudge", name, w, usual);
-            let sum = w.as_f32().unwrap_or_default().iter().zip(noise.as_f32().unwrap_or_default());
-            (name.clone(), Arc::new(Tensor::f32(w.shape(), sum.map(|(w, n)| w + NUDGE * n).collect())))
-        };
-        let mut second = self.at(&weights.iter().map(nudged).collect(), &mut session, &float32, progress)?;
+        let mut second = self.at(&self.moved(weights, "nudge", NUDGE), &mut session, &float32, progress)?;
         second.nudged = true;
         let better = second.outcome == Outcome::Disagrees || second.uncertainty() < first.uncertainty();
         Ok(if better { second } else { first })
+    }
+
+    /// Weights that differ from `weights` by `share` of their size, at random.
+    fn moved(&self, weights: &Weights, what: &str, share: f32) -> Weights {
+        let usual = usual(weights);
+        let moved = |(name, w): (&String, &Arc<Tensor>)| {
+            let noise = random(self.settings, what, name, w, usual);
+            let sum = w.as_f32().unwrap_or_default().iter().zip(noise.as_f32().unwrap_or_default());
+            (name.clone(), Arc::new(Tensor::f32(w.shape(), sum.map(|(w, n)| w + share * n).collect())))
+        };
+        weights.iter().map(moved).collect()
     }
 
     fn at(
@@ -147,6 +156,9 @@ impl Whole<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<EndToEnd, TrainError> {
         let (loss, gradients) = (self.gradients)(weights)?;
+        // In a deep network rounding alone moves some values across a kink, and the gradient with them.
+        let shaken = |k| Ok((self.gradients)(&self.moved(weights, &format!("shake {k}"), SHAKE))?.1);
+        let shaken = (0..SHAKES).map(shaken).collect::<Result<Vec<_>, TrainError>>()?;
         let input = self.batched.site();
         let (steps, rounding) = if float32.is_empty() { (STEPS_64, ROUNDING_64) } else { (STEPS_32, ROUNDING_32) };
         let mut values: Weights = weights.clone();
@@ -164,6 +176,7 @@ impl Whole<'_> {
             directions: (0..DIRECTIONS).map(direction).collect(),
             values: &values,
             gradients: &gradients,
+            shaken: &shaken,
             tolerance: self.settings.tolerance,
             rounding,
             base: f64::NAN,
@@ -227,6 +240,8 @@ struct Bench<'v> {
     targets: &'v Tensor,
     directions: Vec<BTreeMap<String, Tensor>>,
     gradients: &'v BTreeMap<String, Tensor>,
+    /// The same at weights that differ by rounding.
+    shaken: &'v [BTreeMap<String, Tensor>],
     tolerance: f64,
     rounding: f64,
     /// The loss where nothing has moved.
@@ -250,15 +265,20 @@ impl Bench<'_> {
         let square = |(s, g): (f64, &f32)| (s * f64::from(*g)).powi(2);
         let squares = |n: &&str| Some(scales(&self.values[*n], self.usual).zip(flat(n)?).map(square).sum::<f64>());
         let expected = names.iter().filter_map(squares).sum::<f64>().sqrt();
-        let product = |d: &BTreeMap<String, Tensor>| -> f64 {
-            names.iter().filter_map(|n| Some(dot(flat(n)?, d[*n].as_f32()?))).sum()
+        let product = |gradients: &BTreeMap<String, Tensor>, d: &BTreeMap<String, Tensor>| -> f64 {
+            names.iter().filter_map(|n| Some(dot(gradients.get(*n)?.as_f32()?, d[*n].as_f32()?))).sum()
         };
-        let gradients: Vec<f64> = self.directions.iter().map(product).collect();
+        let gradients: Vec<f64> = self.directions.iter().map(|d| product(self.gradients, d)).collect();
+        let rounding = |(d, own): (&BTreeMap<String, Tensor>, &f64)| {
+            self.shaken.iter().map(|g| (product(g, d) - own).abs()).fold(0.0, worse)
+        };
+        let rounding: Vec<f64> = self.directions.iter().zip(&gradients).map(rounding).collect();
         let mut best: Option<Along> = None;
         for &h in steps {
             let mut slopes = Vec::new();
             for k in 0..self.directions.len() {
-                slopes.push(self.slope(k, weights, h)?);
+                let (slope, uncertainty) = self.slope(k, weights, h)?;
+                slopes.push((slope, uncertainty + rounding[k]));
                 progress(k + 1);
             }
             let found = judged(&gradients, &slopes, expected, self.tolerance);
