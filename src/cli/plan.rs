@@ -2,7 +2,7 @@
 
 use super::args::{
     BatchNormArg, ForgetArgs, GateArgs, LayoutArg, MethodArgs, ModelArgs, OptimizerArg, PenaltyArg, PreprocessArgs,
-    VariantArg,
+    ReadArgs, VariantArg,
 };
 use crate::{
     data::{Layout, Preprocess},
@@ -52,13 +52,17 @@ pub fn preprocess(args: &PreprocessArgs) -> Result<Preprocess> {
 
 /// Reads what is said about the model.
 pub fn choice(args: &ModelArgs) -> Result<Choice> {
+    Ok(Choice { freeze: args.freeze.clone(), train: args.train.clone(), ..reading(&args.read)? })
+}
+
+/// Reads what is said about inputs and outputs.
+pub fn reading(args: &ReadArgs) -> Result<Choice> {
     Ok(Choice {
         output: args.output.clone(),
         multi_label: args.multi_label,
-        freeze: args.freeze.clone(),
-        train: args.train.clone(),
         input: args.input.clone(),
         constants: constants(&args.constants)?,
+        ..Choice::default()
     })
 }
 

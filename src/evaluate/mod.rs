@@ -1,8 +1,16 @@
 //! Measures a model: accuracy and loss per class, from the bytes that are (or will be) the result.
 
+mod distribution;
+mod measurement;
+mod predictions;
 mod scores;
+mod statistics;
 
+pub use distribution::{calibration_error, entropy, jensen_shannon};
+pub use measurement::{Comparison, Group, Measurement, Route, Share, Versus};
+pub use predictions::Predictions;
 pub use scores::{Scores, argmax};
+pub use statistics::{Discordant, mcnemar, wilson};
 
 use crate::{
     data::Dataset,
@@ -190,7 +198,7 @@ impl Classifier<'_> {
     }
 
     /// Values in the type that the file wants for an input.
-    fn typed(&self, input: &str, t: &Tensor) -> Tensor {
+    pub fn typed(&self, input: &str, t: &Tensor) -> Tensor {
         let dtype = self.session.input_type(input).unwrap_or(DType::F32);
         if dtype == t.dtype() { t.clone() } else { Tensor::from_f32s(dtype, t.shape(), t.to_f32s()) }
     }
@@ -226,8 +234,20 @@ impl Classifier<'_> {
     }
 
     /// Measures the model on the whole data set, until `go_on` says no.
-    pub fn evaluate(&mut self, data: &Dataset, mut go_on: impl FnMut() -> bool) -> Result<Evaluation, EvaluateError> {
+    pub fn evaluate(&mut self, data: &Dataset, go_on: impl FnMut() -> bool) -> Result<Evaluation, EvaluateError> {
         let mut result = Evaluation::new(data.classes(), data.multi_hot());
+        let scores = self.scores;
+        self.for_each(data, go_on, |row, labels| result.add(row, labels, scores))?;
+        Ok(result)
+    }
+
+    /// Hands on the scores and the classes of every prediction, in the order of the data; `go_on` is asked before each batch.
+    pub fn for_each(
+        &mut self,
+        data: &Dataset,
+        mut go_on: impl FnMut() -> bool,
+        mut take: impl FnMut(&ArrayView1<'_, f32>, &[u32]),
+    ) -> Result<(), EvaluateError> {
         let numbers: Vec<usize> = (0..data.len()).collect();
         for rows in numbers.chunks(self.batch) {
             if !go_on() {
@@ -236,10 +256,10 @@ impl Classifier<'_> {
             let scores = self.predict(data, rows)?;
             let labels = rows.iter().flat_map(|&i| data.labels_of(i));
             for (row, labels) in scores.rows().into_iter().zip(labels) {
-                result.add(&row, labels, self.scores);
+                take(&row, labels);
             }
         }
-        Ok(result)
+        Ok(())
     }
 }
 

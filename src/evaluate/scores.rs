@@ -18,14 +18,35 @@ pub enum Scores {
 }
 
 impl Scores {
-    /// From the operator that a head ends in, and whether a sigmoid belongs to each score.
-    pub fn of(behind: Option<&str>, sigmoids: bool) -> Self {
+    /// From the operator that a head ends in, and whether the classes are independent of each other. Those of a single score
+    /// for two classes are not: its sigmoid is a softmax over both.
+    pub fn of(behind: Option<&str>, independent: bool) -> Self {
         match behind {
             Some("Softmax") => Self::Probabilities,
             Some("LogSoftmax") => Self::LogProbabilities,
-            Some("Sigmoid") => Self::Independent,
-            _ if sigmoids => Self::IndependentLogits,
+            Some("Sigmoid") if independent => Self::Independent,
+            Some("Sigmoid") => Self::Probabilities,
+            _ if independent => Self::IndependentLogits,
             _ => Self::Logits,
+        }
+    }
+
+    /// True where the scores of a sample are one distribution over the classes.
+    pub fn exclusive(self) -> bool {
+        matches!(self, Self::Logits | Self::Probabilities | Self::LogProbabilities)
+    }
+
+    /// The probability of every class in a row of scores: they sum to 1 only where the classes exclude each other.
+    pub fn probabilities(self, row: &ArrayView1<'_, f32>) -> Vec<f64> {
+        let each = |f: &dyn Fn(f64) -> f64| row.iter().map(|&v| f(v.into())).collect();
+        match self {
+            Self::Logits => {
+                let sum = log_sum_exp(row);
+                each(&|v| (v - sum).exp())
+            }
+            Self::LogProbabilities => each(&f64::exp),
+            Self::Probabilities | Self::Independent => each(&|v| v),
+            Self::IndependentLogits => each(&|v| 1.0 / (1.0 + (-v).exp())),
         }
     }
 
@@ -78,4 +99,32 @@ fn softplus(z: f32) -> f64 {
 fn log_sum_exp(row: &ArrayView1<'_, f32>) -> f64 {
     let max = f64::from(row[argmax(row)]);
     max + row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_by_hand() {
+        let close = |scores: Scores, row: &[f32], expected: &[f64]| {
+            let found = scores.probabilities(&ArrayView1::from(row));
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{scores:?}: {found:?}");
+        };
+        // Softmax of (ln 1, ln 3) is (1/4, 3/4), whatever is added to both.
+        close(Scores::Logits, &[100.0, 100.0 + 3f32.ln()], &[0.25, 0.75]);
+        close(Scores::LogProbabilities, &[0.25f32.ln(), 0.75f32.ln()], &[0.25, 0.75]);
+        close(Scores::Probabilities, &[0.25, 0.75], &[0.25, 0.75]);
+        close(Scores::Independent, &[0.9, 0.9], &[0.9, 0.9]);
+        close(Scores::IndependentLogits, &[0.0, 3f32.ln()], &[0.5, 0.75]);
+    }
+
+    #[test]
+    fn a_sigmoid_over_one_score_is_a_softmax_over_two() {
+        let scores = Scores::of(Some("Sigmoid"), false);
+        let row = scores.both_sides(0.8);
+        let loss = scores.cross_entropy(&ArrayView1::from(&row), &[1]);
+        assert!((loss + 0.8f64.ln()).abs() < 1e-6, "{loss}");
+        assert_eq!(Scores::of(Some("Sigmoid"), true), Scores::Independent);
+    }
 }

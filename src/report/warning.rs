@@ -18,6 +18,13 @@ pub enum Warning {
     NoBatchNorm,
     /// BatchNormalization in training mode, in the file.
     LiveBatchNorm,
+    /// Scores that are taken for logits although they look like probabilities.
+    LikeProbabilities {
+        /// The model file.
+        model: String,
+        /// Its output.
+        output: String,
+    },
     /// No held-out data.
     NoEval,
     /// The held-out data has no samples of a class to forget.
@@ -67,6 +74,11 @@ impl fmt::Display for Warning {
                 "the file has BatchNormalization in training mode: its scores depend on all samples of a batch, and with \
                  graph optimisations ONNX Runtime's CPU provider gives other scores than the operator defines (they are \
                  off here); export the model in inference mode",
+            ),
+            Self::LikeProbabilities { model, output } => write!(
+                f,
+                "{model}: the scores of output {output:?} sum to 1 in every sample, as behind a Softmax, but no final Softmax \
+                 was found: loss, calibration error and divergence take them for logits"
             ),
             Self::NoEval => f.write_str("no --eval data: forgetting is not assessed"),
             Self::EvalWithoutForget(classes) => {

@@ -27,9 +27,11 @@ pub fn present(graph: &Graph) -> bool {
     graph.nodes.iter().any(is_batch_norm)
 }
 
-/// True when the graph has a BatchNormalization in training mode, whose scores depend on the whole batch.
+/// True when the graph, lifted or not, has a BatchNormalization in training mode, whose scores depend on the whole batch.
 pub fn live(graph: &Graph) -> bool {
-    graph.nodes.iter().any(is_live)
+    // Before opset 14 further outputs are what says so.
+    let by_outputs = |n: &Node| graph.opset < 14 && is_batch_norm(n) && n.outputs.iter().skip(1).any(|o| !o.is_empty());
+    graph.nodes.iter().any(|n| is_live(n) || by_outputs(n))
 }
 
 fn is_live(node: &Node) -> bool {

@@ -59,6 +59,22 @@ impl Inputs {
     pub fn frozen_batch(&self) -> Option<usize> {
         self.main.dims.as_ref()?.first().copied().flatten()
     }
+
+    /// Inputs that are the same for every sample, at a batch size. `path` is the model, for messages.
+    pub fn constants_at(&self, path: &Path, batch: usize) -> Result<Vec<(String, Tensor)>, TrainError> {
+        let constant = |(port, value): &(Port, f32)| {
+            let name = port.name.clone();
+            let dims = port.dims.as_deref().unwrap_or_default();
+            if dims.iter().skip(1).any(Option::is_none) {
+                return Err(TrainError::OpenConstant { path: path.into(), name });
+            }
+            let shape: Vec<usize> =
+                dims.iter().enumerate().map(|(i, d)| d.unwrap_or(if i == 0 { batch } else { 1 })).collect();
+            let values = vec![*value; shape.iter().product()];
+            Ok((name, Tensor::from_f32s(port.dtype.unwrap_or(DType::F32), shape, values)))
+        };
+        self.constants.iter().map(constant).collect()
+    }
 }
 
 /// Where noise is learned.

@@ -1,8 +1,8 @@
 //! Builds step graphs and moves weights.
 //!
-//! [`Network`] is a classifier cut at its logits; [`Network::at_batch`] fixes the batch size by running it once;
-//! [`BatchedNetwork`] writes the step graphs: forward nodes, their gradients and the optimizer in one graph, whose state
-//! (noise, weights, moments) stays on the device between steps.
+//! [`Reading`] is a classifier as it is fed and read, trainable or not. [`Network`] is one cut at its logits;
+//! [`Network::at_batch`] fixes the batch size by running it once; [`BatchedNetwork`] writes the step graphs: forward nodes,
+//! their gradients and the optimizer in one graph, whose state (noise, weights, moments) stays on the device between steps.
 
 mod batch_norm;
 pub mod gradcheck;
@@ -11,6 +11,7 @@ mod inputs;
 mod loss;
 mod network;
 mod optimizer;
+mod reading;
 mod rebatch;
 mod stepper;
 mod steps;
@@ -22,6 +23,7 @@ pub use inputs::{Choice, Inputs, Part, Row, Site};
 pub use loss::Loss;
 pub use network::{BatchNorm, Network, TrainError, Weights};
 pub use optimizer::{Optimizer, Schedule};
+pub use reading::Reading;
 pub use stepper::{NoiseStepper, Step, WeightStepper};
 pub use steps::{BatchedNetwork, NoiseLoss, Range};
 pub use trace::{Traced, trace};

@@ -2,9 +2,9 @@
 
 use super::{
     batch_norm,
-    head::{self, Head, HeadError},
+    head::{Head, HeadError},
     inputs::{self, Choice, Inputs, Part, Row, Site},
-    rebatch,
+    reading, rebatch,
     steps::{BatchedNetwork, fed},
     trace::trace,
     weights::{self, Rules, Stored},
@@ -87,6 +87,11 @@ pub enum TrainError {
     )]
     FrozenBatch { path: PathBuf, batch: usize, shape: Vec<usize>, found: usize },
     #[error(
+        "{}: for {batch} samples the class scores have shape {shape:?} instead of [{batch}, ...]: the batch size {found} is \
+         frozen into the graph although the input leaves it open; export the model with a dynamic batch axis", path.display()
+    )]
+    Frozen { path: PathBuf, batch: usize, shape: Vec<usize>, found: usize },
+    #[error(
         "{}: the model does not run at batch size {batch}: {source}\n(if the file was exported for one batch size, export \
          it with a dynamic batch axis)", path.display()
     )]
@@ -147,14 +152,7 @@ impl Network {
     /// The same, with what the user says about inputs, outputs and weights.
     pub fn with(model: &Model, choice: &Choice) -> Result<Self, TrainError> {
         let path = model.path.clone();
-        let head = head::find(&model.graph, choice.output.as_deref(), choice.multi_label)
-            .map_err(|source| TrainError::Head { path: path.clone(), source })?;
-        let idle = model.idle_inputs();
-        if !idle.is_empty() {
-            return Err(TrainError::IdleInput { path, names: idle });
-        }
-        let mut graph = model.graph.clone();
-        head::cut(&mut graph, &head);
+        let (head, graph) = reading::cut(model, choice)?;
         let graph = onnx::lift(graph).map_err(|errors| TrainError::Lift { path: path.clone(), errors })?;
         let (graph, masters) =
             onnx::masters(graph).map_err(|reason| TrainError::Quantized { path: path.clone(), reason })?;
@@ -347,23 +345,7 @@ impl Network {
 
     /// Inputs that are the same for every sample, at a batch size.
     pub fn constants_at(&self, batch: usize) -> Result<Vec<(String, Tensor)>, TrainError> {
-        let constant = |(port, value): &(Port, f32)| {
-            self.constant_input(port, batch, *value).map(|tensor| (port.name.clone(), tensor))
-        };
-        self.inputs.constants.iter().map(constant).collect()
-    }
-
-    fn constant_input(&self, port: &Port, batch: usize, value: f32) -> Result<Tensor, TrainError> {
-        let dims = port.dims.clone().unwrap_or_default();
-        let unknown = dims.iter().skip(1).any(Option::is_none);
-        if unknown {
-            let (path, name) = (self.path.clone(), port.name.clone());
-            return Err(TrainError::OpenConstant { path, name });
-        }
-        let shape: Vec<usize> =
-            dims.iter().enumerate().map(|(i, d)| d.unwrap_or(if i == 0 { batch } else { 1 })).collect();
-        let values = vec![value; shape.iter().product()];
-        Ok(Tensor::from_f32s(port.dtype.unwrap_or(DType::F32), shape, values))
+        self.inputs.constants_at(&self.path, batch)
     }
 }
 

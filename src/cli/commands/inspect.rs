@@ -91,7 +91,7 @@ pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
 fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(usize, usize)>) -> Result<usize> {
     ensure!(batch > 0, "--batch-size 0: expected at least 1");
     let runtime = session::open(&args.engine)?;
-    let samples = samples::zeros(network, batch, resize)?;
+    let samples = samples::zeros(&network.inputs, batch, resize)?;
     Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory())
 }
 
@@ -100,7 +100,7 @@ fn tract(model: &Model, network: Option<&Network>, resize: Option<(usize, usize)
     let loads = || check::can_load(&model.path).map(|()| "can load the file".to_owned());
     let runs = |network: &Network| -> Result<Vec<(String, tensor::Tensor)>> {
         let batch = network.inputs.frozen_batch().unwrap_or(1);
-        let mut feeds = samples::zeros(network, batch, resize)?;
+        let mut feeds = samples::zeros(&network.inputs, batch, resize)?;
         feeds.extend(network.constants_at(batch)?);
         for (name, zeros) in &mut feeds {
             let port = model.graph.inputs.iter().find(|p| p.name == *name);

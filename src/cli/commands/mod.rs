@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod digest;
+pub mod evaluate;
 pub mod forget;
 pub mod gradcheck;
 pub mod inspect;
@@ -9,5 +10,6 @@ mod output;
 pub mod runtime;
 mod samples;
 mod session;
+mod source;
 mod table;
 pub mod verify;

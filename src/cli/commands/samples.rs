@@ -3,7 +3,7 @@
 use crate::{
     graph::Port,
     tensor::{DType, Tensor},
-    train::Network,
+    train::{Inputs, Network},
 };
 use anyhow::{Result, bail};
 
@@ -20,8 +20,8 @@ const ON: f32 = 1.0;
 const BYTES: usize = 256;
 
 /// A batch of zeros for every input that holds samples.
-pub fn zeros(network: &Network, batch: usize, resize: Option<(usize, usize)>) -> Result<Vec<(String, Tensor)>> {
-    filled(network, batch, resize, |_, n| vec![0.0; n])
+pub fn zeros(inputs: &Inputs, batch: usize, resize: Option<(usize, usize)>) -> Result<Vec<(String, Tensor)>> {
+    filled(inputs, batch, resize, |_, n| vec![0.0; n])
 }
 
 /// A batch of random samples from standard normal numbers: floats are those, integers of the main input indices that the
@@ -34,7 +34,7 @@ pub fn random(
 ) -> Result<Vec<(String, Tensor)>> {
     let main = &network.input;
     let below = network.indices().unwrap_or(BYTES) as f32;
-    filled(network, batch, resize, |port, n| {
+    filled(&network.inputs, batch, resize, |port, n| {
         let purpose = if port.name == *main { "data".to_owned() } else { format!("data of {}", port.name) };
         match port.dtype {
             Some(t) if !t.is_float() && port.name != *main => vec![ON; n],
@@ -50,12 +50,11 @@ pub fn random(
 
 /// An image whose size the file leaves open needs `resize`.
 fn filled(
-    network: &Network,
+    inputs: &Inputs,
     batch: usize,
     resize: Option<(usize, usize)>,
     values: impl Fn(&Port, usize) -> Vec<f32>,
 ) -> Result<Vec<(String, Tensor)>> {
-    let inputs = &network.inputs;
     let open = |port: &Port| port.dims.iter().flatten().skip(1).filter(|d| d.is_none()).count();
     let image =
         inputs.main.dims.as_ref().is_some_and(|d| d.len() == 4) && inputs.main.dtype.is_some_and(DType::is_float);

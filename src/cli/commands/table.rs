@@ -41,7 +41,8 @@ pub fn per_class(m: &Measured, names: &ClassNames, forget: &[usize]) -> String {
     text
 }
 
-fn label(names: &ClassNames, class: usize, forget: &[usize]) -> String {
+/// A class as it stands in tables.
+pub fn label(names: &ClassNames, class: usize, forget: &[usize]) -> String {
     let mark = if forget.contains(&class) { " (forget)" } else { "" };
     if names.are_indices() { format!("class {class}{mark}") } else { format!("{class} {}{mark}", names.name(class)) }
 }

@@ -47,16 +47,16 @@ impl Job<'_> {
     }
 
     fn classifier(&self, path: &Path) -> Result<Classifier<'_>> {
-        let (head, inputs) = (&self.network.head, &self.network.inputs);
         let batch = self.input.batch.unwrap_or(EVAL_BATCH);
+        let scores = Scores::of(self.network.head.behind.as_deref(), self.layout.independent);
         Ok(Classifier {
             // Optimisations take the unused outputs of BatchNormalization in training mode away, and the scores of the
             // CPU provider are wrong without them.
             session: self.runtime.engine.session_from_file(path, self.network.has_live_batch_norm())?,
-            inputs: std::iter::once(&inputs.main).chain(&inputs.further).map(|p| p.name.clone()).collect(),
+            inputs: self.network.inputs.sampled().map(str::to_owned).collect(),
             constants: self.network.constants_at(batch)?,
-            output: &head.output,
-            scores: Scores::of(head.behind.as_deref(), head.sigmoids),
+            output: &self.network.head.output,
+            scores,
             batch,
         })
     }

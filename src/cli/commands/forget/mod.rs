@@ -13,7 +13,7 @@ use crate::{
     provenance::digest::Digests,
     report::{DataRecord, Gates, Number, Parameters, Warning},
     tensor::Tensor,
-    train::Network,
+    train::{Layout, Network},
     unlearn::Recipe,
 };
 use anyhow::Result;
@@ -49,6 +49,7 @@ struct Job<'a> {
     names: ClassNames,
     recipe: Recipe,
     input: InputSpec,
+    layout: Layout,
     preprocess: Preprocess,
     gates: Gates,
     retain: Dataset,
@@ -70,7 +71,7 @@ impl Job<'_> {
             preprocess: plan::preprocess_record(&self.preprocess),
             per_class: self.args.per_class,
             output: self.network.head.output.clone(),
-            multi_label: self.args.choice.multi_label,
+            multi_label: self.args.choice.read.multi_label,
             input: self.network.input.clone(),
             constants: self.network.inputs.constants.iter().map(|(p, v)| (p.name.clone(), Number(*v))).collect(),
             freeze: self.args.choice.freeze.clone(),

@@ -7,12 +7,12 @@ use crate::{
         commands::{
             samples,
             session::{self, Opened},
+            source,
         },
         plan,
         printer::Printer,
     },
-    data::{self, ClassNames, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
-    graph::Port,
+    data::{self, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
     onnx,
     provenance::{digest::digest, stamp},
     report::{DataRecord, Warning},
@@ -45,23 +45,14 @@ impl<'a> Job<'a> {
             warnings.push(Warning::AlreadyStamped(earlier.forget));
         }
 
-        let input = spec(&network.inputs.main);
-        let further: Vec<InputSpec> = network.inputs.further.iter().map(spec).collect();
+        let input = source::spec(&network.inputs.main);
+        let further: Vec<InputSpec> = network.inputs.further.iter().map(source::spec).collect();
         if input.integers {
-            preprocess = raw(preprocess, &input.name)?;
+            preprocess = source::raw(preprocess, &input.name)?;
         }
         let layout = try_shapes(&runtime, &network, &preprocess)?;
         let classes = layout.classes;
-        let given = args.labels.as_deref().map(ClassNames::from_file).transpose()?;
-        if let Some(names) = &given {
-            names.check(classes).with_context(|| {
-                format!("--labels {}", args.labels.as_ref().map_or(String::new(), |p| p.display().to_string()))
-            })?;
-        }
-        let names = match given {
-            Some(names) => names,
-            None => data::folder_class_names(&args.retain, classes)?.unwrap_or_else(|| ClassNames::indices(classes)),
-        };
+        let names = source::names(args.labels.as_deref(), &args.retain, classes)?;
         let forget = names.parse(&args.forget).context("--forget")?;
         ensure!(forget.len() < classes, "--forget {}: names all {classes} classes; nothing would be left", args.forget);
 
@@ -103,6 +94,7 @@ impl<'a> Job<'a> {
             names,
             recipe,
             input,
+            layout,
             preprocess,
             gates,
             retain,
@@ -116,18 +108,7 @@ impl<'a> Job<'a> {
     }
 
     fn collect_warnings(&mut self) {
-        let mut flags = Vec::new();
-        let p = &self.args.preprocess;
-        for (flag, given) in [
-            ("--resize", p.resize.is_some()),
-            ("--mean", !p.mean.is_empty()),
-            ("--std", !p.std.is_empty()),
-            ("--scale", p.scale.is_some()),
-        ] {
-            if given {
-                flags.push(flag);
-            }
-        }
+        let flags = source::flags(&self.args.preprocess);
         let floats = |s: &LoadSummary| s.pixels == PixelKind::Float32 && !flags.is_empty();
         if floats(&self.data.retain) {
             self.warnings.push(Warning::PreprocessingNotApplied { data: "--retain", flags: flags.clone() });
@@ -204,28 +185,10 @@ fn channels(data: &Dataset) -> Option<usize> {
     }
 }
 
-/// What the data has to look like for an input.
-fn spec(port: &Port) -> InputSpec {
-    let integers = port.dtype.is_some_and(|t| !t.is_float());
-    InputSpec { integers, ..InputSpec::with_batch(&port.name, port.dims.as_deref().unwrap_or_default()) }
-}
-
-/// Integers are taken as they are: a byte is its value from 0 to 255.
-fn raw(preprocess: Preprocess, input: &str) -> Result<Preprocess> {
-    for (flag, given) in [
-        ("--mean", !preprocess.mean.is_empty()),
-        ("--std", !preprocess.std.is_empty()),
-        ("--scale", preprocess.scale.is_some()),
-    ] {
-        ensure!(!given, "{flag}: input {input:?} takes integers, which are not scaled; leave the flag out");
-    }
-    Ok(Preprocess { scale: Some(1.0), ..preprocess })
-}
-
 /// How the scores are laid out, from one run on zeros: two samples, so that a graph with a batch of one inside is found
 /// out here.
 fn try_shapes(runtime: &Opened, network: &Network, preprocess: &Preprocess) -> Result<Layout> {
     let batch = network.inputs.frozen_batch().unwrap_or(2);
-    let samples = samples::zeros(network, batch, preprocess.resize)?;
+    let samples = samples::zeros(&network.inputs, batch, preprocess.resize)?;
     Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.layout)
 }

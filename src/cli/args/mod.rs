@@ -1,5 +1,11 @@
 //! What was typed. What it means is in `plan`.
 
+mod evaluate;
+mod shared;
+
+pub use evaluate::EvaluateArgs;
+pub use shared::{EngineArgs, LayoutArg, ModelArgs, PreprocessArgs, ReadArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -17,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Takes classes out of a model
     Forget(Box<ForgetArgs>),
+    /// Measures models class by class, alone or side by side; trains nothing
+    Evaluate(Box<EvaluateArgs>),
     /// Checks that a model is what its stamp says
     Verify(VerifyArgs),
     /// Shows what a model is and what of it would be trained
@@ -35,6 +43,7 @@ impl Command {
     pub fn quiet(&self) -> bool {
         match self {
             Self::Forget(a) => a.quiet,
+            Self::Evaluate(a) => a.quiet,
             Self::Gradcheck(a) => a.quiet,
             Self::Demo(a) => a.quiet,
             Self::Verify(_) | Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) => false,
@@ -44,6 +53,7 @@ impl Command {
     pub fn json(&self) -> bool {
         match self {
             Self::Forget(a) => a.json,
+            Self::Evaluate(a) => a.json,
             Self::Verify(a) => a.json,
             Self::Inspect(a) => a.json,
             Self::Gradcheck(a) => a.json,
@@ -60,13 +70,6 @@ pub enum VariantArg {
     Corrected,
     /// Step for step the published notebook, learning rates included
     Reference,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LayoutArg {
-    Auto,
-    Nchw,
-    Nhwc,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -132,49 +135,6 @@ pub struct ForgetArgs {
     pub gates: GateArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
-}
-
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Model")]
-pub struct ModelArgs {
-    /// The output that holds the class scores, for a model with several
-    #[arg(long, value_name = "NAME")]
-    pub output: Option<String>,
-    /// Scores are independent of each other, a sigmoid each, although the file does not end in a Sigmoid
-    #[arg(long)]
-    pub multi_label: bool,
-    /// The input that holds the samples, for a model with several
-    #[arg(long, value_name = "NAME")]
-    pub input: Option<String>,
-    /// Value of an input that is the same for every sample: NAME=VALUE; may be given several times
-    #[arg(long = "constant", value_name = "NAME=VALUE")]
-    pub constants: Vec<String>,
-    /// Leave tensors of this name as they are; * and ? are wildcards. May be given several times
-    #[arg(long, value_name = "PATTERN")]
-    pub freeze: Vec<String>,
-    /// Train tensors of this name although the rules take them for constants of the architecture
-    #[arg(long, value_name = "PATTERN")]
-    pub train: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Preprocessing of uint8 images")]
-pub struct PreprocessArgs {
-    /// Scale images to this height and width: N or HxW
-    #[arg(long, value_name = "HxW")]
-    pub resize: Option<String>,
-    /// Subtract, after scaling: one value or one per channel
-    #[arg(long, value_name = "M,..", value_delimiter = ',', allow_negative_numbers = true)]
-    pub mean: Vec<f32>,
-    /// Then divide by: one value or one per channel
-    #[arg(long, value_name = "S,..", value_delimiter = ',')]
-    pub std: Vec<f32>,
-    /// Factor on the raw value 0..255 [default: 1/255]
-    #[arg(long, value_name = "F")]
-    pub scale: Option<f32>,
-    /// Layout of the model's input
-    #[arg(long, value_enum, default_value = "auto")]
-    pub layout: Option<LayoutArg>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -273,20 +233,6 @@ pub struct GateArgs {
     /// Relative tolerance between the engines
     #[arg(long, value_name = "T", default_value_t = 1e-3)]
     pub check_rtol: f64,
-}
-
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Runtime")]
-pub struct EngineArgs {
-    /// Where training runs: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// Threads per operator [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// The ONNX Runtime library to use
-    #[arg(long, value_name = "FILE")]
-    pub ort_lib: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
