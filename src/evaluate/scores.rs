@@ -22,10 +22,9 @@ impl Scores {
     /// for two classes are not: its sigmoid is a softmax over both.
     pub fn of(behind: Option<&str>, independent: bool) -> Self {
         match behind {
-            Some("Softmax") => Self::Probabilities,
             Some("LogSoftmax") => Self::LogProbabilities,
             Some("Sigmoid") if independent => Self::Independent,
-            Some("Sigmoid") => Self::Probabilities,
+            Some("Softmax" | "Sigmoid") => Self::Probabilities,
             _ if independent => Self::IndependentLogits,
             _ => Self::Logits,
         }

@@ -5,6 +5,7 @@ mod common;
 
 mod demo;
 mod digest;
+mod evaluate;
 mod forget;
 mod gradcheck;
 mod inspect;

@@ -5,6 +5,7 @@ use clap::Args;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Each one is a flag.
 pub struct EvaluateArgs {
     /// The models: ONNX classifiers of the same classes. All are compared with the first
     #[arg(value_name = "MODEL", required = true)]

@@ -62,7 +62,7 @@ fn independent_scores_behind_sigmoids() {
 }
 
 /// Sandals (5) against sneakers (7): the difference of their logits decides.
-fn two_classes(path: &Path, sigmoid: bool) {
+pub fn two_classes(path: &Path, sigmoid: bool) {
     let mut weights = vec![0.0f32; 10];
     (weights[5], weights[7]) = (-1.0, 1.0);
     let mut nodes: Vec<(&str, Attrs, &[&str])> = vec![("MatMul", Attrs::new(), &["difference"])];
@@ -72,7 +72,7 @@ fn two_classes(path: &Path, sigmoid: bool) {
     behind_the_logits(path, &nodes, &[("difference", Tensor::f32([10, 1], weights))]);
 }
 
-fn relabelled(images: &data::Images, path: &Path) {
+pub fn relabelled(images: &data::Images, path: &Path) {
     let mut pair = images.only(5);
     let other = images.only(7);
     pair.y = vec![0; pair.y.len()];
@@ -113,7 +113,7 @@ pub fn per_step(path: &Path) {
     fs::write(path, onnx::export(&graph)).expect("written");
 }
 
-fn series(path: &Path, label: impl Fn(usize, usize) -> usize, each: bool) {
+pub fn series(path: &Path, label: impl Fn(usize, usize) -> usize, each: bool) {
     let n = 24;
     let labels: Vec<usize> = (0..n).flat_map(|i| (0..6).map(move |t| (i, t))).map(|(i, t)| label(i, t)).collect();
     let x = labels.iter().flat_map(|&c| (0..4).map(move |k| if k == c { 1.0f32 } else { 0.0 }));
@@ -127,7 +127,7 @@ fn series(path: &Path, label: impl Fn(usize, usize) -> usize, each: bool) {
 }
 
 /// The last four series change from step to step and hold class 2 somewhere; of the others every fourth is of class 2.
-fn step_class(i: usize, t: usize) -> usize {
+pub fn step_class(i: usize, t: usize) -> usize {
     if i < 20 { i % 4 } else { (i + t) % 4 }
 }
 

@@ -21,7 +21,7 @@ const CLASSES: usize = 10;
 /// probability p above 0.5: its score is sigmoid(4 log 2p), the larger one of the two halves.
 ///
 /// Without `sigmoid` the file ends before it.
-fn two_halves(path: &Path, sigmoid: bool) {
+pub fn two_halves(path: &Path, sigmoid: bool) {
     let attrs = |list: &[(&str, i64)]| list.iter().map(|&(name, v)| (name.to_owned(), v.into())).collect::<Attrs>();
     let largest = Attrs::from([("axes".to_owned(), [0i64].into()), ("keepdims".to_owned(), 0i64.into())]);
     let tail: [(&str, Attrs, &[&str]); 6] = [
@@ -62,14 +62,14 @@ fn two_halves(path: &Path, sigmoid: bool) {
 }
 
 /// Pairs of images side by side, standardized, and the classes that they show: one or two.
-struct Pairs {
-    x: Vec<f32>,
-    y: Vec<[u8; CLASSES]>,
+pub struct Pairs {
+    pub x: Vec<f32>,
+    pub y: Vec<[u8; CLASSES]>,
 }
 
 impl Pairs {
     /// Every image beside another one, the same for ever: i beside 7 i + 13.
-    fn of(images: &data::Images) -> Self {
+    pub fn of(images: &data::Images) -> Self {
         let (n, mut x, mut y) = (images.y.len(), Vec::new(), Vec::new());
         for left in 0..n {
             let right = (7 * left + 13) % n;
@@ -90,7 +90,7 @@ impl Pairs {
         Self { x, y: rows.iter().map(|&i| self.y[i]).collect() }
     }
 
-    fn write(&self, path: &Path) {
+    pub fn write(&self, path: &Path) {
         let n = self.y.len() as u64;
         let x = npy(&[n, 1, SIDE as u64, 2 * SIDE as u64], self.x.iter().copied());
         let y = npy(&[n, CLASSES as u64], self.y.as_flattened().iter().copied());
@@ -98,14 +98,14 @@ impl Pairs {
     }
 
     /// What the model says, by ONNX Runtime.
-    fn scores(&self, model: &Path) -> Vec<f32> {
+    pub fn scores(&self, model: &Path) -> Vec<f32> {
         let mut session = engine(Device::Cpu).session_from_file(model, false).expect("the model opens");
         let x = Tensor::f32([self.y.len(), 1, SIDE, 2 * SIDE], self.x.clone());
         session.run(&[("pair", &x)]).expect("it runs")[0].to_f32s()
     }
 
     /// Per class: samples that have it, those of them predicted as it, samples that lack it, those predicted as it.
-    fn counts(&self, model: &Path) -> Vec<[u64; 4]> {
+    pub fn counts(&self, model: &Path) -> Vec<[u64; 4]> {
         let mut counts = vec![[0; 4]; CLASSES];
         for (scores, hot) in self.scores(model).chunks(CLASSES).zip(&self.y) {
             for (c, (&score, &hot)) in scores.iter().zip(hot).enumerate() {
