@@ -35,10 +35,11 @@ const CERTAIN: f64 = 0.1;
 const UNCERTAIN: f64 = 0.1;
 /// How far weights are moved off a kink, relative to each.
 const NUDGE: f32 = 0.01;
-/// How far they are moved to see what float32 rounding does to the gradient, relative to each: two units in the last place.
-const SHAKE: f32 = 2.4e-7;
-/// How often.
-const SHAKES: usize = 2;
+/// How far they are moved to see what float32 rounding does to the gradient, relative to each: about what a sum of some
+/// hundred products is off by.
+const SHAKE: f32 = 1e-6;
+/// How often. One value that crosses a kink is a matter of chance.
+const SHAKES: usize = 4;
 /// The step of the input; that of the weights is [`STEP`].
 const INPUT_STEP: &str = "onnx-unlearn:input-step";
 
