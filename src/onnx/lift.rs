@@ -182,16 +182,7 @@ impl Lifter {
 
     /// Outside training Dropout is the identity.
     fn dropout(&self, node: &mut Node) -> Result<(), String> {
-        let training = match node.input(2) {
-            None => false,
-            Some(name) => match self.pen.out.constants.get(name).map(|t| t.data().clone()) {
-                Some(crate::tensor::Data::Bool(v)) => v.first().copied().unwrap_or(false),
-                _ => return Err("training_mode is computed by the graph; export the model in inference mode".into()),
-            },
-        };
-        if training {
-            return Err("training_mode is true; export the model in inference mode".into());
-        }
+        self.pen.no_training(node.input(2))?;
         if node.output(1).is_some_and(|mask| self.read.contains(mask)) {
             return Err("the mask output is used, which has no meaning outside training".into());
         }
