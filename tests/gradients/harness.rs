@@ -36,6 +36,9 @@ pub enum In {
     Const(Tensor),
 }
 
+/// A node of the standard: operator, inputs, output, attributes.
+pub type Written<'a> = (&'a str, &'a [&'a str], &'a str, &'a [(&'a str, Attr)]);
+
 /// One node to check.
 pub struct Case {
     op: &'static str,
@@ -104,9 +107,9 @@ impl Case {
         self
     }
 
-    /// What the operator computes, for one that ONNX Runtime runs on GPUs only: (operator, inputs, output, attributes) in
-    /// order, from x0, x1 ... to y0, y1 ...
-    pub fn by_hand(mut self, nodes: &[(&str, &[&str], &str, &[(&str, Attr)])]) -> Self {
+    /// What the operator computes, for one that ONNX Runtime runs on GPUs only: nodes in order, from x0, x1 ... to y0,
+    /// y1 ...
+    pub fn by_hand(mut self, nodes: &[Written<'_>]) -> Self {
         for (op, inputs, output, attrs) in nodes {
             self.by_hand.push(Node {
                 name: (*output).into(),
