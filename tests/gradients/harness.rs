@@ -48,11 +48,21 @@ pub struct Case {
     inputs: Vec<In>,
     outputs: Vec<usize>,
     by_hand: Vec<Node>,
+    chain: Vec<Node>,
 }
 
 /// A case of operator `op` at opset 18.
 pub fn case(op: &'static str) -> Case {
-    Case { op, domain: "", opset: 18, attrs: Vec::new(), inputs: Vec::new(), outputs: vec![0], by_hand: Vec::new() }
+    Case {
+        op,
+        domain: "",
+        opset: 18,
+        attrs: Vec::new(),
+        inputs: Vec::new(),
+        outputs: vec![0],
+        by_hand: Vec::new(),
+        chain: Vec::new(),
+    }
 }
 
 impl Case {
@@ -110,16 +120,13 @@ impl Case {
     /// What the operator computes, for one that ONNX Runtime runs on GPUs only: nodes in order, from x0, x1 ... to y0,
     /// y1 ...
     pub fn by_hand(mut self, nodes: &[Written<'_>]) -> Self {
-        for (op, inputs, output, attrs) in nodes {
-            self.by_hand.push(Node {
-                name: (*output).into(),
-                op: (*op).into(),
-                domain: String::new(),
-                inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
-                outputs: vec![(*output).into()],
-                attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
-            });
-        }
+        self.by_hand = written(nodes);
+        self
+    }
+
+    /// Several nodes in the place of one, with lists between them, from x0, x1 ... to y0, y1 ...
+    pub fn chain(mut self, nodes: &[Written<'_>]) -> Self {
+        self.chain = written(nodes);
         self
     }
 
@@ -147,6 +154,10 @@ impl Case {
         let named = |i| if self.outputs.contains(&i) { format!("y{i}") } else { String::new() };
         let outputs: Vec<String> = (0..=self.outputs.iter().copied().max().unwrap_or(0)).map(named).collect();
         graph.outputs = outputs.iter().filter(|o| !o.is_empty()).map(Port::open).collect();
+        if !self.chain.is_empty() {
+            graph.nodes.clone_from(&self.chain);
+            return graph;
+        }
         graph.nodes.push(Node {
             name: "node".into(),
             op: self.op.into(),
@@ -266,6 +277,18 @@ impl Case {
         let values = session.run(&feeds).unwrap_or_else(|e| panic!("{label}: {e}\n{step}"));
         names.into_iter().map(|n| n[1..].to_owned()).zip(values).collect()
     }
+}
+
+fn written(nodes: &[Written<'_>]) -> Vec<Node> {
+    let node = |(op, inputs, output, attrs): &Written<'_>| Node {
+        name: (*output).into(),
+        op: (*op).into(),
+        domain: String::new(),
+        inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
+        outputs: vec![(*output).into()],
+        attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+    };
+    nodes.iter().map(node).collect()
 }
 
 fn tensor(input: &In) -> Option<&Tensor> {

@@ -22,5 +22,6 @@ mod reduce;
 mod resize;
 mod rounding;
 mod sample;
+mod sequences;
 mod softmax;
 mod trigonometry;
