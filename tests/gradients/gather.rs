@@ -75,6 +75,10 @@ fn triangles_and_sums() {
     for (exclusive, reverse) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let node = case("CumSum").opset(11).attr("exclusive", exclusive).attr("reverse", reverse);
         node.grad(any(&[3, 4])).constant(index(&[], &[1])).check();
+        // Rows with no zero, one and two.
+        let x = Tensor::f32([3, 4], vec![0.5, -2.0, 1.5, 0.7, 1.2, 0.0, -0.8, 2.0, 0.9, 0.0, 1.1, 0.0]);
+        let node = case("CumProd").opset(26).attr("exclusive", exclusive).attr("reverse", reverse);
+        node.grad(x).constant(index(&[], &[1])).check();
     }
 }
 
