@@ -18,7 +18,7 @@ fn places(shape: &[usize], size: &[usize], aligned: bool) -> Tensor {
     let n: usize = shape.iter().product();
     let mut draw = |size: f32| loop {
         let g = rng.random_range(-1.6f32..1.6);
-        let u = if aligned { (g + 1.0) / 2.0 * (size - 1.0) } else { ((g + 1.0) * size - 1.0) / 2.0 };
+        let u = if aligned { 0.5 * (g + 1.0) * (size - 1.0) } else { ((g + 1.0) * size - 1.0) / 2.0 };
         // A step of 0.08 in the grid is one of 0.04 size in pixels.
         let margin = 0.045 * size;
         if (2.0 * u - (2.0 * u).round()).abs() / 2.0 > margin {
