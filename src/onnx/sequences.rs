@@ -65,14 +65,15 @@ impl Sequences {
     fn split(&mut self, pen: &mut Pen, node: &Node) -> Result<(), String> {
         let x = node.input(0).ok_or("input 0 is missing")?.to_owned();
         let axis = int(node, "axis", 0)?;
+        // The runtime, and PyTorch with it, drop the axis of parts of one length, also where that length is given.
+        let squeeze = int(node, "keepdims", 1)? == 0;
         let Some(lengths) = node.input(1) else {
-            let squeeze = int(node, "keepdims", 1)? == 0;
             return self.put(node, Items::Parts { x, axis, length: 1, squeeze });
         };
         let lengths = lengths.to_owned();
         let list = ints(pen, &lengths, "the lengths of the parts are computed by the graph")?;
         if pen.rank(&lengths) == Some(0) {
-            return self.put(node, Items::Parts { x, axis, length: list[0], squeeze: false });
+            return self.put(node, Items::Parts { x, axis, length: list[0], squeeze });
         }
         let members: Vec<String> = list.iter().map(|_| pen.fresh(node, "part")).collect();
         let outputs: Vec<&str> = members.iter().map(String::as_str).collect();

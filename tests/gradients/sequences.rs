@@ -46,6 +46,12 @@ fn parts_of_a_value() {
                 ("SequenceAt", &["list", "x3"], "y2", &[]),
             ])
             .check();
+            let node = x().opset(opset).constant(at(1)).constant(at(-1));
+            node.chain(&[
+                ("SplitToSequence", &["x0", "x1"], "list", &attrs),
+                ("SequenceAt", &["list", "x2"], "y0", &[]),
+            ])
+            .check();
             let back = [("axis", Attr::Int(2)), ("new_axis", (1 - keep).into())];
             x().chain(&[
                 ("SplitToSequence", &["x0"], "list", &attrs),
