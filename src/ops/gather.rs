@@ -16,6 +16,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("GatherND", &["batch_dims"], &[Vjp(gather_nd), Constant]),
     Op::new("ScatterElements", &["axis", "reduction"], &[Vjp(scatter_x), Constant, Vjp(scatter_updates)]),
     Op::new("ScatterND", &["reduction"], &[Vjp(scatter_nd_x), Constant, Vjp(scatter_nd_updates)]),
+    Op::new("MaxUnpool", &["kernel_shape", "pads", "strides"], &[Vjp(max_unpool), Constant, Constant]),
     Op::new("TopK", &["axis", "largest", "sorted"], &[Vjp(top_k), Constant]),
     Op::new("OneHot", &["axis"], &[Constant, Constant, Vjp(one_hot_values)]),
     Op::new("Trilu", &["upper"], &[Vjp(trilu), Constant]),
@@ -141,6 +142,15 @@ fn scatter_nd_updates(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     adds(e)?;
     let (index, updates) = (e.x(1)?, e.x(2)?);
     Ok(e.op("GatherND", &[dy, &index], &[], updates.shape()))
+}
+
+/// y = zeros, with x at the places that a MaxPool of that size took      dx = dy read at those places
+///
+/// The places count through the whole of y. Where windows share one, both hold the same x, and each gets its gradient.
+fn max_unpool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let places = e.x(1)?;
+    let flat = e.reshape(dy, &[dy.len()]);
+    Ok(e.op("Gather", &[&flat, &places], &[("axis", Attr::Int(0))], places.shape()))
 }
 
 /// y = the k largest of x along an axis      dx = zeros, with dy where those stood

@@ -46,6 +46,7 @@ fn scatter() {
         let node = if let Some(r) = reduction { node.attr("reduction", r) } else { node };
         node.grad(any(&[4, 3])).data(index(&[2, 1], &[3, 1])).grad(any(&[2, 3])).check();
     }
+    case("MaxUnpool").attr("kernel_shape", [2, 3]).grad(any(&[1, 1, 1, 2])).data(index(&[1, 1, 1, 2], &[5, 2])).check();
 }
 
 #[test]
