@@ -76,6 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         input: InputSpec::with_batch(network.input.clone(), &dims),
         further: &[],
         predictions: 1,
+        independent: false,
         preprocess: &preprocess,
     };
     let (retain, _) = data::load(&plan)?;

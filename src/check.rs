@@ -36,7 +36,7 @@ pub struct Comparison {
     pub max_absolute: f64,
     /// Largest difference relative to the larger of the two scores, among scores above the absolute tolerance.
     pub max_relative: f64,
-    /// Samples for which both engines predict the same class.
+    /// Samples for which both engines predict the same class, or classes.
     pub same_class: usize,
     /// The tolerance.
     pub tolerance: Tolerance,
@@ -115,8 +115,14 @@ fn in_tract(x: &Tensor) -> Result<tract_onnx::prelude::Tensor, CheckError> {
     bytes.cast_to_dt(kind).map(Cow::into_owned).map_err(|e| CheckError::Run(one_line(&e)))
 }
 
-/// Compares scores of the same samples; the first axis is the batch.
-pub fn compare(tract: &Tensor, runtime: &Tensor, tolerance: Tolerance) -> Result<Comparison, CheckError> {
+/// Compares scores of the same samples; the first axis is the batch. The class of the largest score is predicted, or, with a
+/// `threshold`, every class with a score above it.
+pub fn compare(
+    tract: &Tensor,
+    runtime: &Tensor,
+    threshold: Option<f32>,
+    tolerance: Tolerance,
+) -> Result<Comparison, CheckError> {
     let (a, b) = (tract.to_f32s(), runtime.to_f32s());
     if a.len() != b.len() || tract.shape().first() != runtime.shape().first() {
         return Err(CheckError::Shape { tract: tract.shape().to_vec(), runtime: runtime.shape().to_vec() });
@@ -136,7 +142,11 @@ pub fn compare(tract: &Tensor, runtime: &Tensor, tolerance: Tolerance) -> Result
     }
     let row = a.len() / samples.max(1);
     let best = |v: &[f32]| (0..v.len()).fold(0, |best, i| if v[i] > v[best] { i } else { best });
-    let same_class = a.chunks_exact(row).zip(b.chunks_exact(row)).filter(|(a, b)| best(a) == best(b)).count();
+    let same = |a: &[f32], b: &[f32]| match threshold {
+        Some(t) => a.iter().zip(b).all(|(&a, &b)| (a > t) == (b > t)),
+        None => best(a) == best(b),
+    };
+    let same_class = a.chunks_exact(row).zip(b.chunks_exact(row)).filter(|(a, b)| same(a, b)).count();
     Ok(Comparison { samples, max_absolute, max_relative, same_class, tolerance, within })
 }
 
@@ -156,21 +166,34 @@ mod tests {
         Tensor::f32([v.len() / 2, 2], v.to_vec())
     }
 
+    fn compared(a: &[f32], b: &[f32], threshold: Option<f32>) -> Comparison {
+        compare(&scores(a), &scores(b), threshold, TOLERANCE).expect("shapes fit")
+    }
+
     #[test]
     fn equal_scores_agree() {
-        let c = compare(&scores(&[1.0, 2.0, 3.0, 0.0]), &scores(&[1.0, 2.0, 3.0, 0.0]), TOLERANCE).expect("shapes fit");
+        let c = compared(&[1.0, 2.0, 3.0, 0.0], &[1.0, 2.0, 3.0, 0.0], None);
         assert!(c.agrees());
         assert_eq!((c.samples, c.same_class), (2, 2));
     }
 
     #[test]
     fn a_difference_a_flipped_class_or_nan_is_seen() {
-        let far = compare(&scores(&[1.0, 2.1]), &scores(&[1.0, 2.0]), TOLERANCE).expect("shapes fit");
+        let far = compared(&[1.0, 2.1], &[1.0, 2.0], None);
         assert!(!far.within && !far.agrees());
-        let flipped = compare(&scores(&[1.0, 1.0005]), &scores(&[1.0005, 1.0]), TOLERANCE).expect("shapes fit");
+        let flipped = compared(&[1.0, 1.0005], &[1.0005, 1.0], None);
         assert!(flipped.within && !flipped.agrees());
-        let nan = compare(&scores(&[f32::NAN, 1.0]), &scores(&[0.0, 1.0]), TOLERANCE).expect("shapes fit");
+        let nan = compared(&[f32::NAN, 1.0], &[0.0, 1.0], None);
         assert!(!nan.within);
-        assert!(compare(&scores(&[1.0, 2.0]), &scores(&[1.0, 2.0, 3.0, 4.0]), TOLERANCE).is_err());
+        assert!(compare(&scores(&[1.0, 2.0]), &scores(&[1.0, 2.0, 3.0, 4.0]), None, TOLERANCE).is_err());
+    }
+
+    #[test]
+    fn independent_classes_are_compared_each_by_itself() {
+        // Which of two classes that are both there comes first says nothing.
+        assert!(compared(&[1.0, 0.9995], &[0.9995, 1.0], Some(0.5)).agrees());
+        let flipped = compared(&[0.9, 0.4999, 0.1, 0.2], &[0.9, 0.5001, 0.1, 0.2], Some(0.5));
+        assert!(flipped.within && !flipped.agrees());
+        assert_eq!(flipped.same_class, 1);
     }
 }

@@ -29,13 +29,24 @@ struct Case<'a> {
     drop: &'a [usize],
     per_class: Option<usize>,
     dims: &'a [Option<usize>],
+    predictions: usize,
+    independent: bool,
     preprocess: Preprocess,
 }
 
 impl Default for Case<'_> {
     fn default() -> Self {
         let preprocess = Preprocess { scale: Some(1.0), ..Preprocess::default() };
-        Self { classes: 3, names: None, drop: &[], per_class: None, dims: &[Some(3), Some(2), Some(2)], preprocess }
+        Self {
+            classes: 3,
+            names: None,
+            drop: &[],
+            per_class: None,
+            dims: &[Some(3), Some(2), Some(2)],
+            predictions: 1,
+            independent: false,
+            preprocess,
+        }
     }
 }
 
@@ -49,7 +60,8 @@ impl Case<'_> {
             per_class: self.per_class,
             input: InputSpec { name: "image".into(), dims: self.dims.to_vec(), batch: None, integers: false },
             further: &[],
-            predictions: 1,
+            predictions: self.predictions,
+            independent: self.independent,
             preprocess: &self.preprocess,
         })
     }
@@ -252,6 +264,133 @@ fn raw_npy(descr: &str, shape: &str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The same array, said to be stored column by column.
+fn fortran(mut npy: Vec<u8>) -> Vec<u8> {
+    let at = npy.windows(5).position(|w| w == b"False").unwrap();
+    npy[at..at + 5].copy_from_slice(b"True ");
+    npy
+}
+
+/// Classes of every sample, for each of its predictions.
+fn label_sets(data: &Dataset) -> Vec<Vec<Vec<u32>>> {
+    (0..data.len()).map(|i| data.labels_of(i).map(<[u32]>::to_vec).collect()).collect()
+}
+
+#[test]
+fn multi_hot_labels_of_every_type_of_number() {
+    let dir = dir();
+    let x = npy(&[3, 2, 2, 3], &[7u8; 36]);
+    let hot = [1u8, 0, 1, 0, 0, 0, 0, 1, 0];
+    let halves: Vec<u8> = hot.iter().flat_map(|&v| if v == 1 { [0x00, 0x3c] } else { [0x00, 0x80] }).collect();
+    let big: Vec<u8> = hot.iter().flat_map(|&v| [0, 0, 0, v]).collect();
+    let forms = [
+        npy(&[3, 3], &hot),
+        npy(&[3, 3], &hot.map(|v| v as i8)),
+        npy(&[3, 3], &hot.map(u16::from)),
+        npy(&[3, 3], &hot.map(i64::from)),
+        npy(&[3, 3], &hot.map(u64::from)),
+        npy(&[3, 3], &hot.map(f32::from)),
+        npy(&[3, 3], &hot.map(f64::from)),
+        raw_npy("'|b1'", "(3, 3)", &hot),
+        raw_npy("'>i4'", "(3, 3)", &big),
+        // The halves 1 and -0.
+        raw_npy("'<f2'", "(3, 3)", &halves),
+    ];
+    let case = Case { independent: true, ..Case::default() };
+    for y in forms {
+        let (data, summary) = case.load(&npz(&dir, &[("y", y), ("x", x.clone())])).unwrap();
+        assert!(data.multi_hot() && summary.multi_hot);
+        assert_eq!(label_sets(&data), [[vec![0, 2]], [vec![]], [vec![1]]]);
+        assert_eq!((data.per_class(), summary.read), (vec![1, 1, 1], 3));
+    }
+    // One class a sample stays what it was.
+    let (data, summary) = case.load(&npz(&dir, &[("y", npy(&[3], &[2i64, 0, 1])), ("x", x)])).unwrap();
+    assert!(!data.multi_hot() && !summary.multi_hot);
+    assert_eq!(label_sets(&data), [[[2]], [[0]], [[1]]]);
+}
+
+#[test]
+fn one_class_to_forget_among_several_drops_a_sample() {
+    let dir = dir();
+    let x: Vec<u8> = (0..7).flat_map(|i| [i; 12]).collect();
+    let y = [[1i64, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0], [0; 4], [1, 0, 1, 0], [0; 4], [0, 0, 0, 1]];
+    let path = npz(&dir, &[("x", npy(&[7, 2, 2, 3], &x)), ("y", npy(&[7, 4], y.as_flattened()))]);
+    let case = |drop, per_class| Case { classes: 4, independent: true, drop, per_class, ..Case::default() };
+    let (data, summary) = case(&[1], None).load(&path).unwrap();
+    assert_eq!(data.source_order(), [1, 3, 4, 5, 6]);
+    assert_eq!(all(&data).chunks(12).map(|row| row[0]).collect::<Vec<_>>(), [1.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(label_sets(&data), [[vec![0]], [vec![]], [vec![0, 2]], [vec![]], [vec![3]]]);
+    assert_eq!((summary.dropped, summary.per_class), (vec![(1, 2)], vec![2, 0, 1, 1]));
+    assert_eq!(data.of_classes(&[2, 3]), [2, 4]);
+    // Counted once, for the first of the classes to forget.
+    assert_eq!(case(&[1, 2], None).load(&path).unwrap().1.dropped, [(1, 2), (2, 1)]);
+
+    // One of each: the fifth sample is read for its class 2 although class 0 has had enough, the second without a class is
+    // not.
+    let (data, summary) = case(&[1], Some(1)).load(&path).unwrap();
+    assert_eq!(data.source_order(), [1, 3, 4, 6]);
+    assert_eq!((summary.beyond_limit, summary.per_class), (1, vec![2, 0, 1, 1]));
+
+    require_all_classes(&data, &[1]).unwrap();
+    let (data, _) = case(&[0, 1], None).load(&path).unwrap();
+    assert_eq!(
+        require_all_classes(&data, &[0, 1]).unwrap_err().to_string(),
+        "the data holds no samples of class 2, without a class to forget beside it; every class that is to be kept needs \
+         some"
+    );
+}
+
+#[test]
+fn multi_hot_labels_for_every_step() {
+    let dir = dir();
+    let x = npy(&[2, 2, 2, 3], &[7u8; 24]);
+    let y = [[[1u8, 1, 0], [0, 0, 0]], [[0, 0, 1], [0, 1, 1]]];
+    let path = npz(&dir, &[("x", x.clone()), ("y", npy(&[2, 2, 3], y.as_flattened().as_flattened()))]);
+    let case = Case { predictions: 2, independent: true, ..Case::default() };
+    let (data, _) = case.load(&path).unwrap();
+    assert_eq!(label_sets(&data), [[vec![0, 1], vec![]], [vec![2], vec![1, 2]]]);
+    assert_eq!(data.per_class(), [1, 2, 2], "every step counts");
+
+    // As many classes as steps: [N, steps] are indices, as for any model with steps.
+    let path = npz(&dir, &[("x", x), ("y", npy(&[2, 2], &[1u8, 0, 0, 1]))]);
+    let (data, _) = Case { classes: 2, ..case }.load(&path).unwrap();
+    assert!(!data.multi_hot());
+    assert_eq!(label_sets(&data), [[[1], [0]], [[0], [1]]]);
+}
+
+#[test]
+fn multi_hot_labels_that_cannot_be_right() {
+    let dir = dir();
+    let x = || ("x", npy(&[2, 2, 2, 3], &[0u8; 24]));
+    let says = |independent: bool, y: Vec<u8>, wanted: &str| {
+        let message = Case { independent, ..Case::default() }.message(&npz(&dir, &[x(), ("y", y)]));
+        assert!(message.contains(wanted), "{message}");
+    };
+    let column = "a column for each class holds 0 or 1";
+    says(true, npy(&[2, 3], &[0i64, 1, 0, 1, 2, 0]), &format!("row 1 of `y` holds 2 for class 1; {column}"));
+    says(true, npy(&[2, 3], &[0i64, 1, 0, 1, 0, -1]), "row 1 of `y` holds -1 for class 2");
+    says(true, npy(&[2, 3], &[0.5f32, 1.0, 0.0, 1.0, 0.0, 0.0]), "row 0 of `y` holds 0.5 for class 0");
+    says(true, npy(&[2, 3], &[0.0, 1.0 + f64::EPSILON, 0.0, 1.0, 0.0, 0.0]), "row 0 of `y` holds 1.0000000000000002");
+    says(true, npy(&[2, 3], &[0f64, 1.0, f64::NAN, 1.0, 0.0, 0.0]), "row 0 of `y` holds NaN for class 2");
+    says(
+        true,
+        npy(&[2, 4], &[0u8; 8]),
+        "array `y` has shape [2, 4]; expected one class index per sample, [N], or 0 or 1 for each class, [N, 3]",
+    );
+    says(
+        false,
+        npy(&[2, 3], &[0u8, 1, 0, 1, 0, 0]),
+        "array `y` has shape [2, 3]; expected one class index per sample, [N]; several classes in a sample (0 or 1 for each) \
+         are for a model with independent scores: a final Sigmoid, or --multi-label",
+    );
+    says(true, npy(&[2], &[0f32, 1.0]), "array `y` has elements of type '<f4'; expected an integer (class indices)");
+    says(true, raw_npy("'|b1'", "(2,)", &[0, 1]), "array `y` has elements of type '|b1'; expected an integer");
+    says(true, raw_npy("'<f16'", "(2, 3)", &[0; 96]), "array `y` has elements of type '<f16'; expected a bool");
+    says(true, npy(&[3, 3], &[0u8; 9]), "2 images but 3 labels");
+    let y = fortran(raw_npy("'|u1'", "(2, 3)", &[0, 1, 0, 1, 0, 0]));
+    says(true, y, "`y` is stored column by column (Fortran order); save np.ascontiguousarray(y)");
+}
+
 #[test]
 fn floats_are_taken_as_they_are() {
     let dir = dir();
@@ -318,10 +457,8 @@ fn npz_errors_say_what_is_wrong() {
     let lie = "(4294967296, 4294967296, 4294967296)";
     says(&[("x", raw_npy("'|u1'", lie, &[])), y(&[0, 1])], "its shape is missing or too large");
     says(&[x(), ("y", raw_npy("'<i8'", "(1000000000000000,)", &[0; 8]))], "array `y` is truncated");
-    let fortran = raw_npy("'|u1'", "(2, 2, 2, 3)", &[0; 24]);
-    let fortran = String::from_utf8_lossy(&fortran[10..]).replace("False", "True ").into_bytes();
-    let fortran = [b"\x93NUMPY\x01\x00", &((fortran.len() - 24) as u16).to_le_bytes()[..], &fortran[..]].concat();
-    says(&[("x", fortran), y(&[0, 1])], "stored column by column");
+    let fortran = fortran(raw_npy("'|u1'", "(2, 2, 2, 3)", &[0; 24]));
+    says(&[("x", fortran), y(&[0, 1])], "`x` is stored column by column");
 }
 
 #[test]
@@ -669,15 +806,14 @@ fn large_batches_equal_single_rows() {
     for dims in [[Some(3), Some(64), Some(64)], [Some(64), Some(64), Some(3)]] {
         let (data, _) = Case { dims: &dims, ..Case::default() }.load(&path).unwrap();
         let indices: Vec<usize> = shuffled(20, 1).into_iter().map(|i| i as usize).collect();
-        let (mut batch, mut labels) = (vec![7.0; 3], vec![9]);
-        data.fill(&indices, &mut batch, &mut labels);
+        let mut batch = vec![7.0; 20 * data.sample_len()];
+        data.batch(&indices, &mut batch);
         let mut row = vec![0.0; data.sample_len()];
         for (got, &i) in batch.chunks(row.len()).zip(&indices) {
             data.batch(&[i], &mut row);
             assert!(got == row, "sample {i}");
             assert_eq!(row[row.len() - 1], f32::from(x[(i + 1) * row.len() - 1]));
         }
-        assert_eq!(labels, indices.iter().map(|i| (i % 3) as i64).collect::<Vec<_>>());
     }
 }
 
@@ -700,35 +836,35 @@ fn shuffles_never_change() {
 
 #[test]
 fn prefetched_batches_come_in_order() {
-    let mut seen: Vec<i64> = Vec::new();
+    let mut seen: Vec<f32> = Vec::new();
     let mut places = std::collections::BTreeSet::new();
     std::thread::scope(|scope| {
-        let mut batches = Prefetch::start(scope, 50, |step, x, y| {
-            x.resize(1000, 0.0);
-            x.fill(step as f32);
-            y.clear();
-            y.push(step as i64);
+        let mut batches = Prefetch::start(scope, 50, |batch| {
+            batch.x.resize(1000, 0.0);
+            batch.x.fill(batch.step as f32);
+            batch.targets.clear();
+            batch.targets.push(batch.step as f32);
         });
         while let Some(batch) = batches.next_batch() {
             assert!(batch.x.iter().all(|v| *v == batch.step as f32));
             places.insert(batch.x.as_ptr() as usize);
-            seen.extend(&batch.y);
+            seen.extend(&batch.targets);
         }
         assert!(batches.next_batch().is_none());
     });
-    assert_eq!(seen, (0..50).collect::<Vec<i64>>());
+    assert_eq!(seen, (0..50).map(|step| step as f32).collect::<Vec<_>>());
     assert!(places.len() <= 2, "two buffers are used again and again, not {}", places.len());
 }
 
 #[test]
 fn prefetch_ends_when_the_caller_does_and_passes_panics_on() {
     std::thread::scope(|scope| {
-        let mut batches = Prefetch::start(scope, usize::MAX, |step, _, y| *y = vec![step as i64]);
-        assert_eq!(batches.next_batch().unwrap().y, [0]);
+        let mut batches = Prefetch::start(scope, usize::MAX, |batch| batch.weights = vec![batch.step as f32]);
+        assert_eq!(batches.next_batch().unwrap().weights, [0.0]);
     });
     let panicked = std::panic::catch_unwind(|| {
         std::thread::scope(|scope| {
-            let mut batches = Prefetch::start(scope, 3, |step, _, _| assert_ne!(step, 1, "at step one"));
+            let mut batches = Prefetch::start(scope, 3, |batch| assert_ne!(batch.step, 1, "at step one"));
             while batches.next_batch().is_some() {}
         });
     });

@@ -140,6 +140,9 @@ pub struct ModelArgs {
     /// The output that holds the class scores, for a model with several
     #[arg(long, value_name = "NAME")]
     pub output: Option<String>,
+    /// Scores are independent of each other, a sigmoid each, although the file does not end in a Sigmoid
+    #[arg(long)]
+    pub multi_label: bool,
     /// The input that holds the samples, for a model with several
     #[arg(long, value_name = "NAME")]
     pub input: Option<String>,
@@ -246,10 +249,10 @@ pub struct MethodArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Verdict")]
 pub struct GateArgs {
-    /// Largest accuracy on a forgotten class, 0 to 1
+    /// Largest accuracy on a forgotten class (multi-hot labels: recall), 0 to 1
     #[arg(long, value_name = "A", default_value_t = 0.01)]
     pub max_forget_accuracy: f64,
-    /// Largest fall of the accuracy on the retained classes, 0 to 1
+    /// Largest fall of the accuracy on the retained classes (multi-hot labels: micro-F1), 0 to 1
     #[arg(long, value_name = "D", default_value_t = 0.02)]
     pub max_retain_drop: f64,
     /// Answer no (exit 1) also when something was not assessed
@@ -321,9 +324,11 @@ pub struct InspectArgs {
 pub struct GradcheckArgs {
     /// The model to check
     pub model: PathBuf,
-    /// The output that holds the class scores, for a model with several
-    #[arg(long, value_name = "NAME")]
-    pub output: Option<String>,
+    #[command(flatten)]
+    pub choice: ModelArgs,
+    /// Height and width of images, where the model leaves them open: N or HxW
+    #[arg(long, value_name = "HxW")]
+    pub resize: Option<String>,
     /// Samples in the batch of random data [default: 4, or the batch that the file declares]
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,

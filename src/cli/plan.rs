@@ -54,6 +54,7 @@ pub fn preprocess(args: &PreprocessArgs) -> Result<Preprocess> {
 pub fn choice(args: &ModelArgs) -> Result<Choice> {
     Ok(Choice {
         output: args.output.clone(),
+        multi_label: args.multi_label,
         freeze: args.freeze.clone(),
         train: args.train.clone(),
         input: args.input.clone(),

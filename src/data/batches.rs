@@ -7,6 +7,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use rayon::prelude::*;
 
 use super::DataError;
+use super::labels::Labels;
 use super::names::ClassNames;
 use super::preprocess::Table;
 use super::shape::Axes;
@@ -42,7 +43,7 @@ pub struct Part {
 pub struct Dataset {
     pub(super) samples: Samples,
     pub(super) shape: Vec<usize>,
-    pub(super) labels: Vec<u32>,
+    pub(super) labels: Labels,
     pub(super) predictions: usize,
     pub(super) further: Vec<Further>,
     pub(super) order: Vec<u64>,
@@ -58,7 +59,7 @@ impl Dataset {
 
     /// True when there are none; [`super::load`] never returns that.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.order.is_empty()
     }
 
     /// Shape of one sample in the model's layout, without the batch axis: that of the input noise is learned for.
@@ -76,19 +77,24 @@ impl Dataset {
         self.further.iter().map(|f| &f.shape).chain([&self.shape]).map(|s| s.iter().product::<usize>()).sum()
     }
 
-    /// Predictions for a sample, each with a label.
+    /// Predictions for a sample, each with classes of its own.
     pub fn predictions(&self) -> usize {
         self.predictions
     }
 
-    /// Classes of every sample, one a prediction.
-    pub fn labels(&self) -> &[u32] {
-        &self.labels
+    /// True where a prediction may have any number of classes, false where it has one.
+    pub fn multi_hot(&self) -> bool {
+        self.labels.multi_hot
     }
 
-    /// Classes of sample `i`, one a prediction.
-    pub fn labels_of(&self, i: usize) -> &[u32] {
-        &self.labels[i * self.predictions..(i + 1) * self.predictions]
+    /// Classes of every sample, prediction by prediction.
+    pub fn labels(&self) -> &[u32] {
+        self.labels.all()
+    }
+
+    /// Classes of sample `i`, for each of its predictions.
+    pub fn labels_of(&self, i: usize) -> impl Iterator<Item = &[u32]> {
+        self.labels.of(i * self.predictions..(i + 1) * self.predictions)
     }
 
     /// Place of every sample in the source: row of the array, or place in the sorted list of files.
@@ -106,18 +112,18 @@ impl Dataset {
         self.names.as_ref()
     }
 
-    /// Number of labels of every class: of samples, where a sample has one.
+    /// Number of predictions that have each class: of samples, where one prediction is made for a sample.
     pub fn per_class(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
-        for &label in &self.labels {
+        for &label in self.labels() {
             counts[label as usize] += 1;
         }
         counts
     }
 
-    /// The samples whose class is among `classes`, in order.
+    /// The samples with a class among `classes`, in order.
     pub fn of_classes(&self, classes: &[usize]) -> Vec<usize> {
-        (0..self.len()).filter(|&i| self.labels_of(i).iter().any(|&c| classes.contains(&(c as usize)))).collect()
+        (0..self.len()).filter(|&i| self.labels_of(i).flatten().any(|&c| classes.contains(&(c as usize)))).collect()
     }
 
     /// Fills `out` with the preprocessed samples `indices`, row after row in the model's layout.
@@ -132,17 +138,6 @@ impl Dataset {
         } else {
             out.par_chunks_exact_mut(row).zip(indices).for_each(|(out, &i)| self.row(i, out));
         }
-    }
-
-    /// Clears `x` and `y`, and fills them with the samples `indices` and their labels, as a training step takes them.
-    ///
-    /// # Panics
-    /// When an index is beyond the data.
-    pub fn fill(&self, indices: &[usize], x: &mut Vec<f32>, y: &mut Vec<i64>) {
-        x.resize(indices.len() * self.sample_len(), 0.0);
-        self.batch(indices, x);
-        y.clear();
-        y.extend(indices.iter().flat_map(|&i| self.labels_of(i)).map(|&c| i64::from(c)));
     }
 
     fn row(&self, i: usize, out: &mut [f32]) {
@@ -199,18 +194,24 @@ pub fn require_all_classes(data: &Dataset, except: &[usize]) -> Result<(), DataE
             _ => format!("class {class}"),
         })
         .collect();
-    if missing.is_empty() { Ok(()) } else { Err(DataError::MissingClasses { classes: missing.join(", ") }) }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let hint = if data.multi_hot() { ", without a class to forget beside it" } else { "" };
+    Err(DataError::MissingClasses { classes: missing.join(", "), hint })
 }
 
-/// One prepared batch.
+/// One prepared batch, as a training step takes it.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Number of the step it is for, from 0.
     pub step: usize,
-    /// The samples.
+    /// The samples, row after row.
     pub x: Vec<f32>,
-    /// Their labels.
-    pub y: Vec<i64>,
+    /// For each of their predictions a row with 1 for the classes that are there and 0 for the others.
+    pub targets: Vec<f32>,
+    /// Weight of each prediction in the loss: 1, or 0 for padding.
+    pub weights: Vec<f32>,
 }
 
 /// Prepares the next batch on a thread of its own while the caller works on the current one.
@@ -225,12 +226,12 @@ pub struct Prefetch<'scope> {
 }
 
 impl<'scope> Prefetch<'scope> {
-    /// Calls `fill(step, x, y)` for the steps from 0 to `steps - 1`, at most one step ahead of the caller.
+    /// Calls `fill` for the steps from 0 to `steps - 1`, at most one step ahead of the caller.
     ///
-    /// `x` and `y` hold whatever an earlier batch left in them.
+    /// But for its `step`, the batch that it is given holds whatever an earlier one left there.
     pub fn start<F>(scope: &'scope Scope<'scope, '_>, steps: usize, mut fill: F) -> Self
     where
-        F: FnMut(usize, &mut Vec<f32>, &mut Vec<i64>) + Send + 'scope,
+        F: FnMut(&mut Batch) + Send + 'scope,
     {
         let (ready_in, ready) = sync_channel(1);
         let (spare, spare_out) = sync_channel(2);
@@ -242,7 +243,7 @@ impl<'scope> Prefetch<'scope> {
             for step in 0..steps {
                 let Ok(mut batch) = spare_out.recv() else { return };
                 batch.step = step;
-                fill(step, &mut batch.x, &mut batch.y);
+                fill(&mut batch);
                 if ready_in.send(batch).is_err() {
                     return;
                 }

@@ -142,13 +142,17 @@ pub enum DataError {
         wanted: &'static str,
     },
     /// Column-major storage, which cannot be read sample by sample.
-    #[error("{}: `x` is stored column by column (Fortran order); save np.ascontiguousarray(x)", path.display())]
+    #[error(
+        "{}: `{array}` is stored column by column (Fortran order); save np.ascontiguousarray({array})", path.display()
+    )]
     FortranOrder {
         /// The archive.
         path: PathBuf,
+        /// The array.
+        array: String,
     },
-    /// Labels that are not a plain list of class indices.
-    #[error("{}: {what} has shape {found}; expected one class index per sample, [N]", path.display())]
+    /// Labels of a shape that means nothing for this model.
+    #[error("{}: {what} has shape {found}; expected {wanted}", path.display())]
     LabelsShape {
         /// The file.
         path: PathBuf,
@@ -156,6 +160,20 @@ pub enum DataError {
         what: String,
         /// The shape found.
         found: String,
+        /// What would do.
+        wanted: String,
+    },
+    /// Multi-hot labels with another value than 0 and 1.
+    #[error("{}: row {row} of `y` holds {value} for class {class}; a column for each class holds 0 or 1", path.display())]
+    LabelColumn {
+        /// The archive.
+        path: PathBuf,
+        /// Row, from 0.
+        row: usize,
+        /// The class of the column.
+        class: usize,
+        /// The value.
+        value: f64,
     },
     /// No labels file lies beside the images.
     #[error("{}: no labels beside it (looked for {looked}); name both files as IMAGES,LABELS", path.display())]
@@ -213,10 +231,12 @@ pub enum DataError {
         dropped: usize,
     },
     /// Classes without a single sample.
-    #[error("the data holds no samples of {classes}; every class that is to be kept needs some")]
+    #[error("the data holds no samples of {classes}{hint}; every class that is to be kept needs some")]
     MissingClasses {
         /// Their names and indices.
         classes: String,
+        /// What is special about the samples that are meant.
+        hint: &'static str,
     },
     /// Data and model disagree about the shape of a sample.
     #[error("{}: {item} has shape {found}, but the model's input {wanted}", path.display())]

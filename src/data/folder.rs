@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::batches::Samples;
+use super::labels::Labels;
 use super::names::{ClassNames, index};
 use super::preprocess::resize;
 use super::rows::Pixels;
@@ -38,7 +39,7 @@ pub(super) fn load(root: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
     let mut found = 0;
     for (folder, &class) in folders.iter().zip(&classes) {
         for (name, path) in files(&root.join(folder), folder)? {
-            if tally.take(class) {
+            if tally.take(&[class as u32]) {
                 pictures.push(Picture { name, path, label: class as u32, order: found });
             }
             found += 1;
@@ -50,12 +51,16 @@ pub(super) fn load(root: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
         return Err(DataError::NoSamples { path: root.to_path_buf(), kind: SourceKind::Folder, found, dropped });
     }
     let (samples, shape, digest) = decode_all(&pictures, plan)?;
+    let mut labels = Labels::default();
+    for picture in &pictures {
+        (0..plan.predictions).for_each(|_| labels.push([picture.label]));
+    }
     Ok(Loaded {
         kind: SourceKind::Folder,
         samples,
         shape,
         further: Vec::new(),
-        labels: pictures.iter().flat_map(|p| std::iter::repeat_n(p.label, plan.predictions)).collect(),
+        labels,
         order: pictures.iter().map(|p| p.order).collect(),
         tally,
         names,

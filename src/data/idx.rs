@@ -47,7 +47,7 @@ fn read_labels(path: &Path, plan: &LoadPlan<'_>) -> Result<Chosen, DataError> {
     counted.append(wanted, &mut bytes)?;
     counted.finish()?;
     let number = Number { kind: 'u', size: 1, big_endian: true };
-    Chosen::by_label(bytes.iter().map(|b| number.label(&[*b])), plan, path, SourceKind::Idx, 1)
+    Chosen::by_index(&bytes, number, plan, path, SourceKind::Idx, 1)
 }
 
 /// The file's bytes, decompressed if they are gzip's.
@@ -77,8 +77,8 @@ fn open(path: &Path, what: &'static str, ranks: &[u8]) -> Result<(Vec<u32>, Box<
     // A row of 2^40 bytes and more is a lie in the header, not an image.
     if dims[1..].iter().try_fold(1u64, |n, &d| n.checked_mul(u64::from(d)).filter(|n| *n < 1 << 40)).is_none() {
         let found = listing(dims.iter().map(ToString::to_string));
-        let what = if what == "images" { "images" } else { "labels" };
-        return Err(DataError::LabelsShape { path: path.to_path_buf(), what: what.into(), found });
+        let wanted = "one class index per sample, [N]".to_owned();
+        return Err(DataError::LabelsShape { path: path.to_path_buf(), what: what.into(), found, wanted });
     }
     Ok((dims, reader))
 }

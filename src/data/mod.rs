@@ -10,6 +10,7 @@ mod batches;
 mod error;
 mod folder;
 mod idx;
+mod labels;
 mod names;
 mod npz;
 mod preprocess;
@@ -50,6 +51,8 @@ pub struct LoadPlan<'a> {
     pub further: &'a [InputSpec],
     /// Predictions the model makes for a sample, each with a label of its own; 1 for a plain classifier.
     pub predictions: usize,
+    /// True where the scores of the classes are independent, so that a sample may have several of them (multi-hot labels).
+    pub independent: bool,
     /// What the user said about preprocessing.
     pub preprocess: &'a Preprocess,
 }
@@ -81,11 +84,14 @@ pub enum PixelKind {
 pub struct LoadSummary {
     /// Samples read.
     pub read: usize,
-    /// Class and number of samples that were found and dropped by label, ascending; classes without any are left out.
+    /// True where labels are multi-hot, so that a sample has any number of classes.
+    pub multi_hot: bool,
+    /// Class and number of samples that were found and dropped by label, ascending; classes without any are left out. A
+    /// sample of several such classes is counted once, for the first of them.
     pub dropped: Vec<(usize, usize)>,
-    /// Samples passed over because their class had enough (`per_class`).
+    /// Samples passed over because their classes had enough (`per_class`).
     pub beyond_limit: usize,
-    /// Samples read, for every class.
+    /// Samples read, for every class; one of several classes is counted for each.
     pub per_class: Vec<usize>,
     /// SHA-256 in hexadecimal.
     ///
@@ -129,6 +135,7 @@ pub fn load(plan: &LoadPlan<'_>) -> Result<(Dataset, LoadSummary), DataError> {
     let (loaded, digest) = source.load(plan)?;
     let summary = LoadSummary {
         read: loaded.order.len(),
+        multi_hot: loaded.labels.multi_hot,
         dropped: loaded.tally.dropped(),
         beyond_limit: loaded.tally.beyond(),
         per_class: loaded.tally.per_class().to_vec(),

@@ -1,4 +1,4 @@
-//! Archives of arrays as `numpy.savez` writes them: samples in `x`, class indices in `y`.
+//! Archives of arrays as `numpy.savez` writes them: samples in `x`, class indices or multi-hot labels in `y`.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -32,9 +32,7 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
     if images != chosen.keep.len() as u64 {
         return Err(DataError::Count { path: path.to_path_buf(), images, labels: chosen.keep.len() as u64 });
     }
-    if head.fortran {
-        return Err(DataError::FortranOrder { path: path.to_path_buf() });
-    }
+    head.row_major(path, "x")?;
     let row_shape: Vec<usize> = row_shape.iter().map(|&d| usize::try_from(d).unwrap_or(usize::MAX)).collect();
     let row_bytes = head.bytes / images.max(1);
     let rows = Counted::new(reader, path, "array `x`", head.bytes);
@@ -53,9 +51,7 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
             })?;
             pixels.finish(tables)
         }
-        number @ (Number { kind: 'f', size: 2 | 4 | 8, .. } | Number { kind: 'i' | 'u', .. })
-            if plan.input.integers != (number.kind == 'f') =>
-        {
+        number if plan.input.integers != (number.kind == 'f') => {
             let fit = target.floats(&row_shape).ok_or_else(|| mismatch(false))?;
             let shape = fit.shape.clone();
             let mut floats = Floats::new(fit);
@@ -103,9 +99,7 @@ fn further(archive: &mut Archive, path: &Path, input: &InputSpec, chosen: &Chose
     if images != chosen.keep.len() as u64 {
         return Err(DataError::Count { path: path.to_path_buf(), images, labels: chosen.keep.len() as u64 });
     }
-    if head.fortran {
-        return Err(DataError::FortranOrder { path: path.to_path_buf() });
-    }
+    head.row_major(path, &input.name)?;
     let shape: Vec<usize> = row_shape.iter().map(|&d| usize::try_from(d).unwrap_or(usize::MAX)).collect();
     if shape.len() != input.dims.len() || shape.iter().zip(&input.dims).any(|(&n, d)| d.is_some_and(|d| d != n)) {
         return Err(DataError::Shape {
@@ -138,25 +132,60 @@ fn labels(archive: &mut Archive, path: &Path, plan: &LoadPlan<'_>) -> Result<Cho
     let at = place(archive, path, "y")?;
     let (head, reader) = open(archive, path, at, "y")?;
     let what = "array `y`";
-    let number = head.number(path, what, "an integer (class indices)")?;
-    if !matches!(number, Number { kind: 'i' | 'u', size: 1 | 2 | 4 | 8, .. }) {
-        return Err(head.wrong_type(path, what, "an integer (class indices)"));
-    }
-    let per_sample = match *head.shape.as_slice() {
+    let (classes, steps) = (plan.classes as u64, plan.predictions as u64);
+    // `None` where there is a column for each class.
+    let indices = match *head.shape.as_slice() {
         [_] | [_, 1] => Some(1),
-        [_, n] if n == plan.predictions as u64 => Some(plan.predictions),
-        _ => None,
+        [_, n] if n == steps => Some(plan.predictions),
+        [_, n] if plan.independent && steps == 1 && n == classes => None,
+        [_, s, n] if plan.independent && s == steps && n == classes => None,
+        _ => {
+            let found = listing(head.shape.iter().map(ToString::to_string));
+            return Err(DataError::LabelsShape {
+                path: path.to_path_buf(),
+                what: what.into(),
+                found,
+                wanted: wanted_labels(plan),
+            });
+        }
     };
-    let Some(per_sample) = per_sample else {
-        let found = listing(head.shape.iter().map(ToString::to_string));
-        return Err(DataError::LabelsShape { path: path.to_path_buf(), what: what.into(), found });
+    head.row_major(path, "y")?;
+    let wanted = match indices {
+        Some(_) => "an integer (class indices)",
+        None => "a bool, an integer or a float (0 or 1 for each class)",
     };
+    let number = match indices {
+        None if head.is_bool() => Number { kind: 'u', size: 1, big_endian: false },
+        _ => head.number(path, what, wanted)?,
+    };
+    if indices.is_some() && number.kind == 'f' {
+        return Err(head.wrong_type(path, what, wanted));
+    }
     let mut bytes = Vec::new();
     let mut counted = Counted::new(reader, path, what, head.bytes);
     counted.append(head.bytes, &mut bytes)?;
     counted.finish()?;
-    let labels = bytes.chunks_exact(number.size).map(|b| number.label(b));
-    Chosen::by_label(labels, plan, path, SourceKind::Npz, per_sample)
+    match indices {
+        Some(per_sample) => Chosen::by_index(&bytes, number, plan, path, SourceKind::Npz, per_sample),
+        None => Chosen::by_columns(&bytes, number, plan, path, SourceKind::Npz),
+    }
+}
+
+/// The shapes of `y` that would do for a model.
+fn wanted_labels(plan: &LoadPlan<'_>) -> String {
+    let LoadPlan { classes, predictions, independent, .. } = *plan;
+    let (each, columns) = match predictions {
+        1 => (String::new(), format!("[N, {classes}]")),
+        n => (format!(", or one per step, [N, {n}]"), format!("[N, {n}, {classes}]")),
+    };
+    let multi_hot = if independent {
+        format!(", or 0 or 1 for each class, {columns}")
+    } else {
+        "; several classes in a sample (0 or 1 for each) are for a model with independent scores: a final Sigmoid, or \
+         --multi-label"
+            .to_owned()
+    };
+    format!("one class index per sample, [N]{each}{multi_hot}")
 }
 
 /// Where an array lies in the archive.
@@ -246,13 +275,25 @@ fn shape_is_sane(header: &str) -> bool {
 }
 
 impl Head {
+    /// Fails where rows do not lie behind each other.
+    fn row_major(&self, path: &Path, array: &str) -> Result<(), DataError> {
+        if self.fortran {
+            return Err(DataError::FortranOrder { path: path.to_path_buf(), array: array.into() });
+        }
+        Ok(())
+    }
+
+    fn is_bool(&self) -> bool {
+        matches!(&self.dtype, DType::Plain(plain) if plain.type_char() == TypeChar::Bool)
+    }
+
     /// How one element is stored.
     fn number(&self, path: &Path, what: &str, wanted: &'static str) -> Result<Number, DataError> {
         let DType::Plain(plain) = &self.dtype else { return Err(self.wrong_type(path, what, wanted)) };
-        let kind = match plain.type_char() {
-            TypeChar::Int => 'i',
-            TypeChar::Uint => 'u',
-            TypeChar::Float => 'f',
+        let kind = match (plain.type_char(), plain.size_field()) {
+            (TypeChar::Int, 1 | 2 | 4 | 8) => 'i',
+            (TypeChar::Uint, 1 | 2 | 4 | 8) => 'u',
+            (TypeChar::Float, 2 | 4 | 8) => 'f',
             _ => return Err(self.wrong_type(path, what, wanted)),
         };
         let big_endian = plain.endianness() == Endianness::Big;

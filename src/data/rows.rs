@@ -196,14 +196,20 @@ impl Number {
 
     /// A number as float32.
     pub fn float(self, bytes: &[u8]) -> f32 {
-        let bits = self.bits(bytes);
-        if self.kind != 'f' {
-            return self.label(bytes).map_or_else(|negative| negative as f32, |n| n as f32);
+        if self.kind == 'f' {
+            return self.value(bytes) as f32;
         }
-        match self.size {
-            2 => half(bits as u16),
-            4 => f32::from_bits(bits as u32),
-            _ => f64::from_bits(bits) as f32,
+        self.label(bytes).map_or_else(|negative| negative as f32, |n| n as f32)
+    }
+
+    /// A number as float64; exact but for integers beyond 2^53.
+    pub fn value(self, bytes: &[u8]) -> f64 {
+        let bits = self.bits(bytes);
+        match (self.kind, self.size) {
+            ('f', 2) => half(bits as u16).into(),
+            ('f', 4) => f32::from_bits(bits as u32).into(),
+            ('f', _) => f64::from_bits(bits),
+            _ => self.label(bytes).map_or_else(|negative| negative as f64, |n| n as f64),
         }
     }
 }

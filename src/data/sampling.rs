@@ -6,12 +6,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use super::labels::Labels;
+use super::rows::Number;
 use super::{DataError, LoadPlan, SourceKind};
 
 /// Decides sample by sample, in the order of the source, which ones are read.
 pub(super) struct Tally {
     drop: Vec<bool>,
     limit: usize,
+    /// Samples that are read, per class; one entry more for those without a class.
     kept: Vec<usize>,
     dropped: Vec<usize>,
     beyond: usize,
@@ -25,36 +28,40 @@ impl Tally {
             *drop.get_mut(class).ok_or(DataError::ClassRange { index: class as u64, classes })? = true;
         }
         let limit = plan.per_class.unwrap_or(usize::MAX);
-        Ok(Self { drop, limit, kept: vec![0; classes], dropped: vec![0; classes], beyond: 0 })
+        Ok(Self { drop, limit, kept: vec![0; classes + 1], dropped: vec![0; classes], beyond: 0 })
     }
 
-    /// Counts one sample, and says whether it is to be read.
-    pub fn take(&mut self, class: usize) -> bool {
-        if self.drop[class] {
+    /// Counts one sample, and says whether it is to be read. One class that is not to be read drops it. Otherwise it
+    /// counts for each of its classes, and is read unless all of them have had enough; samples without a class are limited
+    /// like a class of their own.
+    pub fn take(&mut self, labels: &[u32]) -> bool {
+        let mut classes: Vec<usize> = labels.iter().map(|&class| class as usize).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        if let Some(&class) = classes.iter().find(|&&class| self.drop[class]) {
             self.dropped[class] += 1;
-            false
-        } else if self.kept[class] < self.limit {
-            self.kept[class] += 1;
-            true
+            return false;
+        }
+        if classes.is_empty() {
+            classes.push(self.drop.len());
+        }
+        let room = classes.iter().any(|&class| self.kept[class] < self.limit);
+        if room {
+            for class in classes {
+                self.kept[class] += 1;
+            }
         } else {
             self.beyond += 1;
-            false
         }
-    }
-
-    /// Counts one sample with several labels. One label of a class that is not to be read drops the sample; its first
-    /// label decides which class it counts for.
-    pub fn take_all(&mut self, labels: &[u32]) -> bool {
-        let dropped = labels.iter().find(|&&class| self.drop[class as usize]);
-        self.take(dropped.or(labels.first()).map_or(0, |&class| class as usize))
+        room
     }
 
     /// Samples that are read, per class.
     pub fn per_class(&self) -> &[usize] {
-        &self.kept
+        &self.kept[..self.drop.len()]
     }
 
-    /// Samples passed over because their class had enough.
+    /// Samples passed over because their classes had enough.
     pub fn beyond(&self) -> usize {
         self.beyond
     }
@@ -68,47 +75,89 @@ impl Tally {
 /// The rows of an array file that are to be read.
 pub(super) struct Chosen {
     pub keep: Vec<bool>,
-    pub labels: Vec<u32>,
+    pub labels: Labels,
     pub order: Vec<u64>,
     pub tally: Tally,
 }
 
 impl Chosen {
-    /// Goes through all labels, each as its magnitude or as a negative number, before a single row is read; `per_sample`
-    /// follow each other for each sample.
-    pub fn by_label(
-        labels: impl Iterator<Item = Result<u64, i64>>,
+    /// By class indices, `per_sample` of them following each other for each sample.
+    pub fn by_index(
+        bytes: &[u8],
+        number: Number,
         plan: &LoadPlan<'_>,
         path: &Path,
         kind: SourceKind,
         per_sample: usize,
     ) -> Result<Self, DataError> {
-        let path = || path.to_path_buf();
-        let mut chosen = Self { keep: Vec::new(), labels: Vec::new(), order: Vec::new(), tally: Tally::new(plan)? };
-        let mut own: Vec<u32> = Vec::with_capacity(per_sample);
-        for (i, label) in labels.enumerate() {
-            let row = i / per_sample;
-            let label = label.map_err(|label| DataError::NegativeLabel { path: path(), row, label })?;
-            if label >= plan.classes as u64 {
-                return Err(DataError::LabelRange { path: path(), row, label, classes: plan.classes });
+        let path_of = || path.to_path_buf();
+        // One label for a sample of several predictions holds for each of them.
+        let each = plan.predictions / per_sample;
+        Self::among(bytes.chunks_exact(number.size * per_sample), plan, path, kind, |row, bytes, own| {
+            for label in bytes.chunks_exact(number.size).map(|b| number.label(b)) {
+                let label = label.map_err(|label| DataError::NegativeLabel { path: path_of(), row, label })?;
+                if label >= plan.classes as u64 {
+                    return Err(DataError::LabelRange { path: path_of(), row, label, classes: plan.classes });
+                }
+                (0..each).for_each(|_| own.push([label as u32]));
             }
-            own.push(label as u32);
-            if own.len() < per_sample {
-                continue;
+            Ok(())
+        })
+    }
+
+    /// By multi-hot labels: for every prediction of a sample 1 for each class that is there, and 0 for the others.
+    pub fn by_columns(
+        bytes: &[u8],
+        number: Number,
+        plan: &LoadPlan<'_>,
+        path: &Path,
+        kind: SourceKind,
+    ) -> Result<Self, DataError> {
+        let columns = number.size * plan.classes;
+        let samples = bytes.chunks_exact(columns * plan.predictions);
+        let mut chosen = Self::among(samples, plan, path, kind, |row, bytes, own| {
+            for bytes in bytes.chunks_exact(columns) {
+                let mut classes = Vec::new();
+                for (class, bytes) in bytes.chunks_exact(number.size).enumerate() {
+                    match number.value(bytes) {
+                        0.0 => {}
+                        1.0 => classes.push(class as u32),
+                        value => return Err(DataError::LabelColumn { path: path.to_path_buf(), row, class, value }),
+                    }
+                }
+                own.push(classes);
             }
-            let keep = chosen.tally.take_all(&own);
+            Ok(())
+        })?;
+        chosen.labels.multi_hot = true;
+        Ok(chosen)
+    }
+
+    /// Goes through all labels before a single row is read; `read` gives those of the sample that has this number and these
+    /// bytes.
+    fn among<'b>(
+        samples: impl Iterator<Item = &'b [u8]>,
+        plan: &LoadPlan<'_>,
+        path: &Path,
+        kind: SourceKind,
+        read: impl Fn(usize, &[u8], &mut Labels) -> Result<(), DataError>,
+    ) -> Result<Self, DataError> {
+        let (labels, tally) = (Labels::default(), Tally::new(plan)?);
+        let mut chosen = Self { keep: Vec::new(), labels, order: Vec::new(), tally };
+        let mut own = Labels::default();
+        for (row, bytes) in samples.enumerate() {
+            own.clear();
+            read(row, bytes, &mut own)?;
+            let keep = chosen.tally.take(own.all());
             chosen.keep.push(keep);
             if keep {
-                // One label for a sample of several predictions holds for each of them.
-                let each = plan.predictions / per_sample;
-                chosen.labels.extend(own.iter().flat_map(|&label| std::iter::repeat_n(label, each)));
+                chosen.labels.append(&own);
                 chosen.order.push(row as u64);
             }
-            own.clear();
         }
-        if chosen.labels.is_empty() {
+        if chosen.order.is_empty() {
             let dropped = chosen.tally.dropped().iter().map(|(_, n)| n).sum();
-            return Err(DataError::NoSamples { path: path(), kind, found: chosen.keep.len(), dropped });
+            return Err(DataError::NoSamples { path: path.to_path_buf(), kind, found: chosen.keep.len(), dropped });
         }
         Ok(chosen)
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::batches::{Further, Samples};
+use super::labels::Labels;
 use super::names::ClassNames;
 use super::sampling::{Chosen, Tally};
 use super::{DataError, LoadPlan, SourceKind, folder, idx, npz};
@@ -29,7 +30,7 @@ pub(super) struct Loaded {
     pub shape: Vec<usize>,
     /// Rows of further inputs.
     pub further: Vec<Further>,
-    pub labels: Vec<u32>,
+    pub labels: Labels,
     pub order: Vec<u64>,
     pub tally: Tally,
     /// Names found in the source itself.

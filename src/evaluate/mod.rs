@@ -1,5 +1,9 @@
 //! Measures a model: accuracy and loss per class, from the bytes that are (or will be) the result.
 
+mod scores;
+
+pub use scores::{Scores, argmax};
+
 use crate::{
     data::Dataset,
     runtime::{RuntimeError, Session},
@@ -8,40 +12,6 @@ use crate::{
 use ndarray::{Array1, Array2, ArrayView1, s};
 use serde::Serialize;
 use thiserror::Error;
-
-/// What the scores of an output mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scores {
-    /// Before softmax.
-    Logits,
-    /// After softmax.
-    Probabilities,
-    /// Logarithms of probabilities.
-    LogProbabilities,
-    /// Probabilities that are independent of each other, each after a sigmoid of its own.
-    Independent,
-}
-
-impl Scores {
-    /// From the operator that a head ends in.
-    pub fn of(behind: Option<&str>) -> Self {
-        match behind {
-            Some("Softmax") => Self::Probabilities,
-            Some("LogSoftmax") => Self::LogProbabilities,
-            Some("Sigmoid") => Self::Independent,
-            _ => Self::Logits,
-        }
-    }
-
-    /// The scores of class 0 and class 1 that a single score `v` stands for.
-    fn both_sides(self, v: f32) -> [f32; 2] {
-        match self {
-            // softmax over (0, z) is the sigmoid of z.
-            Self::Logits | Self::LogProbabilities => [0.0, v],
-            Self::Probabilities | Self::Independent => [1.0 - v, v],
-        }
-    }
-}
 
 /// Why a model could not be measured.
 #[derive(Debug, Error)]
@@ -64,11 +34,23 @@ pub enum EvaluateError {
 pub struct ClassScore {
     /// Samples of the class.
     pub total: usize,
-    /// Samples predicted as the class.
+    /// Samples of the class that were predicted as it.
     pub correct: usize,
-    /// Sum of the cross-entropy over the samples, in nats.
+    /// The samples without the class, where labels are multi-hot. Elsewhere they are the samples of other classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negatives: Option<Negatives>,
+    /// Sum of the cross-entropy over the samples of the class, in nats.
     #[serde(skip)]
     pub loss: f64,
+}
+
+/// Samples without a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Negatives {
+    /// All of them.
+    pub total: usize,
+    /// Those that were predicted as the class.
+    pub false_positives: usize,
 }
 
 /// How a model fared on a data set.
@@ -76,51 +58,74 @@ pub struct ClassScore {
 pub struct Evaluation {
     /// One entry a class.
     pub classes: Vec<ClassScore>,
-    /// Samples whose scores were not finite; they count as wrong.
+    /// Samples whose scores were not finite; they count as wrong, for every class.
     pub not_finite: usize,
-    /// Class of every sample and whether it was predicted, in the order of the data.
+    /// Class of every label and whether it was predicted, in the order of the data.
     #[serde(skip)]
     pub hits: Vec<(usize, bool)>,
 }
 
 impl Evaluation {
     /// Of no samples.
-    pub fn new(classes: usize) -> Self {
-        Self { classes: vec![ClassScore::default(); classes], ..Self::default() }
+    pub fn new(classes: usize, multi_hot: bool) -> Self {
+        let negatives = multi_hot.then(Negatives::default);
+        Self { classes: vec![ClassScore { negatives, ..ClassScore::default() }; classes], ..Self::default() }
     }
 
-    fn add(&mut self, row: &ArrayView1<'_, f32>, label: usize, scores: Scores) {
-        let class = &mut self.classes[label];
-        class.total += 1;
-        if row.iter().any(|v| !v.is_finite()) {
-            self.not_finite += 1;
-            self.hits.push((label, false));
-            class.loss = f64::INFINITY;
-            return;
+    /// True where samples have any number of classes, and each class is predicted or not by its own score.
+    pub fn multi_hot(&self) -> bool {
+        self.classes.iter().any(|class| class.negatives.is_some())
+    }
+
+    /// Adds a sample: its scores and the classes that are there.
+    fn add(&mut self, row: &ArrayView1<'_, f32>, labels: &[u32], scores: Scores) {
+        let finite = row.iter().all(|v| v.is_finite());
+        self.not_finite += usize::from(!finite);
+        for &label in labels {
+            let label = label as usize;
+            let class = &mut self.classes[label];
+            let predicted =
+                if class.negatives.is_some() { row[label] > scores.threshold() } else { argmax(row) == label };
+            let hit = finite && predicted;
+            class.total += 1;
+            class.correct += usize::from(hit);
+            class.loss += if finite { scores.cross_entropy(row, labels) } else { f64::INFINITY };
+            self.hits.push((label, hit));
         }
-        let hit = argmax(row) == label;
-        self.hits.push((label, hit));
-        class.correct += usize::from(hit);
-        let own = f64::from(row[label]);
-        class.loss += match scores {
-            Scores::Logits => log_sum_exp(row) - own,
-            // Probabilities underflow to 0; the smallest float32 stands for what they were.
-            Scores::Probabilities => -own.max(f64::from(f32::MIN_POSITIVE)).ln(),
-            Scores::LogProbabilities => -own,
-            Scores::Independent => -row.iter().enumerate().map(|(c, &p)| surprise(p, c == label)).sum::<f64>(),
-        };
+        for ((label, class), &score) in (0..).zip(&mut self.classes).zip(row) {
+            if let Some(negatives) = class.negatives.as_mut().filter(|_| !labels.contains(&label)) {
+                negatives.total += 1;
+                negatives.false_positives += usize::from(!finite || score > scores.threshold());
+            }
+        }
     }
 
-    /// Share of right predictions among the samples of the classes that `pick` takes; `None` without samples.
+    /// Of the samples of the classes that `pick` takes, the share predicted as what they are (with multi-hot labels: the
+    /// recall, micro-averaged); `None` without samples.
     pub fn accuracy(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
-        let (correct, total, _) = self.sums(pick);
-        (total > 0).then(|| correct as f64 / total as f64)
+        let sum = self.sum(pick);
+        share(sum.correct, sum.total)
+    }
+
+    /// Of the predictions as a class that `pick` takes, the share that is right, micro-averaged; `None` without
+    /// predictions, and where labels are not multi-hot.
+    pub fn precision(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
+        let sum = self.sum(pick);
+        share(sum.correct, sum.correct + sum.negatives?.false_positives)
+    }
+
+    /// The harmonic mean of the two, 2 TP / (2 TP + FP + FN), micro-averaged over the classes that `pick` takes; `None`
+    /// without samples of them, and where labels are not multi-hot.
+    pub fn micro_f1(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
+        let sum = self.sum(pick);
+        let false_positives = sum.negatives?.false_positives;
+        (sum.total > 0).then(|| 2.0 * sum.correct as f64 / (sum.correct + sum.total + false_positives) as f64)
     }
 
     /// Mean cross-entropy in nats over the samples of the classes that `pick` takes.
     pub fn loss(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
-        let (_, total, loss) = self.sums(pick);
-        (total > 0).then(|| loss / total as f64)
+        let sum = self.sum(pick);
+        (sum.total > 0).then(|| sum.loss / sum.total as f64)
     }
 
     /// Mean of the accuracies of batches of `batch` samples of the classes that `pick` takes, in the order of the data: a
@@ -131,9 +136,17 @@ impl Evaluation {
         Array1::from_iter(hits.chunks(batch).map(share)).mean()
     }
 
-    fn sums(&self, pick: impl Fn(usize) -> bool) -> (usize, usize, f64) {
+    fn sum(&self, pick: impl Fn(usize) -> bool) -> ClassScore {
         let picked = self.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s);
-        picked.fold((0, 0, 0.0), |(c, t, l), s| (c + s.correct, t + s.total, l + s.loss))
+        picked.fold(ClassScore::default(), |a, b| ClassScore {
+            total: a.total + b.total,
+            correct: a.correct + b.correct,
+            loss: a.loss + b.loss,
+            negatives: b.negatives.map(|b| {
+                let a = a.negatives.unwrap_or_default();
+                Negatives { total: a.total + b.total, false_positives: a.false_positives + b.false_positives }
+            }),
+        })
     }
 }
 
@@ -154,11 +167,13 @@ pub struct Classifier<'a> {
 }
 
 impl Classifier<'_> {
-    /// What the model is fed for these samples, each input in its type. The batch is filled up with zeros.
+    /// What the model is fed for these samples, each input in its type. The batch is filled up with the samples over again,
+    /// so that a model whose scores depend on the batch sees nothing foreign.
     pub fn feeds(&self, data: &Dataset, rows: &[usize]) -> Vec<(String, Tensor)> {
         let width = data.sample_len();
         let mut x = vec![0.0; self.batch * width];
-        data.batch(rows, &mut x[..rows.len() * width]);
+        let full: Vec<usize> = rows.iter().copied().cycle().take(self.batch).collect();
+        data.batch(&full, &mut x[..full.len() * width]);
         let further = data.further();
         let shapes = std::iter::once(data.sample_shape()).chain(further.iter().map(|f| f.shape.as_slice()));
         let mut at = 0;
@@ -188,8 +203,8 @@ impl Classifier<'_> {
         Ok(self.session.run(&feeds)?.swap_remove(at))
     }
 
-    /// Scores of at most a batch of samples, [predictions, classes]. The batch is filled up with zeros, whose scores are
-    /// ignored, so that a model with a fixed batch can be measured.
+    /// Scores of at most a batch of samples, [predictions, classes]. What the batch is filled up with is ignored,
+    /// so that a model with a fixed batch can be measured.
     pub fn predict(&mut self, data: &Dataset, rows: &[usize]) -> Result<Array2<f32>, EvaluateError> {
         let y = self.run(&self.feeds(data, rows))?;
         if !y.dtype().is_float() {
@@ -212,7 +227,7 @@ impl Classifier<'_> {
 
     /// Measures the model on the whole data set, until `go_on` says no.
     pub fn evaluate(&mut self, data: &Dataset, mut go_on: impl FnMut() -> bool) -> Result<Evaluation, EvaluateError> {
-        let mut result = Evaluation::new(data.classes());
+        let mut result = Evaluation::new(data.classes(), data.multi_hot());
         let numbers: Vec<usize> = (0..data.len()).collect();
         for rows in numbers.chunks(self.batch) {
             if !go_on() {
@@ -220,28 +235,16 @@ impl Classifier<'_> {
             }
             let scores = self.predict(data, rows)?;
             let labels = rows.iter().flat_map(|&i| data.labels_of(i));
-            for (row, &label) in scores.rows().into_iter().zip(labels) {
-                result.add(&row, label as usize, self.scores);
+            for (row, labels) in scores.rows().into_iter().zip(labels) {
+                result.add(&row, labels, self.scores);
             }
         }
         Ok(result)
     }
 }
 
-/// Index of the largest score; the first one among equals.
-pub fn argmax(row: &ArrayView1<'_, f32>) -> usize {
-    row.iter().enumerate().fold(0, |best, (i, &v)| if v > row[best] { i } else { best })
-}
-
-/// Logarithm of the probability that an independent class is there, or not.
-fn surprise(p: f32, there: bool) -> f64 {
-    let p = if there { f64::from(p) } else { 1.0 - f64::from(p) };
-    p.max(f64::from(f32::MIN_POSITIVE)).ln()
-}
-
-fn log_sum_exp(row: &ArrayView1<'_, f32>) -> f64 {
-    let max = f64::from(row[argmax(row)]);
-    max + row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>().ln()
+fn share(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 #[cfg(test)]
@@ -258,8 +261,8 @@ mod tests {
         for (row, kind) in
             [(logits.to_vec(), Scores::Logits), (p, Scores::Probabilities), (log_p, Scores::LogProbabilities)]
         {
-            let mut e = Evaluation::new(3);
-            e.add(&ArrayView1::from(&row), 1, kind);
+            let mut e = Evaluation::new(3, false);
+            e.add(&ArrayView1::from(&row), &[1], kind);
             assert_eq!((e.classes[1].total, e.classes[1].correct), (1, 1));
             assert!((e.classes[1].loss - expected).abs() < 1e-6, "{kind:?}: {}", e.classes[1].loss);
         }
@@ -267,19 +270,70 @@ mod tests {
 
     #[test]
     fn scores_that_are_not_numbers_are_wrong_and_counted() {
-        let mut e = Evaluation::new(2);
-        e.add(&ArrayView1::from(&[f32::NAN, 0.0]), 0, Scores::Logits);
-        e.add(&ArrayView1::from(&[2.0, 0.0]), 0, Scores::Logits);
+        let mut e = Evaluation::new(2, false);
+        e.add(&ArrayView1::from(&[f32::NAN, 0.0]), &[0], Scores::Logits);
+        e.add(&ArrayView1::from(&[2.0, 0.0]), &[0], Scores::Logits);
         assert_eq!((e.not_finite, e.classes[0].correct, e.classes[0].total), (1, 1, 2));
         assert_eq!(e.accuracy(|_| true), Some(0.5));
         assert_eq!(e.accuracy(|c| c == 1), None);
     }
 
     #[test]
+    fn several_classes_in_a_sample_are_told_by_their_own_scores() {
+        let mut e = Evaluation::new(3, true);
+        for (row, labels) in [
+            ([0.9, 0.6, 0.1], &[0, 1][..]),
+            ([0.9, 0.5, 0.7], &[1]),
+            ([0.2, 0.1, 0.4], &[2]),
+            ([0.1, 0.2, 0.3], &[]),
+            ([0.9, f32::NAN, 0.9], &[0]),
+        ] {
+            e.add(&ArrayView1::from(&row), labels, Scores::Independent);
+        }
+        let counts = |c: usize| {
+            let ClassScore { total, correct, negatives, .. } = e.classes[c];
+            let negatives = negatives.expect("they are counted");
+            [total, correct, negatives.total, negatives.false_positives]
+        };
+        // A score of 0.5 is not above 0.5, and scores that are not numbers are wrong for every class.
+        assert_eq!([counts(0), counts(1), counts(2)], [[2, 1, 3, 1], [2, 1, 3, 1], [1, 0, 4, 2]]);
+        assert_eq!((e.not_finite, e.multi_hot()), (1, true));
+        assert_eq!((e.accuracy(|c| c < 2), e.precision(|c| c < 2)), (Some(0.5), Some(0.5)));
+        // 2 right of 5 labels, and 4 false positives.
+        assert_eq!(e.micro_f1(|_| true), Some(4.0 / 11.0));
+        assert_eq!((e.precision(|c| c == 2), e.micro_f1(|c| c == 2)), (Some(0.0), Some(0.0)));
+        assert_eq!(e.micro_f1(|_| false), None);
+        let expected = -(0.9f64.ln() + 0.6f64.ln() + 0.9f64.ln());
+        let mut first = Evaluation::new(3, true);
+        first.add(&ArrayView1::from(&[0.9, 0.6, 0.1]), &[0, 1], Scores::Independent);
+        assert!((first.classes[0].loss - expected).abs() < 1e-6, "{}", first.classes[0].loss);
+
+        // The same before the sigmoids.
+        let logits = [0.9f32, 0.6, 0.1].map(|p| (p / (1.0 - p)).ln());
+        let mut before = Evaluation::new(3, true);
+        before.add(&ArrayView1::from(&logits), &[0, 1], Scores::IndependentLogits);
+        assert!((before.classes[0].loss - expected).abs() < 1e-6, "{}", before.classes[0].loss);
+        assert_eq!(before.hits, [(0, true), (1, true)]);
+        assert_eq!(before.classes[2].negatives, first.classes[2].negatives);
+    }
+
+    #[test]
+    fn micro_f1_is_accuracy_where_one_class_is_there_and_one_is_predicted() {
+        let rows = [([0.9f32, 0.1, 0.2], 0), ([0.1, 0.8, 0.3], 0), ([0.3, 0.2, 0.6], 2), ([0.7, 0.3, 0.1], 1)];
+        let (mut one, mut many) = (Evaluation::new(3, false), Evaluation::new(3, true));
+        for (row, label) in rows {
+            one.add(&ArrayView1::from(&row), &[label], Scores::Independent);
+            many.add(&ArrayView1::from(&row), &[label], Scores::Independent);
+        }
+        assert_eq!((one.accuracy(|_| true), one.micro_f1(|_| true)), (Some(0.5), None));
+        assert_eq!(many.micro_f1(|_| true), Some(0.5));
+    }
+
+    #[test]
     fn a_small_last_batch_counts_as_much_as_a_full_one() {
-        let mut e = Evaluation::new(2);
+        let mut e = Evaluation::new(2, false);
         for (label, hit) in [(0, true), (1, false), (0, true), (0, false)] {
-            e.add(&ArrayView1::from(&[f32::from(u8::from((label == 0) == hit)), 0.5]), label, Scores::Logits);
+            e.add(&ArrayView1::from(&[f32::from(u8::from((label == 0) == hit)), 0.5]), &[label], Scores::Logits);
         }
         // Class 0 in batches of 2: both right, then one wrong.
         assert_eq!(e.mean_of_batches(|c| c == 0, 2), Some(0.5));

@@ -69,8 +69,6 @@ pub enum ImportError {
     NoOpset { path: PathBuf },
     #[error("{}: {} node(s) cannot be read:{}", path.display(), reasons.len(), list(reasons))]
     Nodes { path: PathBuf, reasons: Vec<String> },
-    #[error("{}: input {names:?} is read by no node but has no default; export the model without it", path.display())]
-    IdleInput { path: PathBuf, names: Vec<String> },
 }
 
 fn list(reasons: &[String]) -> String {
@@ -229,8 +227,20 @@ impl Reader<'_> {
                 "node {label}: ONNX Runtime has laid the file out for one kind of processor; use the file it was made from"
             )));
         }
-        if !node.domain.is_empty() && node.domain != "com.microsoft" {
-            return Ok(Err(format!("node {label}: operators of domain {:?} have nothing to train", node.domain)));
+        match node.domain.as_str() {
+            "" | "com.microsoft" => {}
+            "ai.onnx.ml" => {
+                return Ok(Err(format!(
+                    "node {label}: ai.onnx.ml (trees, linear and other classic models) has no weights that a gradient \
+                     could train"
+                )));
+            }
+            domain => {
+                return Ok(Err(format!(
+                    "node {label}: ONNX Runtime has no operators of domain {domain:?}; export the model in standard \
+                     operators (a quantiser as QuantizeLinear and DequantizeLinear)"
+                )));
+            }
         }
         Ok(Ok(node))
     }

@@ -209,16 +209,17 @@ impl Lifter {
         Ok(())
     }
 
-    /// Drops the outputs that only old training exports have, and `spatial`.
+    /// Drops `spatial`. Before opset 14 further outputs are what says that the node is in training mode.
     fn batch_norm(&self, node: &mut Node) -> Result<(), String> {
         if node.attrs.remove("spatial").is_some_and(|s| s != Attr::Int(1)) {
             return Err("spatial=0 (statistics per activation) is not supported".into());
         }
-        if self.opset < 14 {
-            if node.outputs.iter().skip(1).any(|o| self.read.contains(o)) {
-                return Err("the statistics outputs of the training form are used; export in inference mode".into());
+        if self.opset < 14 && node.outputs.iter().skip(1).any(|o| !o.is_empty()) {
+            if node.outputs.iter().skip(3).any(|o| self.read.contains(o)) {
+                return Err("outputs saved_mean and saved_var are used; export the model in inference mode".into());
             }
-            node.outputs.truncate(1);
+            node.outputs.truncate(3);
+            node.attrs.insert("training_mode".into(), Attr::Int(1));
         }
         Ok(())
     }

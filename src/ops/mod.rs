@@ -32,6 +32,7 @@ mod window;
 pub use double::written_out;
 pub use emit::{Emit, broadcast, resolve_axis};
 pub use integer::is_quantised;
+pub use quantize::is_estimated;
 
 use crate::graph::{Builder, Node, Value};
 use thiserror::Error;

@@ -113,6 +113,13 @@ struct Standard {
     inv: Value,
 }
 
+impl Standard {
+    /// How many values of `x` are normalised together.
+    fn count(&self, x: &Value) -> f64 {
+        self.axes.iter().map(|&axis| x.shape()[axis]).product::<usize>() as f64
+    }
+}
+
 /// Normalises `x` over `axes`. The forward node has done so too, but does not hand it out.
 fn standardise(e: &mut Emit<'_>, x: &Value, axes: Vec<usize>, epsilon: f32) -> Standard {
     let mean = e.reduce_mean(x, &axes, true);
@@ -138,21 +145,33 @@ fn standardise_back(e: &mut Emit<'_>, s: &Standard, g: &Value) -> Value {
 // --- LayerNormalization: y = scale * xhat + bias over the axes from `axis` on ------------------------------------------
 
 fn layer(e: &mut Emit<'_>) -> Result<Standard, OpError> {
-    if e.dy(1).is_some() || e.dy(2).is_some() {
-        return Err(OpError::Unsupported("the gradient through the outputs Mean and InvStdDev is not written".into()));
-    }
     let x = e.x(0)?;
     let axis = e.axis("axis", -1, x.rank())?;
     let epsilon = e.float("epsilon", 1e-5)?;
     Ok(standardise(e, &x, (axis..x.rank()).collect(), epsilon))
 }
 
-/// g = dy * scale      dx as in `standardise_back`
+/// g = dy * scale      dx as in `standardise_back`, and what comes through Mean and InvStdDev
 fn layer_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let s = layer(e)?;
     let scale = e.x(1)?;
     let g = e.mul(dy, &scale);
-    Ok(standardise_back(e, &s, &g))
+    let mut d = standardise_back(e, &s, &g);
+    if let Some(dmean) = e.dy(1).cloned() {
+        let share = e.scale(&dmean, 1.0 / s.count(dy));
+        d = e.add(&d, &share);
+    }
+    Ok(inverse_back(e, &s, d, 2))
+}
+
+/// Adds to `d` what comes through the output with inv: dx = -dinv * inv^2 * xhat / n, n values being normalised together.
+fn inverse_back(e: &mut Emit<'_>, s: &Standard, d: Value, output: usize) -> Value {
+    let Some(dinv) = e.dy(output).cloned() else { return d };
+    let square = e.mul(&s.inv, &s.inv);
+    let factor = e.mul(&dinv, &square);
+    let factor = e.scale(&factor, -1.0 / s.count(&d));
+    let part = e.mul(&s.xhat, &factor);
+    e.add(&d, &part)
 }
 
 /// dscale = sum(dy * xhat)
@@ -172,9 +191,6 @@ fn layer_bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 
 /// The axes that are normalised together, xhat and inv.
 fn rms(e: &mut Emit<'_>) -> Result<Standard, OpError> {
-    if e.dy(1).is_some() {
-        return Err(OpError::Unsupported("the gradient through the output InvStdDev is not written".into()));
-    }
     let x = e.x(0)?;
     let axis = e.axis("axis", -1, x.rank())?;
     let axes: Vec<usize> = (axis..x.rank()).collect();
@@ -186,7 +202,7 @@ fn rms(e: &mut Emit<'_>) -> Result<Standard, OpError> {
     Ok(Standard { axes, xhat, inv })
 }
 
-/// g = dy * scale      dx = inv * (g - xhat * mean(g * xhat))
+/// g = dy * scale      dx = inv * (g - xhat * mean(g * xhat)), and what comes through InvStdDev
 fn rms_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let s = rms(e)?;
     let scale = e.x(1)?;
@@ -195,7 +211,8 @@ fn rms_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let along = e.reduce_mean(&product, &s.axes, true);
     let stretch = e.mul(&s.xhat, &along);
     let d = e.sub(&g, &stretch);
-    Ok(e.mul(&d, &s.inv))
+    let d = e.mul(&d, &s.inv);
+    Ok(inverse_back(e, &s, d, 1))
 }
 
 /// dscale = sum(dy * xhat)

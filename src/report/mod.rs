@@ -16,6 +16,7 @@ use crate::{
     unlearn::{PhaseRecord, Recipe},
 };
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Version of [`Report`] as JSON; new fields do not change it.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -82,6 +83,16 @@ pub struct Parameters {
     pub per_class: usize,
     /// The model output that was asked for.
     pub output: String,
+    /// True where `--multi-label` says that scores are independent.
+    pub multi_label: bool,
+    /// The model input that holds the samples.
+    pub input: String,
+    /// Inputs that are the same for every sample.
+    pub constants: BTreeMap<String, Number>,
+    /// Patterns of tensors that stay as they are.
+    pub freeze: Vec<String>,
+    /// Patterns of tensors that are trained although the rules take them for constants.
+    pub train: Vec<String>,
 }
 
 /// Preprocessing as it was applied.

@@ -97,7 +97,7 @@ mod tests {
             mean_loss: 1.023,
             accuracy,
         };
-        let none = Evaluation::new(2);
+        let none = Evaluation::new(2, false);
         let m = Measured { on: "eval", before: none.clone(), after_impair: none.clone(), after_repair: none };
         let n = Notebook::new(&[phase("noise", None), phase("impair", Some(0.693))], &m, &[0]);
         assert_eq!(n.training.len(), 1, "noise has no accuracy");

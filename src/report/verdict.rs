@@ -6,9 +6,9 @@ use serde::Serialize;
 /// Thresholds, fixed before the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Gates {
-    /// Largest accuracy on the forgotten classes, 0 to 1.
+    /// Largest accuracy on the forgotten classes (multi-hot labels: recall), 0 to 1.
     pub max_forget_accuracy: f64,
-    /// Largest fall of the accuracy on the retained classes, 0 to 1.
+    /// Largest fall of the accuracy on the retained classes (multi-hot labels: micro-F1), 0 to 1.
     pub max_retain_drop: f64,
 }
 
@@ -42,6 +42,8 @@ pub struct Gate {
     pub name: &'static str,
     /// What became of it.
     pub outcome: GateOutcome,
+    /// What is measured: `accuracy`, `recall` or `micro-F1`.
+    pub measure: &'static str,
     /// The threshold.
     pub threshold: f64,
     /// What was measured.
@@ -79,6 +81,7 @@ impl Gates {
     pub fn judge(&self, m: &Measured, forget: &[usize]) -> Verdict {
         let forgotten = |c: usize| forget.contains(&c);
         let held_out = m.on == "eval";
+        let (recall, quality) = if m.before.multi_hot() { ("recall", "micro-F1") } else { ("accuracy", "accuracy") };
         let complete = forget.iter().all(|&c| m.after_repair.classes[c].total > 0);
         // The worst class decides: an average would let one class hide behind another.
         let worst = forget
@@ -89,10 +92,11 @@ impl Gates {
             Some(worst) if held_out && complete => Gate {
                 name: "forget",
                 outcome: if worst <= self.max_forget_accuracy { GateOutcome::Pass } else { GateOutcome::Fail },
+                measure: recall,
                 threshold: self.max_forget_accuracy,
                 measured: Some(worst),
                 detail: format!(
-                    "accuracy on forgotten classes {} (highest of any), at most {}",
+                    "{recall} on forgotten classes {} (highest of any), at most {}",
                     percent(worst),
                     percent(self.max_forget_accuracy)
                 ),
@@ -100,14 +104,17 @@ impl Gates {
             _ => Gate {
                 name: "forget",
                 outcome: GateOutcome::NotAssessed,
+                measure: recall,
                 threshold: self.max_forget_accuracy,
                 measured: None,
                 detail: "no held-out samples of every forgotten class (--eval)".into(),
             },
         };
-        let before = m.before.accuracy(|c| !forgotten(c));
-        let after = m.after_repair.accuracy(|c| !forgotten(c));
-        let retain_gate = match (before, after) {
+        let retained = |e: &Evaluation| {
+            let kept = |c: usize| !forgotten(c);
+            if e.multi_hot() { e.micro_f1(kept) } else { e.accuracy(kept) }
+        };
+        let retain_gate = match (retained(&m.before), retained(&m.after_repair)) {
             (Some(before), Some(after)) => {
                 let drop = before - after;
                 let outcome = match (drop <= self.max_retain_drop, held_out) {
@@ -119,10 +126,11 @@ impl Gates {
                 Gate {
                     name: "retain",
                     outcome,
+                    measure: quality,
                     threshold: self.max_retain_drop,
                     measured: Some(drop),
                     detail: format!(
-                        "accuracy on retained classes {} -> {} ({on}), a fall of at most {}",
+                        "{quality} on retained classes {} -> {} ({on}), a fall of at most {}",
                         percent(before),
                         percent(after),
                         points(self.max_retain_drop)
@@ -132,6 +140,7 @@ impl Gates {
             _ => Gate {
                 name: "retain",
                 outcome: GateOutcome::NotAssessed,
+                measure: quality,
                 threshold: self.max_retain_drop,
                 measured: None,
                 detail: "no samples of retained classes to measure".into(),
@@ -162,14 +171,14 @@ fn points(v: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::ClassScore;
+    use crate::evaluate::{ClassScore, Negatives};
 
     const GATES: Gates = Gates { max_forget_accuracy: 0.01, max_retain_drop: 0.02 };
 
     /// Accuracies in percent, 100 samples a class; negative for no samples.
     fn scores(accuracies: &[i32]) -> Evaluation {
         let class = |&a: &i32| match usize::try_from(a) {
-            Ok(correct) => ClassScore { total: 100, correct, loss: 0.0 },
+            Ok(correct) => ClassScore { total: 100, correct, ..ClassScore::default() },
             Err(_) => ClassScore::default(),
         };
         Evaluation { classes: accuracies.iter().map(class).collect(), ..Evaluation::default() }
@@ -194,6 +203,38 @@ mod tests {
     fn one_forgotten_class_cannot_hide_behind_another() {
         assert_eq!(outcome("eval", &[90, 80, 70], &[0, 2, 70], &[0, 1]), GateOutcome::Fail);
         assert_eq!(outcome("eval", &[90, 80, 70], &[0, 1, 70], &[0, 1]), GateOutcome::Pass);
+    }
+
+    /// Per class, of 100 samples that have it and 900 that lack it: predicted as it.
+    fn multi_hot(counts: &[[usize; 2]]) -> Evaluation {
+        let class = |&[correct, false_positives]: &[usize; 2]| ClassScore {
+            total: 100,
+            correct,
+            negatives: Some(Negatives { total: 900, false_positives }),
+            loss: 0.0,
+        };
+        Evaluation { classes: counts.iter().map(class).collect(), ..Evaluation::default() }
+    }
+
+    #[test]
+    fn false_positives_of_retained_classes_fail_the_gate() {
+        let judged = |after: &[[usize; 2]]| {
+            let (before, after) = (multi_hot(&[[90, 9], [80, 8], [80, 9]]), multi_hot(after));
+            GATES.judge(&Measured { on: "eval", before, after_impair: after.clone(), after_repair: after }, &[0])
+        };
+        let kept = judged(&[[1, 0], [79, 8], [80, 9]]);
+        assert_eq!(kept.outcome, GateOutcome::Pass);
+        assert_eq!([kept.gates[0].measure, kept.gates[1].measure], ["recall", "micro-F1"]);
+        // 2 * 160 / (160 + 200 + 17), and one label less.
+        assert_eq!(
+            kept.gates[1].detail,
+            "micro-F1 on retained classes 84.88 % -> 84.57 % (held-out data), a fall of at most 2.00 points"
+        );
+        assert_eq!(judged(&[[2, 0], [80, 8], [80, 9]]).gates[0].outcome, GateOutcome::Fail);
+        // 4 % of the samples without the class: a fall of its specificity by 3 points, of the micro-F1 by 6.
+        assert_eq!(judged(&[[0, 0], [80, 36], [80, 9]]).gates[1].outcome, GateOutcome::Fail);
+        // Nothing is predicted any more: 90 % of all decisions would still be right.
+        assert_eq!(judged(&[[0, 0], [0, 0], [0, 0]]).gates[1].outcome, GateOutcome::Fail);
     }
 
     #[test]

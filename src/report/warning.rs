@@ -16,6 +16,8 @@ pub enum Warning {
     ReferenceLabel,
     /// The reference variant is about BatchNormalization, and there is none.
     NoBatchNorm,
+    /// BatchNormalization in training mode, in the file.
+    LiveBatchNorm,
     /// No held-out data.
     NoEval,
     /// The held-out data has no samples of a class to forget.
@@ -33,7 +35,7 @@ pub enum Warning {
     },
     /// The model did not know the class before.
     NotKnownBefore {
-        /// Accuracy before, 0 to 1.
+        /// Share of their samples that were predicted as them, 0 to 1.
         accuracy: f64,
     },
     /// Operators whose derivative is zero keep weights before them from learning.
@@ -61,19 +63,24 @@ impl fmt::Display for Warning {
             Self::NoBatchNorm => f.write_str(
                 "the model has no BatchNormalization (exporters fold it into convolutions): batch statistics change nothing",
             ),
+            Self::LiveBatchNorm => f.write_str(
+                "the file has BatchNormalization in training mode: its scores depend on all samples of a batch, and with \
+                 graph optimisations ONNX Runtime's CPU provider gives other scores than the operator defines (they are \
+                 off here); export the model in inference mode",
+            ),
             Self::NoEval => f.write_str("no --eval data: forgetting is not assessed"),
             Self::EvalWithoutForget(classes) => {
                 write!(f, "--eval has no samples of {}: forgetting is not assessed", classes.join(", "))
             }
             Self::EvalWithoutRetained(classes) => {
-                write!(f, "--eval has no samples of {}, which do not enter the retain accuracy", classes.join(", "))
+                write!(f, "--eval has no samples of {}: how they are kept is not measured", classes.join(", "))
             }
             Self::FewSamples { classes, fewest, per_class } => {
                 write!(f, "{classes} retained class(es) have fewer than {per_class} samples (the fewest: {fewest})")
             }
             Self::NotKnownBefore { accuracy } => write!(
                 f,
-                "the model predicted the classes to forget with accuracy {:.1} % before; is this the right class, and is the preprocessing right?",
+                "the model predicted the classes to forget in {:.1} % of their samples before; is this the right class, and is the preprocessing right?",
                 100.0 * accuracy
             ),
             Self::DeadEnds { nodes, frozen } => write!(

@@ -4,6 +4,7 @@ use crate::tensor::{DType, Data, Tensor};
 use half::{bf16, f16};
 use ort::{
     ep::{self, ArenaExtendStrategy},
+    logging::LogLevel,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::{IoBinding, SessionInputValue, builder::GraphOptimizationLevel},
     value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
@@ -145,10 +146,11 @@ impl Engine {
         Ok(Session { inner, device: self.device, what: what.to_owned() })
     }
 
-    /// Opens a session on a model file, with its external data beside it.
-    pub fn session_from_file(&self, path: &Path) -> Result<Session, RuntimeError> {
+    /// Opens a session on a model file, with its external data beside it. With `plain` there are no graph optimisations.
+    pub fn session_from_file(&self, path: &Path, plain: bool) -> Result<Session, RuntimeError> {
         let what = path.display().to_string();
-        let mut builder = self.builder(GraphOptimizationLevel::All).map_err(|e| self.failed(&what, &e))?;
+        let level = if plain { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
+        let mut builder = self.builder(level).map_err(|e| self.failed(&what, &e))?;
         let inner = builder.commit_from_file(path).map_err(|e| self.failed(&what, &e))?;
         Ok(Session { inner, device: self.device, what })
     }
@@ -163,6 +165,8 @@ impl Engine {
     fn builder(&self, level: GraphOptimizationLevel) -> Result<ort::session::builder::SessionBuilder, ort::Error> {
         let builder = ort::session::Session::builder(&self.environment)?
             .with_optimization_level(level)?
+            // What fails comes back as an error; the library's own lines on stderr would say it twice.
+            .with_log_level(LogLevel::Fatal)?
             .with_intra_threads(self.threads)?
             .with_inter_threads(1)?
             .with_parallel_execution(false)?;

@@ -3,6 +3,9 @@
 //! The CUDA provider refuses `training_mode=1` from opset 14 on, and the operator knows no sample weights; written out,
 //! the rules of the elementary operators give the gradient, and samples of weight 0 (the padding of the last batch) do
 //! not enter the statistics.
+//!
+//! A node in training mode computes with the statistics of the batch in the file already. It is always written out; whether
+//! its running statistics move is the user's choice, as it is for the others.
 
 use crate::{
     graph::{Attr, Attrs, Graph, Node},
@@ -21,29 +24,50 @@ pub struct Running {
 
 /// True when the graph has a BatchNormalization node.
 pub fn present(graph: &Graph) -> bool {
-    graph.nodes.iter().any(|n| n.op == "BatchNormalization" && n.domain.is_empty())
+    graph.nodes.iter().any(is_batch_norm)
 }
 
-/// Rewrites every BatchNormalization. `shapes` are those of one traced batch; `weights` names the sample weights, [batch, 1].
+/// True when the graph has a BatchNormalization in training mode, whose scores depend on the whole batch.
+pub fn live(graph: &Graph) -> bool {
+    graph.nodes.iter().any(is_live)
+}
+
+fn is_live(node: &Node) -> bool {
+    is_batch_norm(node) && !matches!(node.attrs.get("training_mode"), None | Some(Attr::Int(0)))
+}
+
+fn is_batch_norm(node: &Node) -> bool {
+    node.op == "BatchNormalization" && node.domain.is_empty()
+}
+
+/// Rewrites the BatchNormalization nodes that compute with the statistics of the batch: `all` of them, or those in training
+/// mode, whose running statistics then stay as they are. `shapes` are those of one traced batch; `weights` names the sample
+/// weights, [batch, 1], each 0 or 1.
 ///
-/// mean = sum_i w_i x_i / m        var = sum_i w_i (x_i - mean)^2 / m        m = H W sum w
+/// mean = sum_i w_i x_i / m        var = sum_i w_i (x_i - mean)^2 / m        m = H W max(sum w, 1)
 /// y = scale (x - mean) / sqrt(var + epsilon) + bias
-/// running' = momentum running + (1 - momentum) batch        (the variance is the population variance, as in ONNX)
+/// running' = running + (1 - momentum) (batch - running)        (the variance is the population variance, as in ONNX)
+///
+/// A batch of weight 0, which is a part of a larger one, moves no statistics.
 pub fn write_out(
     graph: &Graph,
     shapes: &HashMap<String, (crate::tensor::DType, Vec<usize>)>,
     weights: &str,
+    all: bool,
 ) -> Result<(Graph, Vec<Running>), String> {
     let mut out = Graph { nodes: Vec::new(), ..graph.clone() };
     let mut running = Vec::new();
     for node in &graph.nodes {
-        if node.op != "BatchNormalization" || !node.domain.is_empty() {
+        if !(is_live(node) || (all && is_batch_norm(node))) {
             out.nodes.push(node.clone());
             continue;
         }
         let shape = node.input(0).and_then(|x| shapes.get(x)).map(|(_, s)| s.clone());
         let shape = shape.ok_or_else(|| format!("in node {}: the shape of its input is unknown", node.label()))?;
-        running.extend(Writer { out: &mut out, node, shape, weights }.write(graph)?);
+        let moved = Writer { out: &mut out, node, shape, weights }.write(graph)?;
+        if all {
+            running.extend(moved);
+        }
     }
     Ok((out, running))
 }
@@ -83,7 +107,9 @@ impl Writer<'_> {
         let w = self.op("Reshape", "w", &[&weights, &column]);
         let all = self.op_with("ReduceSum", "all", &[&weights], &[("keepdims", Attr::Int(0))]);
         let places = self.number("places", places as f32);
-        let count = self.op("Mul", "count", &[&all, &places]);
+        let one = self.number("one", 1.0);
+        let some = self.op("Max", "some", &[&all, &one]);
+        let count = self.op("Mul", "count", &[&some, &places]);
         let keep = [("keepdims", Attr::Int(1))];
         let weighted = self.op("Mul", "weighted", &[&x, &w]);
         let sum = self.op_with("ReduceSum", "sum", &[&weighted, &axes], &keep);
@@ -102,16 +128,20 @@ impl Writer<'_> {
         let scaled = self.op("Mul", "scaled", &[&centred, &factor]);
         self.push("Add", &[&scaled, &bias], &y, &[]);
 
-        let old = self.number("momentum", momentum);
-        let new = self.number("rest", 1.0 - momentum);
-        let mut moved = |running: &str, batch: &str, part: &str| {
-            let kept = self.op("Mul", &format!("{part}_kept"), &[running, &old]);
+        let rest = self.number("rest", 1.0 - momentum);
+        let any = self.op("Min", "any", &[&all, &one]);
+        let rate = self.op("Mul", "rate", &[&any, &rest]);
+        let mut moved = |running: &str, batch: &str, part: &str, output: usize| {
             let flat = self.op("Reshape", &format!("{part}_flat"), &[batch, &flat]);
-            let added = self.op("Mul", &format!("{part}_added"), &[&flat, &new]);
-            let next = self.op("Add", &format!("{part}_next"), &[&kept, &added]);
+            let ahead = self.op("Sub", &format!("{part}_ahead"), &[&flat, running]);
+            let added = self.op("Mul", &format!("{part}_added"), &[&ahead, &rate]);
+            let next = self.op("Add", &format!("{part}_next"), &[running, &added]);
+            if let Some(name) = node.output(output) {
+                self.push("Identity", &[&next], name, &[]);
+            }
             Running { name: stored_name(source, running).to_owned(), next }
         };
-        Ok([moved(&mean, &batch_mean, "running_mean"), moved(&var, &batch_var, "running_var")])
+        Ok([moved(&mean, &batch_mean, "running_mean", 1), moved(&var, &batch_var, "running_var", 2)])
     }
 
     fn ints(&mut self, part: &str, values: &[i64]) -> String {

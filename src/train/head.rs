@@ -9,17 +9,16 @@ use thiserror::Error;
 pub struct Head {
     /// The model output that was asked for.
     pub output: String,
-    /// The value the loss is computed on.
+    /// The value the loss is computed on. In a graph that was cut it is free of `behind`.
     pub logits: String,
     /// The final operator that was stepped over, such as `Softmax`.
     pub behind: Option<String>,
-}
-
-impl Head {
-    /// True for scores that are independent of each other, each behind a sigmoid of its own.
-    pub fn independent(&self) -> bool {
-        self.behind.as_deref() == Some("Sigmoid")
-    }
+    /// True for a sigmoid a score: in the file, or because the user says so.
+    #[serde(skip)]
+    pub sigmoids: bool,
+    /// Output of `behind` where nodes after it change the shape or the type: they stay, it is bypassed.
+    #[serde(skip)]
+    bypassed: Option<String>,
 }
 
 /// How the logits of a batch are to be read.
@@ -31,6 +30,8 @@ pub struct Layout {
     pub predictions: usize,
     /// True for one logit that decides between class 0 and class 1.
     pub binary: bool,
+    /// True for scores that are independent of each other, a sigmoid each: a sample may have several classes.
+    pub independent: bool,
 }
 
 /// Why no classifier head was found.
@@ -47,6 +48,10 @@ pub enum HeadError {
         "no classifier head: output {output:?} ends in {op} (node {node:?}), which gives a class number; a head of one score per class before Softmax is needed"
     )]
     NotClassScores { output: String, op: String, node: String },
+    #[error("--multi-label: the model ends in {0}, whose classes exclude each other; leave the flag out")]
+    Exclusive(String),
+    #[error("--multi-label: the model has one score for two classes, which exclude each other; leave the flag out")]
+    OneScore,
     #[error(
         "no classifier head: output {output:?} is the loss of a training graph ({op}, node {node:?}); name the output that \
          holds the class scores with --output NAME, or, where there is none, export the model without the loss"
@@ -59,8 +64,12 @@ pub enum HeadError {
     Shape { value: String, shape: Vec<usize> },
 }
 
-/// Chooses the output and steps back over a final Softmax, LogSoftmax or Sigmoid.
-pub fn find(graph: &Graph, wanted: Option<&str>) -> Result<Head, HeadError> {
+/// Operators that leave the values as they are: a Softmax before them is the final one.
+const MOVES: &[&str] = &["Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"];
+
+/// Chooses the output and steps back over a final Softmax, LogSoftmax or Sigmoid. `multi_label` says that scores without
+/// one of these are independent of each other.
+pub fn find(graph: &Graph, wanted: Option<&str>, multi_label: bool) -> Result<Head, HeadError> {
     let names: Vec<String> = graph.outputs.iter().map(|o| o.name.clone()).collect();
     let output = match (wanted, names.as_slice()) {
         (Some(w), _) if names.iter().any(|n| n == w) => w.to_owned(),
@@ -72,10 +81,20 @@ pub fn find(graph: &Graph, wanted: Option<&str>) -> Result<Head, HeadError> {
     let producers = graph.producers();
     let mut logits = output.clone();
     let mut behind = None;
-    while let Some(node) = producers.get(logits.as_str()).map(|&i| &graph.nodes[i]) {
+    // What lies before nodes that only move values, and whether there were any.
+    let (mut at, mut moved) = (output.clone(), false);
+    let mut bypassed = None;
+    while let Some(node) = producers.get(at.as_str()).map(|&i| &graph.nodes[i]) {
         match node.op.as_str() {
-            "Softmax" | "LogSoftmax" | "Sigmoid" if behind.is_none() => behind = Some(node.op.clone()),
+            "Softmax" | "LogSoftmax" | "Sigmoid" if behind.is_none() => {
+                behind = Some(node.op.clone());
+                if moved {
+                    bypassed = Some(at);
+                    break;
+                }
+            }
             "Identity" => {}
+            op if MOVES.contains(&op) && behind.is_none() => moved = true,
             "ArgMax" | "TopK" | "Hardmax" => {
                 return Err(HeadError::NotClassScores { output, op: node.op.clone(), node: node.name.clone() });
             }
@@ -85,26 +104,43 @@ pub fn find(graph: &Graph, wanted: Option<&str>) -> Result<Head, HeadError> {
             _ => break,
         }
         match node.input(0) {
-            Some(input) => input.clone_into(&mut logits),
+            Some(input) => input.clone_into(&mut at),
             None => break,
         }
+        if !moved {
+            logits.clone_from(&at);
+        }
     }
-    Ok(Head { output, logits, behind })
+    match behind.as_deref() {
+        Some(op) if multi_label && op != "Sigmoid" => Err(HeadError::Exclusive(op.to_owned())),
+        op => Ok(Head { sigmoids: multi_label || op == Some("Sigmoid"), output, logits, behind, bypassed }),
+    }
 }
 
 /// Makes the logits the only output, dropping what they do not need.
 pub fn cut(graph: &mut Graph, head: &Head) {
+    if let Some(name) = &head.bypassed
+        && let Some(node) = graph.nodes.iter_mut().find(|n| n.outputs.contains(name))
+    {
+        node.op = "Identity".into();
+        node.attrs.clear();
+    }
     graph.outputs = vec![Port::open(head.logits.clone())];
     graph.prune();
 }
 
-/// How logits of this shape are read.
-pub fn layout(value: &str, shape: &[usize]) -> Result<Layout, HeadError> {
-    let plain = |classes| Layout { classes, predictions: 1, binary: false };
-    match *shape {
-        [_] | [_, 1] | [_, 1, 1] | [_, 1, 1, 1] => Ok(Layout { classes: 2, predictions: 1, binary: true }),
-        [_, classes] | [_, classes, 1] | [_, classes, 1, 1] | [_, 1, classes] => Ok(plain(classes)),
-        [_, predictions, classes] => Ok(Layout { classes, predictions, binary: false }),
-        _ => Err(HeadError::Shape { value: value.into(), shape: shape.into() }),
+impl Head {
+    /// How logits of this shape are read.
+    pub fn layout(&self, shape: &[usize]) -> Result<Layout, HeadError> {
+        let layout = |classes, predictions| Layout { classes, predictions, binary: false, independent: self.sigmoids };
+        match *shape {
+            [_] | [_, 1] | [_, 1, 1] | [_, 1, 1, 1] if self.sigmoids && self.behind.is_none() => {
+                Err(HeadError::OneScore)
+            }
+            [_] | [_, 1] | [_, 1, 1] | [_, 1, 1, 1] => Ok(Layout { binary: true, independent: false, ..layout(2, 1) }),
+            [_, classes] | [_, classes, 1] | [_, classes, 1, 1] | [_, 1, classes] => Ok(layout(classes, 1)),
+            [_, predictions, classes] => Ok(layout(classes, predictions)),
+            _ => Err(HeadError::Shape { value: self.logits.clone(), shape: shape.into() }),
+        }
     }
 }

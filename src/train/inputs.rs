@@ -19,6 +19,8 @@ use std::{
 pub struct Choice {
     /// The output that holds the class scores; needed where there are several.
     pub output: Option<String>,
+    /// True where the scores are independent of each other although the file ends in no Sigmoid.
+    pub multi_label: bool,
     /// Names of tensors to leave as they are, `*` and `?` standing for any text and any character.
     pub freeze: Vec<String>,
     /// Names of tensors to train although the rules take them for constants.
@@ -144,6 +146,18 @@ fn makes_floats(graph: &Graph, node: &Node, integers: &BTreeSet<&str>) -> bool {
         "DequantizeLinear" => true,
         "OneHot" => node.inputs.get(2).is_some_and(float),
         _ => false,
+    }
+}
+
+/// Number of rows in the table that the node at `site` looks up.
+pub fn table_rows(graph: &Graph, site: &Site) -> Option<usize> {
+    let Site::Value { name, .. } = site else { return None };
+    let node = graph.nodes.iter().find(|n| n.op == "Gather" && n.outputs.contains(name))?;
+    let shape = graph.constants.get(node.input(0)?)?.shape();
+    match node.attrs.get("axis") {
+        None => shape.first().copied(),
+        Some(Attr::Int(axis)) => shape.get(usize::try_from(*axis).ok()?).copied(),
+        Some(_) => None,
     }
 }
 

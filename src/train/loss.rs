@@ -13,19 +13,19 @@ pub struct Loss {
     pub loss: Value,
     /// Gradient with respect to the logits, in their shape.
     pub dlogits: Value,
-    /// Weighted number of predictions whose largest score is that of their target, rank 0.
+    /// Weighted number of predictions whose largest score is that of a class of their target, rank 0.
     pub hits: Value,
 }
 
-/// The loss of logits in any layout. `targets` are [batch * predictions, classes], rows of `weights`
-/// [batch * predictions, 1] count; `total` is the sum of the weights where this is only a part of a batch.
+/// The loss of logits in any layout. `targets` [batch * predictions, classes] are 1 for the classes that are there (several
+/// only where scores are independent) and 0 for the others. Rows of `weights` [batch * predictions, 1] count; `total` is
+/// the sum of the weights where this is only a part of a batch.
 ///
 /// One logit z for two classes is softmax over (0, z), since sigmoid(z) = exp z / (exp 0 + exp z).
 pub fn of(
     graph: &mut Builder,
     logits: &Value,
     layout: Layout,
-    independent: bool,
     targets: &Value,
     weights: &Value,
     total: Option<&Value>,
@@ -34,15 +34,15 @@ pub fn of(
     let rows = targets.shape()[0];
     let scores = if layout.binary {
         let column = reshaped(graph, logits, &[rows, 1]);
-        let sides = graph.constant(Tensor::f32([1, 2], vec![0.0, 1.0]));
-        graph.op("Mul", &[&column, &sides], &[], &[rows, 2])
+        let zeros = graph.op("Sub", &[&column, &column], &[], &[rows, 1]);
+        graph.op("Concat", &[&zeros, &column], &[("axis", 1i64.into())], &[rows, 2])
     } else {
         reshaped(graph, logits, &[rows, layout.classes])
     };
     let sum = |graph: &mut Builder| graph.op("ReduceSum", &[weights], &[("keepdims", 0i64.into())], &[]);
     let total = total.cloned().unwrap_or_else(|| sum(graph));
     let share = graph.op("Div", &[weights, &total], &[], &[rows, 1]);
-    let (loss, dscores) = if independent && !layout.binary {
+    let (loss, dscores) = if layout.independent {
         binary_cross_entropy(graph, &scores, targets, &share)
     } else {
         cross_entropy(graph, &scores, targets, &share)
@@ -90,7 +90,7 @@ fn binary_cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, sh
 
 /// Softmax cross-entropy, weighted over the batch; gives the loss, rank 0, in nats, and its gradient.
 ///
-/// `logits` and `targets` are [batch, classes], rows of `targets` sum to 1; `share` is [batch, 1].
+/// `logits` and `targets` are [batch, classes], rows of `targets` that count sum to 1; `share` is [batch, 1].
 ///
 /// loss = sum_i s_i * -(T_i . log softmax(z_i))        dz = s * (softmax(z) - T)        s = w / sum w
 ///
@@ -119,15 +119,15 @@ fn cross_entropy(graph: &mut Builder, logits: &Value, targets: &Value, share: &V
     (loss, dlogits)
 }
 
-/// Weighted number of samples whose largest logit is that of their target, rank 0. Shapes as for [`cross_entropy`].
+/// Weighted number of predictions whose largest logit is that of a class of their target, rank 0. Shapes as for
+/// [`cross_entropy`].
 fn hits(graph: &mut Builder, logits: &Value, targets: &Value, weights: &Value) -> Value {
     graph.set_scope("hits");
     let row = [logits.shape()[0], 1];
     let axis = [("axis", 1i64.into())];
     let found = graph.op("ArgMax", &[logits], &axis, &row);
-    let meant = graph.op("ArgMax", &[targets], &axis, &row);
-    let equal = graph.op("Equal", &[&found, &meant], &[], &row);
-    let ones = graph.op("CastLike", &[&equal, weights], &[], &row);
+    // 1 where that class is there, for one-hot and multi-hot targets alike.
+    let ones = graph.op("GatherElements", &[targets, &found], &axis, &row);
     let counted = graph.op("Mul", &[&ones, weights], &[], &row);
     let sum = graph.op("ReduceSum", &[&counted], &[("keepdims", 0i64.into())], &[]);
     graph.set_scope("");

@@ -17,7 +17,7 @@ mod steps;
 mod trace;
 mod weights;
 
-pub use head::{Head, HeadError, Layout, layout as layout_of};
+pub use head::{Head, HeadError, Layout};
 pub use inputs::{Choice, Inputs, Part, Row, Site};
 pub use loss::Loss;
 pub use network::{BatchNorm, Network, TrainError, Weights};

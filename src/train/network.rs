@@ -66,7 +66,7 @@ pub enum TrainError {
     NoSite { path: PathBuf, input: String, found: Vec<String> },
     #[error("{}: --constant {name}: the model leaves the shape of this input open; give it as an array in an .npz", path.display())]
     OpenConstant { path: PathBuf, name: String },
-    #[error("{}: input {names:?} is read by no node, yet ONNX Runtime wants it fed; export the model without it", path.display())]
+    #[error("{}: inputs {} are read by no node, yet ONNX Runtime wants them fed; export the model without them", path.display(), quoted(names))]
     IdleInput { path: PathBuf, names: Vec<String> },
     #[error(
         "{}: the model is quantised ({}): its weights are integers, which have no gradient, and none reaches input \
@@ -97,14 +97,18 @@ pub enum TrainError {
     WriteBack { path: PathBuf, reason: String },
     #[error("{}: {flag} {pattern}: no tensor that the file stores has such a name", path.display())]
     Pattern { path: PathBuf, flag: &'static str, pattern: String },
-    #[error("--batch-norm batch: {0}")]
-    BatchNorm(String),
+    #[error("{}: BatchNormalization with the statistics of the batch: {reason}", path.display())]
+    BatchNorm { path: PathBuf, reason: String },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
 fn lines(errors: &[LiftError]) -> String {
     errors.iter().flat_map(|e| ["\n  ".to_owned(), e.to_string()]).collect()
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 fn through(nodes: &[String]) -> String {
@@ -143,7 +147,7 @@ impl Network {
     /// The same, with what the user says about inputs, outputs and weights.
     pub fn with(model: &Model, choice: &Choice) -> Result<Self, TrainError> {
         let path = model.path.clone();
-        let head = head::find(&model.graph, choice.output.as_deref())
+        let head = head::find(&model.graph, choice.output.as_deref(), choice.multi_label)
             .map_err(|source| TrainError::Head { path: path.clone(), source })?;
         let idle = model.idle_inputs();
         if !idle.is_empty() {
@@ -178,7 +182,15 @@ impl Network {
             return Err(TrainError::NoGradient { path, input, nodes: from_input.nodes });
         }
         // Constants that only the lifted copy has (axes, bounds) are no business of the user's.
-        let stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
+        let mut stored: Vec<Stored> = sorted.stored.into_iter().filter(|s| own.contains(&s.name)).collect();
+        // Nor are tensors gone that only other outputs need.
+        let listed: BTreeSet<String> = stored.iter().map(|s| s.name.clone()).collect();
+        for name in own.into_iter().filter(|name| !listed.contains(*name)) {
+            if let Some(t) = model.graph.constants.get(name).filter(|t| t.dtype().is_float()) {
+                stored.push(Stored { name: name.clone(), shape: t.shape().to_vec(), frozen: Some(weights::NOT_USED) });
+            }
+        }
+        stored.sort_by(|a, b| a.name.cmp(&b.name));
         let writable = model.stored.iter().cloned().collect();
         let dead_ends = sorted.dead_ends;
         Ok(Self { path, input, inputs, site, head, stored, writable, dead_ends, graph, masters })
@@ -205,6 +217,10 @@ impl Network {
             self.trained().map(|name| (name.to_owned(), Arc::clone(&self.graph.constants[name]))).collect();
         if weights.is_empty() {
             let reason = match self.stored.first().and_then(|s| s.frozen) {
+                None if self.graph.nodes.iter().any(|n| n.op == "ConstantOfShape") => {
+                    "the model stores no float tensors, but fills them in (ConstantOfShape); export it with its weights"
+                        .to_owned()
+                }
                 None => "the model stores no float tensors".to_owned(),
                 Some(why) => format!("all {} float tensors are constants ({why}, ...)", self.stored.len()),
             };
@@ -225,9 +241,19 @@ impl Network {
         weights.iter().map(write).collect()
     }
 
+    /// Number of rows in the table that integers of the input look up, where that is what they are for.
+    pub fn indices(&self) -> Option<usize> {
+        inputs::table_rows(&self.graph, &self.site)
+    }
+
     /// True when the model has BatchNormalization nodes.
     pub fn has_batch_norm(&self) -> bool {
         batch_norm::present(&self.graph)
+    }
+
+    /// True when some of them are in training mode, so that the scores of the file depend on the whole batch.
+    pub fn has_live_batch_norm(&self) -> bool {
+        batch_norm::live(&self.graph)
     }
 
     /// Fixes the batch: `sample` is one batch of real data, [batch, ...], of a model with one input.
@@ -265,8 +291,7 @@ impl Network {
         let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
         let mut traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
         let shape = traced.shape(&self.head.logits).unwrap_or_default().to_vec();
-        let layout = head::layout(&self.head.logits, &shape)
-            .map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
+        let layout = self.head.layout(&shape).map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
         if shape[0] != batch {
             return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, found: shape[0], shape });
         }
@@ -287,22 +312,23 @@ impl Network {
             site = Some(shape);
         }
         let mut running = Vec::new();
-        if batch_norm == BatchNorm::Batch && self.has_batch_norm() {
+        let all = batch_norm == BatchNorm::Batch && self.has_batch_norm();
+        if all || self.has_live_batch_norm() {
+            let fail = |reason: String| TrainError::BatchNorm { path: self.path.clone(), reason };
             if layout.predictions > 1 {
-                return Err(TrainError::BatchNorm(
-                    "not supported for a model with several predictions a sample".into(),
-                ));
+                return Err(fail("not supported for a model with several predictions a sample".into()));
             }
-            if self.inputs.main.dims.as_ref().is_some_and(|d| d[0] == Some(batch)) && batch < 2 {
-                return Err(TrainError::BatchNorm(
-                    "the file fixes the batch at one sample, which has no statistics".into(),
+            if all && self.inputs.main.dims.as_ref().is_some_and(|d| d[0] == Some(batch)) && batch < 2 {
+                return Err(fail(
+                    "the file fixes the batch at one sample, which has no statistics; leave out --batch-norm batch"
+                        .into(),
                 ));
             }
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);
             let (mut written, moved) =
-                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS).map_err(TrainError::BatchNorm)?;
+                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS, all).map_err(&fail)?;
             if let Some(r) = moved.iter().find(|r| !self.writable.contains(&r.name)) {
-                return Err(TrainError::BatchNorm(format!(
+                return Err(fail(format!(
                     "statistics {:?} are no tensor of the main graph, so moved ones could not be written back",
                     r.name
                 )));
@@ -311,6 +337,7 @@ impl Network {
             live.insert(fed::SAMPLE_WEIGHTS.into());
             live.extend(moved.iter().map(|r| r.name.clone()));
             feeds.push((fed::SAMPLE_WEIGHTS.into(), weights));
+            let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
             traced = trace(engine, &written, &feeds, &live).map_err(fail)?;
             running = moved;
         }

@@ -103,7 +103,8 @@ impl WeightStepper {
         Self { stepper, optimizer, input, names, running, sizes, batch: Default::default(), t: 0 }
     }
 
-    /// The batch of the next step: rows of samples, one-hot targets [predictions, classes] and weights [predictions].
+    /// The batch of the next step: rows of samples, targets [predictions, classes] (1 for the classes that are
+    /// there) and weights [predictions].
     pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
         if self.sizes.at_once >= self.sizes.samples {
             self.put(x, targets, sample_weights);
@@ -118,11 +119,8 @@ impl WeightStepper {
             let place = self.stepper.feed(name);
             let (filled, rest) = place.split_at_mut(values.len());
             filled.copy_from_slice(values);
-            // The last part of a batch may be short; what is missing has weight 0, and some target or other.
+            // The last part of a batch may be short; what is missing has weight 0.
             rest.fill(0.0);
-            if name == fed::TARGETS {
-                rest.iter_mut().step_by(self.sizes.classes).for_each(|target| *target = 1.0);
-            }
         }
     }
 

@@ -212,10 +212,7 @@ impl BatchedNetwork<'_> {
             x = b.op("Mul", &[&x, &spread], &[], &shape);
             x = b.op("Add", &[&x, &center], &[], &shape);
         }
-        let name = match self.network.site {
-            Site::Input => self.network.input.clone(),
-            Site::Value { .. } => fed::NOISE.into(),
-        };
+        let name = self.site().to_owned();
         b.alias(&name, &x);
         for (other, tensor) in self.row.split(rows).into_iter().filter(|(other, _)| *other != name) {
             b.named_constant(&other, Arc::new(tensor));
@@ -295,8 +292,25 @@ impl BatchedNetwork<'_> {
         Ok(WeightStepper::new(stepper, optimizer, input, names, running, sizes))
     }
 
-    /// The gradient of the mean cross-entropy of one batch with respect to every weight and the input (where that is where
-    /// noise is learned), and the loss. `x` are the rows of the batch.
+    /// Name of the value that noise takes the place of: the input, or a value behind it.
+    pub fn site(&self) -> &str {
+        match self.network.site {
+            Site::Input => &self.network.input,
+            Site::Value { .. } => fed::NOISE,
+        }
+    }
+
+    /// What the traced nodes are fed for flat `rows` of [`Row::len`] elements, every sample counting the same.
+    pub(super) fn feeds(&self, rows: &[f32]) -> Vec<(String, Tensor)> {
+        let mut feeds = self.row.split(rows);
+        if self.traced.values.contains_key(fed::SAMPLE_WEIGHTS) {
+            feeds.push((fed::SAMPLE_WEIGHTS.into(), Tensor::f32([self.batch, 1], vec![1.0; self.batch])));
+        }
+        feeds
+    }
+
+    /// The gradient of the mean cross-entropy of one batch with respect to every weight and to the value noise is learned
+    /// for ([`Self::site`]), and the loss. `x` are the rows of the batch, flat or in the shape of the input.
     ///
     /// Not used by `forget`; it shows what a step is made of, for tests and for checking a model.
     pub fn gradients(
@@ -317,9 +331,7 @@ impl BatchedNetwork<'_> {
         for name in &wanted {
             b.input(name, DType::F32, weights[name].shape());
         }
-        if self.network.site == Site::Input {
-            wanted.insert(self.network.input.clone());
-        }
+        wanted.insert(self.site().to_owned());
         self.traced.replay(&mut b, true);
         let (logits, ce) = self.loss(&mut b, &t, &sample_weights, None);
         let found = self.backward(&mut b, &logits, &ce, &wanted)?;
@@ -371,7 +383,7 @@ impl BatchedNetwork<'_> {
 
     fn loss(&self, b: &mut Builder, targets: &Value, sample_weights: &Value, total: Option<&Value>) -> (Value, Loss) {
         let logits = b.value(&self.network.head.logits).cloned().expect("the trace has found the logits");
-        let loss = loss::of(b, &logits, self.layout, self.network.head.independent(), targets, sample_weights, total);
+        let loss = loss::of(b, &logits, self.layout, targets, sample_weights, total);
         (logits, loss)
     }
 

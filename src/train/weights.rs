@@ -19,8 +19,14 @@ const COMPARISONS: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "Great
 /// An additive mask holds numbers this low where attention is switched off; no bias does.
 const MASKED: f32 = -1e4;
 
+/// Masks of shifted windows hold no more than this, but nothing else beside zeros.
+const MASKED_WINDOW: f32 = -100.0;
+
 /// Why weights are frozen whose gradient is zero because of rounding.
 pub const BEFORE_ROUNDING: &str = "lies before rounding operators, whose derivative is zero";
+
+/// Why tensors are frozen that other outputs need, or none.
+pub const NOT_USED: &str = "not used for the logits";
 
 /// A float constant of the model and what training does with it.
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +41,9 @@ pub struct Stored {
 
 /// Why a weight that the file holds inside a function or a branch stays as it is.
 const ENCLOSED: &str = "inside a function or a branch of the file, where new values cannot be written";
+
+/// Why whole numbers that are compared are no weights: windowed attention numbers its regions like this.
+const REGIONS: &str = "whole numbers that are only compared, as of a mask";
 
 /// What the user decides about weights: patterns of names.
 pub struct Rules {
@@ -82,11 +91,13 @@ pub fn sort(
     rules: &Rules,
 ) -> Result<Sorted, NotDifferentiable> {
     let raw = raw_data(graph, input);
+    let compared = compared(graph);
     let consumers = consumers(graph);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
     for (name, tensor) in &graph.constants {
         if tensor.dtype().is_float() {
-            let by_rule = constant_by_rule(graph, name, tensor, &consumers, &raw);
+            let by_rule = constant_by_rule(graph, name, tensor, &consumers, &raw)
+                .or_else(|| (compared.contains(name.as_str()) && whole_numbers(tensor)).then_some(REGIONS));
             verdicts.insert(name, rules.decide(name, by_rule));
         }
     }
@@ -127,7 +138,7 @@ fn constant_by_rule(
     let nodes = consumers.get(name).map(|list| list.iter().map(|&i| &graph.nodes[i]).collect::<Vec<_>>());
     let nodes = nodes.unwrap_or_default();
     if nodes.is_empty() {
-        return Some("not used for the logits");
+        return Some(NOT_USED);
     }
     let compared = |n: &&crate::graph::Node| COMPARISONS.contains(&n.op.as_str());
     let arithmetic = nodes.iter().all(|n| ARITHMETIC.contains(&n.op.as_str()) || compared(n));
@@ -142,10 +153,27 @@ fn constant_by_rule(
     if arithmetic && nodes.iter().any(scales_input) {
         return Some("scales the input");
     }
-    if tensor.as_f32().is_some_and(|v| v.iter().any(|&x| x <= MASKED)) {
+    if nodes.iter().all(|n| n.op == "InstanceNormalization") && neutral(tensor, &nodes, name) {
+        return Some("factors of one or offsets of zero that a normalisation without weights is given");
+    }
+    if tensor.as_f32().is_some_and(is_mask) {
         return Some("a mask");
     }
     None
+}
+
+fn is_mask(values: &[f32]) -> bool {
+    let lowest = values.iter().copied().fold(0.0, f32::min);
+    let window = || values.contains(&0.0) && values.iter().all(|&x| x == 0.0 || x <= lowest);
+    lowest <= MASKED || (lowest <= MASKED_WINDOW && window())
+}
+
+/// True for scales that are all 1 or biases that are all 0. GroupNormalization is exported as InstanceNormalization with
+/// such numbers, and its weights behind it.
+fn neutral(tensor: &Tensor, nodes: &[&crate::graph::Node], name: &str) -> bool {
+    let only_at = |i| nodes.iter().all(|n| n.input(i) == Some(name) && n.input(3 - i) != Some(name));
+    let all = |value: f32| tensor.as_f32().is_some_and(|v| v.iter().all(|x| (x - value).abs() == 0.0));
+    (only_at(1) && all(1.0)) || (only_at(2) && all(0.0))
 }
 
 /// True for a recurrent layer that reads the value as initial state and nowhere else.
@@ -166,6 +194,28 @@ fn raw_data<'g>(graph: &'g Graph, input: &'g str) -> BTreeSet<&'g str> {
         }
     }
     raw
+}
+
+/// Values computed from constants alone that comparisons look at, and what they are computed from.
+fn compared(graph: &Graph) -> BTreeSet<&str> {
+    let mut fixed: BTreeSet<&str> = graph.constants.keys().map(String::as_str).collect();
+    for node in &graph.nodes {
+        if node.reads().all(|i| fixed.contains(i)) {
+            fixed.extend(node.outputs.iter().map(String::as_str));
+        }
+    }
+    let mut compared = BTreeSet::new();
+    for node in graph.nodes.iter().rev() {
+        let looks = COMPARISONS.contains(&node.op.as_str());
+        if looks || node.outputs.iter().any(|o| compared.contains(o.as_str())) {
+            compared.extend(node.reads().filter(|i| fixed.contains(i)));
+        }
+    }
+    compared
+}
+
+fn whole_numbers(tensor: &Tensor) -> bool {
+    tensor.as_f32().is_some_and(|v| v.iter().all(|x| x.fract() == 0.0))
 }
 
 fn consumers(graph: &Graph) -> BTreeMap<&str, Vec<usize>> {

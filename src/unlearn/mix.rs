@@ -1,10 +1,14 @@
 //! The samples of a phase: the retain sample, and in the impair phase the noise beside it.
 
-use crate::{data::Dataset, tensor::Tensor, train::Row};
+use crate::{
+    data::{Batch, Dataset},
+    tensor::Tensor,
+    train::Row,
+};
 
 /// Noise images of one class, repeated.
 struct Noise {
-    label: usize,
+    label: u32,
     /// [images, ...], flat.
     values: Vec<f32>,
     images: usize,
@@ -28,7 +32,7 @@ impl<'d> Mix<'d> {
             .into_iter()
             .map(|(label, tensor, images)| {
                 let values = tensor.as_f32().unwrap_or_default();
-                Noise { label, values: values[..images * length].to_vec(), images }
+                Noise { label: label as u32, values: values[..images * length].to_vec(), images }
             })
             .collect();
         Self { retain, row, noise, samples }
@@ -54,7 +58,7 @@ impl<'d> Mix<'d> {
         self.retain.classes()
     }
 
-    /// Labels of a sample.
+    /// Predictions for a sample.
     pub fn predictions(&self) -> usize {
         self.retain.predictions()
     }
@@ -64,23 +68,22 @@ impl<'d> Mix<'d> {
         self.noise.len() * self.samples
     }
 
-    /// Fills a batch of `batch` rows with the samples `numbers`: retained ones first, then noise, then padding with
-    /// label -1. The order within a batch does not change its mean gradient.
-    pub fn fill(&self, numbers: &[u32], batch: usize, x: &mut Vec<f32>, y: &mut Vec<i64>) {
+    /// Fills a batch of `rows` rows with the samples `numbers`: retained ones first, then noise, then padding of weight 0.
+    /// The order within a batch does not change its mean gradient.
+    pub fn fill(&self, numbers: &[u32], rows: usize, batch: &mut Batch) {
         let (width, data) = (self.row.len(), self.row.data);
-        x.resize(batch * width, 0.0);
-        y.clear();
+        let Batch { x, targets, weights, .. } = batch;
+        x.resize(rows * width, 0.0);
         let (kept, noise): (Vec<usize>, Vec<usize>) =
             numbers.iter().map(|&n| n as usize).partition(|&n| n < self.retain.len());
         let noise: Vec<usize> = noise.into_iter().map(|n| n - self.retain.len()).collect();
         // Noise replaces one value of a row; what else a model is fed comes from a retained sample.
         let whole = self.row.noise == (0..width);
         let guests = noise.iter().map(|n| n % self.retain.len());
-        let rows: Vec<usize> = if whole { kept.clone() } else { kept.iter().copied().chain(guests).collect() };
-        self.retain.batch(&rows, &mut x[..rows.len() * data]);
-        spread(x, rows.len(), data, width);
-        y.extend(kept.iter().flat_map(|&i| self.retain.labels_of(i)).map(|&c| i64::from(c)));
-        for (n, row) in noise.into_iter().zip(x.chunks_exact_mut(width).skip(kept.len())) {
+        let taken: Vec<usize> = if whole { kept.clone() } else { kept.iter().copied().chain(guests).collect() };
+        self.retain.batch(&taken, &mut x[..taken.len() * data]);
+        spread(x, taken.len(), data, width);
+        for (&n, row) in noise.iter().zip(x.chunks_exact_mut(width).skip(kept.len())) {
             let source = &self.noise[n / self.samples];
             let image = (n % self.samples) % source.images;
             let length = self.row.noise.len();
@@ -88,10 +91,22 @@ impl<'d> Mix<'d> {
             if let Some(flag) = self.row.flag {
                 row[flag] = 1.0;
             }
-            y.extend(std::iter::repeat_n(source.label as i64, self.predictions()));
         }
         x[numbers.len() * width..].fill(0.0);
-        y.resize(batch * self.predictions(), -1);
+
+        let retained = kept.iter().flat_map(|&i| self.retain.labels_of(i));
+        let label = |n: &usize| std::slice::from_ref(&self.noise[n / self.samples].label);
+        let noise = noise.iter().flat_map(|n| std::iter::repeat_n(label(n), self.predictions()));
+        targets.clear();
+        targets.resize(rows * self.predictions() * self.classes(), 0.0);
+        for (row, labels) in targets.chunks_exact_mut(self.classes()).zip(retained.chain(noise)) {
+            for &class in labels {
+                row[class as usize] = 1.0;
+            }
+        }
+        weights.clear();
+        weights.resize(numbers.len() * self.predictions(), 1.0);
+        weights.resize(rows * self.predictions(), 0.0);
     }
 }
 

@@ -63,7 +63,8 @@ pub struct PhaseRecord {
     pub last_loss: f32,
     /// Mean of the loss over all samples, each as its step saw it.
     pub mean_loss: f64,
-    /// Share of the predictions that were as labelled, each as its step saw it; none for noise.
+    /// Share of the predictions whose highest score was that of one of their labels, each as its step saw it; none for
+    /// noise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
 }
@@ -89,19 +90,16 @@ pub fn train(
     let mut order = Seeded::new(seed, phase);
     let mut epoch_order = Vec::new();
     let (mut first, mut last, mut weighted, mut hits) = (f32::NAN, f32::NAN, 0.0f64, 0.0f64);
-    let rows = batch * mix.predictions();
-    let (mut targets, mut sample_weights) = (vec![0.0; rows * mix.classes()], vec![0.0; rows]);
     std::thread::scope(|scope| {
-        let mut batches = Prefetch::start(scope, steps, |step, x, y| {
-            if step % per_epoch == 0 {
+        let mut batches = Prefetch::start(scope, steps, |prepared| {
+            if prepared.step % per_epoch == 0 {
                 epoch_order = order.shuffled(mix.len());
             }
-            let at = (step % per_epoch) * batch;
-            mix.fill(&epoch_order[at..mix.len().min(at + batch)], batch, x, y);
+            let at = (prepared.step % per_epoch) * batch;
+            mix.fill(&epoch_order[at..mix.len().min(at + batch)], batch, prepared);
         });
         while let Some(prepared) = batches.next_batch() {
-            one_hot(&prepared.y, mix.classes(), &mut targets, &mut sample_weights);
-            stepper.feed(&prepared.x, &targets, &sample_weights);
+            stepper.feed(&prepared.x, &prepared.targets, &prepared.weights);
             let Step { loss, hits: hit } = stepper.step(settings.lr)?;
             let step = prepared.step + 1;
             if !loss.is_finite() {
@@ -112,7 +110,7 @@ pub fn train(
             }
             last = loss;
             hits += f64::from(hit);
-            weighted += f64::from(loss) * f64::from(sample_weights.iter().sum::<f32>());
+            weighted += f64::from(loss) * f64::from(prepared.weights.iter().sum::<f32>());
             if !watch.step(step, loss) {
                 return Err(UnlearnError::Interrupted { phase, step, steps });
             }
@@ -131,14 +129,4 @@ pub fn train(
             accuracy: Some(hits / predictions),
         })
     })
-}
-
-/// One-hot rows and sample weights from labels; a negative label is padding: its weight is 0.
-fn one_hot(labels: &[i64], classes: usize, targets: &mut [f32], weights: &mut [f32]) {
-    targets.fill(0.0);
-    for (i, &label) in labels.iter().enumerate() {
-        weights[i] = f32::from(u8::from(label >= 0));
-        // A padded row still needs a distribution, or its share of the loss would not be a number times 0.
-        targets[i * classes + label.max(0) as usize] = 1.0;
-    }
 }

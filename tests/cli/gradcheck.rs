@@ -7,7 +7,8 @@ use crate::common::{
 };
 use onnx_unlearn::{
     graph::{Builder, Value},
-    tensor::{Data, Tensor},
+    onnx::export,
+    tensor::{DType, Data, Tensor},
 };
 use std::{ffi::OsString, fs, path::Path, sync::Arc};
 
@@ -157,6 +158,42 @@ fn the_batch_is_that_of_the_file() {
     assert_eq!(run(["gradcheck", open, "--json", "--quiet"]).exits(0).json()["batch"], 4);
 }
 
+/// Tokens, two inputs and one score for two classes: noise for tokens lives behind the embedding, where half of the samples
+/// are noise, so that the table has a gradient too.
+#[test]
+fn tokens_further_inputs_and_a_single_score_are_checked() {
+    let folder = temporary();
+    let path = folder.path().join("tokens.onnx");
+    let mut b = Builder::new(17);
+    let tokens = b.input("tokens", DType::I64, &[1, 6]);
+    let mask = b.input("mask", DType::I64, &[1, 6]);
+    let values = |n: usize| (0..n).map(|i| ((i * 7 % 11) as f32 - 5.0) / 10.0).collect::<Vec<_>>();
+    let table = b.named_constant("table", Arc::new(Tensor::f32([9, 4], values(36))));
+    let rows = b.op("Gather", &[&table, &tokens], &[], &[1, 6, 4]);
+    let axis = b.constant(Tensor::ints(&[2]));
+    let column = b.op("Unsqueeze", &[&mask, &axis], &[], &[1, 6, 1]);
+    let column = b.op("Cast", &[&column], &[("to", 1i64.into())], &[1, 6, 1]);
+    let masked = b.op("Mul", &[&rows, &column], &[], &[1, 6, 4]);
+    let curved = b.op("Tanh", &[&masked], &[], &[1, 6, 4]);
+    let mean = b.op("ReduceMean", &[&curved], &[("axes", vec![1i64].into()), ("keepdims", 0i64.into())], &[1, 4]);
+    let w = b.named_constant("w", Arc::new(Tensor::f32([4, 1], values(4))));
+    let score = b.op("MatMul", &[&mean, &w], &[], &[1, 1]);
+    b.output(&score);
+    let mut graph = b.finish();
+    for port in &mut graph.inputs {
+        port.dims = Some(vec![None, Some(6)]);
+    }
+    graph.outputs[0].dtype = Some(DType::F32);
+    fs::write(&path, export(&graph)).expect("written");
+    let json = gradcheck(&path, &["--json", "--input=tokens"]).exits(0).json();
+    assert_eq!((json["answer"].as_str(), json["weights"].as_u64()), (Some("yes"), Some(2)));
+    let nodes = json["nodes"].as_array().expect("a list");
+    let looked_up = nodes.iter().find(|n| n["operator"] == "Gather").expect("the table has a gradient");
+    assert_eq!(looked_up["outcome"], "agrees");
+    let input = json["end_to_end"]["input"]["directions"].as_array().expect("a list");
+    assert!(input.iter().any(|d| d["gradient"].as_f64().is_some_and(|g| g.abs() > 1e-6)), "noise has a gradient");
+}
+
 #[test]
 fn refusals_leave_stdout_alone() {
     let folder = temporary();
@@ -172,7 +209,8 @@ fn refusals_leave_stdout_alone() {
         graph.inputs[0].dims = Some(vec![None, Some(1), None, Some(28)]);
     };
     models::write(&path, |b, x| vec![models::dense(b, &x, 10)], sized);
-    gradcheck(&path, &[]).fails(&["leaves the length of 1 axes besides the batch open"]);
+    gradcheck(&path, &[]).fails(&["leaves the length of 1 axes open", "--resize"]);
+    gradcheck(&path, &["--resize=28"]).exits(0);
     let fine = model("fashion-mnist");
     gradcheck(&fine, &["--output=nothing"]).fails(&["--output nothing: the model has no such output"]);
     gradcheck(&fine, &["--tolerance=0"]).fails(&["--tolerance 0: expected a number above 0"]);

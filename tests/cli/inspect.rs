@@ -28,6 +28,8 @@ fn a_trainable_model() {
         "stamped     no\n",
         "noise       is learned for input input\n",
         "loss        is computed on logits\n",
+        "classes     10\n",
+        "tract       can run the file\n",
         "trainable   yes\n",
     ] {
         assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
@@ -80,6 +82,9 @@ fn every_operator_without_a_rule_is_listed() {
         assert!(line.is_some_and(|l| l.contains("no gradient rule")), "{node} in\n{}", ran.stdout);
     }
     let json = run(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]).exits(1).json();
+    let obstacles = json["obstacles"].as_array().expect("a list");
+    assert_eq!(obstacles.len(), 2, "{json}");
+    assert!(obstacles.iter().all(|o| o["reason"].as_str().is_some_and(|r| r.contains("no gradient rule"))), "{json}");
     assert!(
         json["problem"].as_str().is_some_and(|p| p.contains("Bernoulli") && p.contains("RandomNormalLike")),
         "{json}"

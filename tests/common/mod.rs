@@ -1,10 +1,12 @@
 //! What several test programs share: the runtime, the built program, small data sets and small models.
 #![allow(dead_code)] // No test program uses all of it.
 
+pub mod bytes;
 pub mod data;
 pub mod models;
 pub mod program;
 pub mod proto;
+pub mod rules;
 
 use onnx_unlearn::runtime::{
     Device, Engine,

@@ -152,12 +152,20 @@ fn standard_attention() {
         four(node()).constant(seen(3, 5)).check();
         four(node()).data(seen(3, 5)).check();
         three(node()).constant(seen(3, 5)).check();
+        // A query that sees no key, by the mask or by mask and order together.
+        let blind = [&[false; 5][..], &[false, true, true, true, false], &[true; 5]].concat();
+        let late = [&[true; 5][..], &[false, false, true, true, false], &[true; 5]].concat();
+        four(node()).constant(bools(&[3, 5], &blind)).check();
+        four(node()).data(bools(&[1, 1, 3, 5], &blind)).check();
+        four(node().attr("is_causal", 1i64)).constant(bools(&[3, 5], &late)).check();
+        three(node().attr("is_causal", 1i64)).constant(bools(&[3, 5], &late)).check();
         four(node().attr("softcap", 0.7f32)).grad(any(&[3, 5])).check();
         four(node().attr("softcap", 0.7f32)).constant(seen(3, 5)).check();
         four(node().attr("softcap", 0.7f32).attr("is_causal", 1i64)).check();
         // Only the first keys of each sample count.
         if opset == 24 {
-            for counts in [[5, 5], [3, 5], [4, 3]] {
+            // Fewer than there are queries, and none at all.
+            for counts in [[5, 5], [3, 5], [4, 3], [2, 0]] {
                 let counts = || Tensor::i64([2], counts.to_vec());
                 let node = |causal: i64| four(node().attr("is_causal", causal));
                 node(0).none().none().none().data(counts()).check();

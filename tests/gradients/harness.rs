@@ -1,12 +1,11 @@
 //! Compares every gradient rule with central differences of the operator as ONNX Runtime computes it.
 
+use crate::common::rules::{self, Rules};
 use onnx_unlearn::{
-    autodiff,
-    graph::{Attr, Builder, Graph, Node, Port},
+    graph::{Attr, Graph, Node, Port},
     onnx, ops,
     runtime::{Device, Engine},
-    tensor::{DType, Data, Tensor},
-    train,
+    tensor::{Data, Tensor},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -243,39 +242,9 @@ impl Case {
             .filter(|&i| matches!(self.inputs[i], In::Grad(_)))
             .map(|i| format!("x{i}"))
             .collect();
-        let live: BTreeSet<String> = feeds.iter().map(|(n, _)| n.clone()).collect();
-        let outputs: Vec<String> = graph.outputs.iter().map(|o| o.name.clone()).collect();
         let lifted = onnx::lift(graph).unwrap_or_else(|e| panic!("{label}: {}", e[0]));
-        let borrowed: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let traced = train::trace(engine, &lifted, feeds, &live).unwrap_or_else(|e| panic!("{label}: {e}"));
-        let mut b = Builder::new(lifted.opset);
-        for (name, t) in feeds {
-            b.input(name, t.dtype(), t.shape());
-        }
-        traced.replay(&mut b, false);
-        let pairs: Vec<_> = outputs
-            .iter()
-            .zip(seeds)
-            .filter_map(|(y, seed)| {
-                let dtype = traced.values.get(y)?.0;
-                let y = b.value(y)?.clone();
-                Some((y, b.constant(in_type(seed, dtype))))
-            })
-            .collect();
-        let found = autodiff::backward(&mut b, &traced.nodes, &traced.known, &pairs, &wanted, DType::F32)
-            .unwrap_or_else(|e| panic!("{label}: {e}"));
-        for (name, value) in &found {
-            b.output_as(value, &format!("d{name}"));
-        }
-        let step = b.finish();
-        let mut session =
-            engine.session(label, &onnx::export(&step)).unwrap_or_else(|e| panic!("{label}: {e}\n{step}"));
-        let wanted_inputs = session.inputs();
-        let feeds: Vec<(&str, &Tensor)> =
-            borrowed.into_iter().filter(|(n, _)| wanted_inputs.iter().any(|w| w == n)).collect();
-        let names = session.outputs();
-        let values = session.run(&feeds).unwrap_or_else(|e| panic!("{label}: {e}\n{step}"));
-        names.into_iter().map(|n| n[1..].to_owned()).zip(values).collect()
+        let mut rules = Rules::new(engine, &lifted, feeds, &wanted).unwrap_or_else(|e| panic!("{label}: {e}"));
+        rules.gradients(feeds, seeds).unwrap_or_else(|e| panic!("{label}: {e}"))
     }
 }
 
@@ -299,8 +268,7 @@ fn tensor(input: &In) -> Option<&Tensor> {
 }
 
 fn run(session: &mut onnx_unlearn::runtime::Session, feeds: &[(String, Tensor)], label: &str) -> Vec<Tensor> {
-    let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    session.run(&feeds).unwrap_or_else(|e| panic!("{label}: {e}"))
+    rules::run(session, feeds).unwrap_or_else(|e| panic!("{label}: {e}"))
 }
 
 /// What is written in another form for training computes the same.
@@ -327,14 +295,6 @@ fn output_seeds(outputs: &[Tensor]) -> Vec<Tensor> {
         .iter()
         .map(|y| Tensor::f32(y.shape(), (0..y.len()).map(|_| rng.random_range(-1.0f32..1.0)).collect()))
         .collect()
-}
-
-/// A seed in the type of its output.
-fn in_type(seed: &Tensor, dtype: DType) -> Tensor {
-    match (dtype, seed.as_f32()) {
-        (DType::F64, Some(v)) => Tensor::new(seed.shape().to_vec(), Data::F64(v.iter().map(|&x| x.into()).collect())),
-        _ => seed.clone(),
-    }
 }
 
 fn scalar(outputs: &[Tensor], seeds: &[Tensor]) -> f64 {

@@ -1,19 +1,20 @@
 //! `gradcheck`: does the gradient graph of this model agree with central differences?
 
-use super::session;
+use super::{samples, session};
 use crate::{
     autodiff,
     cli::{
         Status,
         args::{EngineArgs, GradcheckArgs},
+        plan,
         printer::Printer,
         progress::Progress,
     },
-    data::{InputSpec, Seeded},
+    data::Seeded,
     onnx,
     tensor::Tensor,
     train::{
-        BatchNorm, Network, Site,
+        BatchNorm, BatchedNetwork, Network, Weights,
         gradcheck::{self, Along, Checked, NodeCheck, Outcome, Settings},
     },
 };
@@ -59,27 +60,18 @@ pub fn run(args: &GradcheckArgs, printer: Printer) -> Result<Status> {
     ensure!(args.samples != Some(0), "--samples 0: at least one sample is needed");
     ensure!(args.threads != Some(0), "--threads 0: expected at least 1");
     let model = onnx::read(&args.model)?;
-    let network = Network::new(&model, args.output.as_deref())?;
-    ensure!(
-        network.site == Site::Input && network.inputs.further.is_empty(),
-        "{}: gradients are checked for models with one float input",
-        args.model.display()
-    );
+    let network = Network::with(&model, &plan::choice(&args.choice)?)?;
     let weights = network.weights()?;
-    let port = model.graph.inputs.iter().find(|p| p.name == network.input);
-    let shape = shape(&network.input, port.and_then(|p| p.dims.as_deref()).unwrap_or_default(), args.samples)?;
+    let batch = batch(&network, args.samples)?;
+    let resize = args.resize.as_deref().map(plan::size).transpose()?;
     let engine = EngineArgs { device: "cpu".into(), threads: args.threads, ort_lib: args.ort_lib.clone() };
     let runtime = session::open(&engine)?;
     printer.note(runtime.describe());
 
     let draw = |purpose: &str, n: usize| Seeded::new(args.seed, &format!("gradcheck {purpose}")).normal(n);
-    let x = Tensor::f32(shape.clone(), draw("data", shape.iter().product()));
-    let batched = network.at_batch(&runtime.engine, &x, BatchNorm::Frozen)?;
-    ensure!(
-        !batched.layout.binary,
-        "{}: gradients are not checked for a single score that decides between two classes",
-        args.model.display()
-    );
+    let samples = samples::random(&network, batch, resize, &draw)?;
+    let batched = network.at_batch_of(&runtime.engine, samples.clone(), BatchNorm::Frozen)?;
+    let x = rows(&batched, &weights, &samples, &draw)?;
     let targets = targets(batched.predictions(), batched.layout.classes, &draw);
     let settings = Settings { tolerance: args.tolerance, draw: &draw, backward: &autodiff::backward };
     let mut progress = Progress::new(printer);
@@ -117,21 +109,43 @@ fn answer(outcome: Outcome) -> (&'static str, Status) {
     }
 }
 
-/// The shape of a batch: what the file leaves open is the number of samples.
-fn shape(input: &str, dims: &[Option<usize>], samples: Option<usize>) -> Result<Vec<usize>> {
-    let spec = InputSpec::with_batch(input, dims);
-    if let (Some(n), Some(declared)) = (samples, spec.batch)
-        && n != declared
-    {
-        bail!("--samples {n}: the model declares batches of {declared}");
+/// Samples in the batch: as the file declares, else as the user says.
+fn batch(network: &Network, samples: Option<usize>) -> Result<usize> {
+    match (samples, network.inputs.frozen_batch()) {
+        (Some(n), Some(declared)) if n != declared => bail!("--samples {n}: the model declares batches of {declared}"),
+        (given, declared) => Ok(declared.or(given).unwrap_or(SAMPLES)),
     }
-    let open = spec.dims.iter().filter(|d| d.is_none()).count();
-    ensure!(
-        open == 0,
-        "input {input:?} leaves the length of {open} axes besides the batch open; export it with a size"
-    );
-    let batch = spec.batch.or(samples).unwrap_or(SAMPLES);
-    Ok([batch].into_iter().chain(spec.dims.into_iter().flatten()).collect())
+}
+
+/// The samples as flat rows. Where noise lives behind the input, every other sample is noise, in the range that the values
+/// of the others have there: so both the noise and what it takes the place of get gradients.
+fn rows(
+    batched: &BatchedNetwork<'_>,
+    weights: &Weights,
+    samples: &[(String, Tensor)],
+    draw: &dyn Fn(&str, usize) -> Vec<f32>,
+) -> Result<Tensor> {
+    let (row, batch) = (&batched.row, batched.batch);
+    let mut data = vec![0.0; batch * row.data];
+    for (i, to) in data.chunks_exact_mut(row.data).enumerate() {
+        let parts = samples.iter().filter_map(|(_, t)| t.as_f32());
+        let own = parts.flat_map(|v| &v[i * v.len() / batch..(i + 1) * v.len() / batch]);
+        to.iter_mut().zip(own).for_each(|(to, from)| *to = *from);
+    }
+    let Some(flag) = row.flag else { return Ok(Tensor::f32([batch, row.data], data)) };
+    let range = batched.range(weights, None, &data)?;
+    let noise = draw("noise", batch * row.noise.len());
+    let mut x = vec![0.0; batch * row.len()];
+    for (i, to) in x.chunks_exact_mut(row.len()).enumerate() {
+        to[..row.data].copy_from_slice(&data[i * row.data..(i + 1) * row.data]);
+        let noise = &noise[i * row.noise.len()..(i + 1) * row.noise.len()];
+        to[row.noise.clone()]
+            .iter_mut()
+            .zip(noise)
+            .for_each(|(to, z)| *to = (range.center + range.spread * f64::from(*z)) as f32);
+        to[flag] = f32::from(u8::from(i % 2 == 0));
+    }
+    Ok(Tensor::f32([batch, row.len()], x))
 }
 
 /// A random class for each sample, one-hot.

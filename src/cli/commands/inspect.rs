@@ -7,7 +7,8 @@ use crate::{
     graph::Port,
     onnx::{self, Model},
     provenance::stamp,
-    train::{BatchNorm, Network, Site, Stored, TrainError},
+    tensor,
+    train::{BatchNorm, Head, Network, Site, Stored, TrainError},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -23,6 +24,9 @@ struct Inspection {
     outputs: Vec<String>,
     operators: BTreeMap<String, usize>,
     parameters: usize,
+    elements: BTreeMap<String, usize>,
+    classes: Option<usize>,
+    batch_norm: BatchNorms,
     external_files: Vec<String>,
     stamped: Option<stamp::Stamp>,
     stamp_problem: Option<String>,
@@ -36,7 +40,22 @@ struct Inspection {
     trained: Vec<Tensor>,
     frozen: Vec<Tensor>,
     dead_ends: Vec<String>,
+    obstacles: Vec<Obstacle>,
     problem: Option<String>,
+}
+
+/// BatchNormalization nodes of the file.
+#[derive(Serialize)]
+struct BatchNorms {
+    nodes: usize,
+    training_mode: bool,
+}
+
+/// A node that the gradient has to pass and cannot.
+#[derive(Serialize)]
+struct Obstacle {
+    node: String,
+    reason: String,
 }
 
 /// What a training step holds at most.
@@ -57,9 +76,10 @@ struct Tensor {
 pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
     let model = onnx::read(&args.model)?;
     let network = Network::with(&model, &plan::choice(&args.choice)?);
-    let mut shown = inspection(&model, &network);
+    let resize = args.resize.as_deref().map(plan::size).transpose()?;
+    let mut shown = inspection(&model, &network, resize);
     if let (Some(batch_size), Ok(network)) = (args.batch_size, &network) {
-        let bytes = memory(args, network, batch_size)?;
+        let bytes = memory(args, network, batch_size, resize)?;
         shown.memory = Some(Memory { batch_size, bytes });
     }
     printer.json(&shown)?;
@@ -68,15 +88,37 @@ pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
 }
 
 /// Needs the runtime, because shapes come from a run.
-fn memory(args: &InspectArgs, network: &Network, batch: usize) -> Result<usize> {
+fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(usize, usize)>) -> Result<usize> {
     ensure!(batch > 0, "--batch-size 0: expected at least 1");
     let runtime = session::open(&args.engine)?;
-    let resize = args.resize.as_deref().map(plan::size).transpose()?;
     let samples = samples::zeros(network, batch, resize)?;
     Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory())
 }
 
-fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspection {
+/// What tract can do with the file: run it, on a sample of zeros, where it is known how it is fed.
+fn tract(model: &Model, network: Option<&Network>, resize: Option<(usize, usize)>) -> String {
+    let loads = || check::can_load(&model.path).map(|()| "can load the file".to_owned());
+    let runs = |network: &Network| -> Result<Vec<(String, tensor::Tensor)>> {
+        let batch = network.inputs.frozen_batch().unwrap_or(1);
+        let mut feeds = samples::zeros(network, batch, resize)?;
+        feeds.extend(network.constants_at(batch)?);
+        for (name, zeros) in &mut feeds {
+            let port = model.graph.inputs.iter().find(|p| p.name == *name);
+            if let Some(dtype) = port.and_then(|p| p.dtype) {
+                *zeros = tensor::Tensor::from_f32s(dtype, zeros.shape(), zeros.to_f32s());
+            }
+        }
+        Ok(feeds)
+    };
+    let feeds = network.and_then(|n| Some((n, runs(n).ok()?)));
+    let found = match feeds {
+        Some((n, feeds)) => check::run(&model.path, &feeds, &n.head.output).map(|_| "can run the file".to_owned()),
+        None => loads(),
+    };
+    found.unwrap_or_else(|e| e.to_string())
+}
+
+fn inspection(model: &Model, network: &Result<Network, TrainError>, resize: Option<(usize, usize)>) -> Inspection {
     let mut operators = BTreeMap::new();
     for node in &model.graph.nodes {
         *operators.entry(node.op.clone()).or_insert(0) += 1;
@@ -97,6 +139,14 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         Ok(network) => network.weights().err().map(|e| e.to_string()),
         Err(e) => Some(e.to_string()),
     };
+    let obstacles = match network {
+        Err(TrainError::NotDifferentiable { source, .. }) => source.0.as_slice(),
+        _ => &[],
+    };
+    let mut elements = BTreeMap::new();
+    for tensor in model.stored.iter().filter_map(|name| model.graph.constants.get(name)) {
+        *elements.entry(tensor.dtype().to_string()).or_insert(0) += tensor.len();
+    }
     let ready = network.as_ref().ok();
     Inspection {
         model: model.path.display().to_string(),
@@ -105,12 +155,18 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         producer: model.producer.clone(),
         inputs: model.graph.inputs.iter().map(port).collect(),
         outputs: model.graph.outputs.iter().map(port).collect(),
-        operators,
         parameters: model.parameters().values().sum(),
+        elements,
+        classes: ready.and_then(|n| classes(model, &n.head)),
+        batch_norm: BatchNorms {
+            nodes: operators.get("BatchNormalization").copied().unwrap_or(0),
+            training_mode: ready.is_some_and(Network::has_live_batch_norm),
+        },
+        operators,
         external_files: model.external.iter().cloned().collect(),
         stamped,
         stamp_problem,
-        tract: check::can_load(&model.path).map_or_else(|e| e.to_string(), |()| "can load the file".into()),
+        tract: tract(model, ready, resize),
         memory: None,
         trainable: problem.is_none(),
         noise: ready.map(|n| n.site.clone()),
@@ -120,8 +176,19 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>) -> Inspectio
         trained: pick(true),
         frozen: pick(false),
         dead_ends: ready.map(|n| n.dead_ends.clone()).unwrap_or_default(),
+        obstacles: obstacles.iter().map(|o| Obstacle { node: o.node.clone(), reason: o.reason.to_string() }).collect(),
         problem,
     }
+}
+
+/// Number of classes, where the file declares the shape of its scores.
+fn classes(model: &Model, head: &Head) -> Option<usize> {
+    let port = model.graph.outputs.iter().find(|p| p.name == head.output)?;
+    let (_, rest) = port.dims.as_ref()?.split_first()?;
+    let rest: Option<Vec<usize>> = rest.iter().copied().collect();
+    // The batch may be open; how many samples there are says nothing about classes.
+    let shape = [vec![2], rest?].concat();
+    head.layout(&shape).ok().map(|l| l.classes)
 }
 
 fn port(p: &Port) -> String {
@@ -140,8 +207,12 @@ fn text(i: &Inspection) -> String {
         format!("inputs      {}", i.inputs.join("; ")),
         format!("outputs     {}", i.outputs.join("; ")),
         format!("operators   {}", i.operators.iter().map(|(op, n)| format!("{op} {n}")).collect::<Vec<_>>().join(", ")),
-        format!("parameters  {}", i.parameters),
+        format!("parameters  {}{}", i.parameters, types(&i.elements)),
+        format!("classes     {}", i.classes.map_or("the file does not declare them".into(), |n| n.to_string())),
     ];
+    if i.batch_norm.training_mode {
+        lines.push("batch norm  is in training mode: scores depend on all samples of a batch".into());
+    }
     if !i.external_files.is_empty() {
         lines.push(format!("data in     {}", i.external_files.join(", ")));
     }
@@ -185,6 +256,15 @@ fn text(i: &Inspection) -> String {
         Some(problem) => lines.push(format!("trainable   no: {problem}")),
     }
     lines.join("\n")
+}
+
+/// Elements of all stored tensors by type, where there are others than float32 and the integers of shapes.
+fn types(elements: &BTreeMap<String, usize>) -> String {
+    if elements.keys().all(|t| t == "float32" || t == "int64") {
+        return String::new();
+    }
+    let each: Vec<String> = elements.iter().map(|(t, n)| format!("{t} {n}")).collect();
+    format!(" (stored: {})", each.join(", "))
 }
 
 /// The element type, where it is not the usual one.

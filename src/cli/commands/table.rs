@@ -1,33 +1,43 @@
 //! The table per class at the end of a run.
 
-use crate::{data::ClassNames, evaluate::Evaluation, report::Measured};
+use crate::{
+    data::ClassNames,
+    evaluate::Evaluation,
+    report::{self, Measured},
+};
 use std::fmt::Write;
 
-/// Accuracy of every class before, after impair and after repair.
+/// Accuracy of every class before, after impair and after repair; recall and precision where labels are multi-hot.
 pub fn per_class(m: &Measured, names: &ClassNames, forget: &[usize]) -> String {
-    let width = (0..m.before.classes.len()).map(|c| label(names, c, forget).chars().count()).max().unwrap_or(0).max(22);
-    let mut text = String::new();
+    let multi_hot = m.before.multi_hot();
     let on = if m.on == "eval" { "held-out data" } else { "the retain sample" };
-    let _ = writeln!(
-        text,
-        "{:width$}  {:>7}  {:>8}  {:>8}  {:>8}",
-        format!("accuracy on {on}"),
-        "samples",
-        "before",
-        "impair",
-        "repair"
-    );
-    let mut line = |label: &str, pick: &dyn Fn(usize) -> bool| {
-        let samples: usize = m.before.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s.total).sum();
-        let cell = |e: &Evaluation| e.accuracy(pick).map_or("-".to_owned(), |a| format!("{:.2} %", 100.0 * a));
+    let title = if multi_hot { format!("recall / precision on {on}") } else { format!("accuracy on {on}") };
+    let labels = (0..m.before.classes.len()).map(|c| label(names, c, forget).chars().count());
+    let width = labels.chain([title.len()]).max().unwrap_or(0);
+    let cells = if multi_hot { 19 } else { 8 };
+    let mut text =
+        format!("{title:width$}  {:>7}  {:>cells$}  {:>cells$}  {:>cells$}\n", "samples", "before", "impair", "repair");
+    let mut line = |label: &str, samples: &str, cell: &dyn Fn(&Evaluation) -> String| {
         let [a, b, c] = [&m.before, &m.after_impair, &m.after_repair].map(cell);
-        let _ = writeln!(text, "{label:width$}  {samples:>7}  {a:>8}  {b:>8}  {c:>8}");
+        let _ = writeln!(text, "{label:width$}  {samples:>7}  {a:>cells$}  {b:>cells$}  {c:>cells$}");
+    };
+    let percent = |share: Option<f64>| share.map_or("-".to_owned(), report::percent);
+    let mut of = |label: &str, pick: &dyn Fn(usize) -> bool| {
+        let samples: usize = m.before.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s.total).sum();
+        line(label, &samples.to_string(), &|e| {
+            let recall = percent(e.accuracy(pick));
+            if multi_hot { format!("{recall:>8} / {:>8}", percent(e.precision(pick))) } else { recall }
+        });
     };
     for class in 0..m.before.classes.len() {
-        line(&label(names, class, forget), &|c| c == class);
+        of(&label(names, class, forget), &|c| c == class);
     }
-    line("all retained classes", &|c| !forget.contains(&c));
-    line("all forgotten classes", &|c| forget.contains(&c));
+    let kept = |c: usize| !forget.contains(&c);
+    of("all retained classes", &kept);
+    of("all forgotten classes", &|c| !kept(c));
+    if multi_hot {
+        line("micro-F1, retained", "", &|e| percent(e.micro_f1(kept)));
+    }
     text
 }
 

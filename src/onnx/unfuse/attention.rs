@@ -201,11 +201,18 @@ impl Writer<'_> {
             // How many heads there are is not written in the file; for equally many this changes nothing.
             (k, v) = (self.repeated_heads(&q, &k), self.repeated_heads(&q, &v));
         }
+        let counts = self.node.input(6).is_some();
         let seen = match self.node.input(6).map(str::to_owned) {
             Some(counts) => Some(self.counted(&counts, &q, &k, causal)),
             None => causal.then(|| self.earlier(&q, &k)),
         };
-        let y = self.heads_attention(&q, &k, &v, &masks, seen.as_deref(), softcap)?;
+        let mut y = self.heads_attention(&q, &k, &v, &masks, seen.as_deref(), softcap)?;
+        let mut sights: Vec<String> = masks.into_iter().filter(|m| self.pen.dtype(m) == Some(DType::Bool)).collect();
+        // In order alone every query sees the first key.
+        if !sights.is_empty() || counts {
+            sights.extend(seen);
+            y = self.where_any_seen(&y, &sights);
+        }
         if flat {
             return self.join_heads(&y);
         }
@@ -228,6 +235,16 @@ impl Writer<'_> {
         let shape = self.constant("joined", Tensor::ints(&[0, 0, -1]));
         self.to("Reshape", &[&by_place, &shape], &output, &[]);
         Ok(())
+    }
+
+    /// y [batch, heads, queries, size] where a query sees a key, else 0: softmax alone would give the mean of all values.
+    fn where_any_seen(&mut self, y: &str, sights: &[String]) -> String {
+        let both = |all: String, sight: &String| self.op("And", "seen_by_both", &[&all, sight], &[]);
+        let seen = sights[1..].iter().fold(sights[0].clone(), both);
+        let seen = self.op("Cast", "seen_or_not", &[&seen], &[("to", Attr::Int(1))]);
+        let last = self.constant("last", Tensor::ints(&[-1]));
+        let any = self.op("ReduceMax", "any_seen", &[&seen, &last], &[]);
+        self.op("Mul", "or_nothing", &[y, &any], &[])
     }
 
     /// x [batch, heads, length, size] with every head as often in a row as needed to have one for each head of q.

@@ -11,7 +11,10 @@ use crate::{
     tensor::{DType, Data, Tensor},
     train::Traced,
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// A value of the network by name.
 pub(super) type Values = HashMap<String, Arc<Tensor>>;
@@ -50,19 +53,22 @@ pub(super) fn graph(
     Some(wide.b.finish())
 }
 
-/// How ONNX Runtime can compute an operator: what it has no float64 kernel for it refuses to open.
-pub(super) fn native(engine: &Engine, traced: &Traced, opset: i64, node: &Node) -> Arithmetic {
+/// How ONNX Runtime can compute an operator: what it has no float64 kernel for it refuses to open, or to run.
+pub(super) fn native(engine: &Engine, traced: &Traced, opset: i64, node: &Node, at: &Values) -> Arithmetic {
     let outputs: Vec<String> = node.outputs.iter().filter(|o| !o.is_empty()).cloned().collect();
-    let opens = |arithmetic: &Arithmetic| {
-        let graph = graph(opset, traced, node, None, &outputs, *arithmetic);
-        graph.is_some_and(|g| engine.plain_session("a node in float64", &onnx::export(&g)).is_ok())
+    let runs = |arithmetic: &Arithmetic| {
+        let Some(graph) = graph(opset, traced, node, None, &outputs, *arithmetic) else { return false };
+        let Ok(session) = engine.plain_session("a node in float64", &onnx::export(&graph)) else { return false };
+        let still = Tensor::zeros(Vec::new());
+        Moving::new(session, at, "").run(&still, 0.0).is_ok()
     };
-    [Arithmetic::Float64, Arithmetic::Float64Data].into_iter().find(opens).unwrap_or(Arithmetic::Float32)
+    [Arithmetic::Float64, Arithmetic::Float64Data].into_iter().find(runs).unwrap_or(Arithmetic::Float32)
 }
 
 /// A node with an input that moves.
 pub(super) struct Moving<'v> {
     session: Session,
+    asked: BTreeSet<String>,
     at: &'v Values,
     direction: String,
 }
@@ -80,13 +86,15 @@ pub(super) struct Slopes {
 impl<'v> Moving<'v> {
     /// The session runs a [`graph`] whose `input` moves; `at` holds the values of all live inputs.
     pub fn new(session: Session, at: &'v Values, input: &str) -> Self {
-        Self { session, at, direction: direction(input) }
+        let asked = session.inputs().into_iter().collect();
+        Self { session, asked, at, direction: direction(input) }
     }
 
     fn run(&mut self, direction: &Tensor, step: f64) -> Result<Vec<Vec<f64>>, RuntimeError> {
         let step = Tensor::new(vec![], Data::F64(vec![step]));
         let mut feeds: Vec<(&str, &Tensor)> = self.at.iter().map(|(n, t)| (n.as_str(), t.as_ref())).collect();
         feeds.extend([(STEP, &step), (self.direction.as_str(), direction)]);
+        feeds.retain(|(name, _)| self.asked.contains(*name));
         let outputs = self.session.run(&feeds)?;
         Ok(outputs.into_iter().map(|t| if let Data::F64(v) = t.into_data() { v } else { Vec::new() }).collect())
     }

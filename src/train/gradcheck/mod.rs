@@ -121,8 +121,8 @@ impl Checked {
     }
 }
 
-/// Checks the gradient graph at `weights` on a batch `x`, whose labels are `targets`, [batch, classes]. `progress` hears
-/// how many of how many parts are done.
+/// Checks the gradient graph at `weights` on a batch with rows `x`, [batch, ...] or flat, whose labels are `targets`,
+/// [predictions, classes]. `progress` hears how many of how many parts are done.
 pub fn check(
     batched: &BatchedNetwork<'_>,
     settings: &Settings<'_>,
@@ -147,15 +147,18 @@ pub fn check_gradients(
     let traced = &batched.traced;
     let opset = batched.network.graph.opset;
     let engine = batched.engine.on_cpu();
-    let values = values(&engine, traced, opset, weights, (&batched.network.input, x))?;
-    let native: Vec<Arithmetic> = traced.nodes.iter().map(|node| alone::native(&engine, traced, opset, node)).collect();
+    let fed = batched.feeds(x.as_f32().unwrap_or_default());
+    let values = values(&engine, traced, opset, weights, &fed)?;
+    let native = |node| alone::native(&engine, traced, opset, node, &values);
+    let native: Vec<Arithmetic> = traced.nodes.iter().map(native).collect();
     let mut wanted: BTreeSet<String> = weights.keys().cloned().collect();
-    wanted.insert(batched.network.input.clone());
+    wanted.insert(batched.site().to_owned());
     let (active, _) = autodiff::reach(&traced.nodes, &[batched.network.head.logits.as_str()], &wanted);
     let heard = heard(&traced.nodes, &batched.network.head.logits);
 
     let parts = traced.nodes.len() + 2 * whole::DIRECTIONS;
     let mut nodes = Vec::new();
+    let mut estimated = false;
     for (i, (node, &arithmetic)) in traced.nodes.iter().zip(&native).enumerate() {
         let differentiable = |i: &usize| matches!(ops::find(node).and_then(|op| op.flow(*i)), Some(Flow::Vjp(_)));
         let wanted: BTreeSet<String> = (0..node.inputs.len())
@@ -166,6 +169,7 @@ pub fn check_gradients(
             .collect();
         let heard: Vec<String> = node.outputs.iter().filter(|o| heard.contains(o.as_str())).cloned().collect();
         if !wanted.is_empty() && !heard.is_empty() {
+            estimated |= ops::is_estimated(node);
             let subject = Subject { engine: &engine, settings, opset, traced, node, arithmetic, wanted, heard };
             nodes.extend(subject.check(&values).into_iter().map(|(input, f)| row(node, input, f, settings.tolerance)));
         }
@@ -175,7 +179,11 @@ pub fn check_gradients(
         native.into_iter().map(|a| if a == Arithmetic::Float32 { Arithmetic::WrittenOut } else { a }).collect();
     let done = traced.nodes.len();
     let mut progress = |n| progress(done + n, parts);
-    let end_to_end = Whole { batched, settings, x, targets, gradients }.check(weights, arithmetic, &mut progress)?;
+    let end_to_end = Whole { batched, settings, fed: &fed, targets, gradients, estimated }.check(
+        weights,
+        arithmetic,
+        &mut progress,
+    )?;
     Ok(Checked { nodes, end_to_end })
 }
 
@@ -211,10 +219,12 @@ fn values(
     traced: &Traced,
     opset: i64,
     weights: &Weights,
-    (input, x): (&str, &Tensor),
+    fed: &[(String, Tensor)],
 ) -> Result<Values, TrainError> {
     let mut b = Builder::new(opset);
-    b.input(input, x.dtype(), x.shape());
+    for (name, t) in fed {
+        b.input(name, t.dtype(), t.shape());
+    }
     for (name, weight) in weights {
         b.named_constant(name, Arc::clone(weight));
     }
@@ -231,8 +241,9 @@ fn values(
         matches!(dtype, Some(DType::F32 | DType::I64 | DType::I32 | DType::Bool | DType::U8 | DType::I8))
     };
     let mut values: Values = weights.iter().map(|(name, w)| (name.clone(), Arc::clone(w))).collect();
-    values.insert(input.to_owned(), Arc::new(x.clone()));
-    for found in session.survey(&[(input, x)], held)? {
+    values.extend(fed.iter().map(|(name, t)| (name.clone(), Arc::new(t.clone()))));
+    let fed: Vec<(&str, &Tensor)> = fed.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    for found in session.survey(&fed, held)? {
         if let Some(contents) = found.contents {
             values.insert(found.name, Arc::new(contents));
         }

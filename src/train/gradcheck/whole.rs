@@ -11,7 +11,7 @@ use crate::{
     onnx,
     runtime::{RuntimeError, Session},
     tensor::{DType, Data, Tensor},
-    train::{BatchedNetwork, TrainError, Weights, loss, steps::fed},
+    train::{BatchedNetwork, TrainError, Weights, loss, steps},
 };
 use serde::Serialize;
 use std::{
@@ -35,6 +35,10 @@ const CERTAIN: f64 = 0.1;
 const UNCERTAIN: f64 = 0.1;
 /// How far weights are moved off a kink, relative to each.
 const NUDGE: f32 = 0.01;
+/// How far they are moved to see what float32 rounding does to the gradient, relative to each: two units in the last place.
+const SHAKE: f32 = 2.4e-7;
+/// How often.
+const SHAKES: usize = 2;
 /// The step of the input; that of the weights is [`STEP`].
 const INPUT_STEP: &str = "onnx-unlearn:input-step";
 
@@ -98,10 +102,13 @@ pub struct Direction {
 pub(super) struct Whole<'a> {
     pub batched: &'a BatchedNetwork<'a>,
     pub settings: &'a Settings<'a>,
-    pub x: &'a Tensor,
+    /// What the network is fed beside its weights.
+    pub fed: &'a [(String, Tensor)],
     pub targets: &'a Tensor,
     /// Loss and gradients by the names of weights and input, at given weights.
     pub gradients: Gradients<'a>,
+    /// True where a gradient passes an estimator, which is not the derivative that differences show: nothing is claimed.
+    pub estimated: bool,
 }
 
 impl Whole<'_> {
@@ -115,7 +122,7 @@ impl Whole<'_> {
         mut arithmetic: Vec<Arithmetic>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<EndToEnd, TrainError> {
-        let graph = graph(self.batched, weights, &mut arithmetic);
+        let graph = graph(self.batched, weights, self.fed, &mut arithmetic);
         let mut session = self.batched.engine.on_cpu().session("the loss in float64", &onnx::export(&graph))?;
         let nodes = self.batched.traced.nodes.iter().zip(&arithmetic);
         let float32: BTreeSet<String> =
@@ -124,16 +131,21 @@ impl Whole<'_> {
         if first.outcome == Outcome::Disagrees || first.uncertainty() <= self.settings.tolerance {
             return Ok(first);
         }
-        let usual = usual(weights);
-        let nudged = |(name, w): (&String, &Arc<Tensor>)| {
-            let noise = random(self.settings, "nudge", name, w, usual);
-            let sum = w.as_f32().unwrap_or_default().iter().zip(noise.as_f32().unwrap_or_default());
-            (name.clone(), Arc::new(Tensor::f32(w.shape(), sum.map(|(w, n)| w + NUDGE * n).collect())))
-        };
-        let mut second = self.at(&weights.iter().map(nudged).collect(), &mut session, &float32, progress)?;
+        let mut second = self.at(&self.moved(weights, "nudge", NUDGE), &mut session, &float32, progress)?;
         second.nudged = true;
         let better = second.outcome == Outcome::Disagrees || second.uncertainty() < first.uncertainty();
         Ok(if better { second } else { first })
+    }
+
+    /// Weights that differ from `weights` by `share` of their size, at random.
+    fn moved(&self, weights: &Weights, what: &str, share: f32) -> Weights {
+        let usual = usual(weights);
+        let moved = |(name, w): (&String, &Arc<Tensor>)| {
+            let noise = random(self.settings, what, name, w, usual);
+            let sum = w.as_f32().unwrap_or_default().iter().zip(noise.as_f32().unwrap_or_default());
+            (name.clone(), Arc::new(Tensor::f32(w.shape(), sum.map(|(w, n)| w + share * n).collect())))
+        };
+        weights.iter().map(moved).collect()
     }
 
     fn at(
@@ -144,16 +156,19 @@ impl Whole<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<EndToEnd, TrainError> {
         let (loss, gradients) = (self.gradients)(weights)?;
-        let input = &self.batched.network.input;
+        // In a deep network rounding alone moves some values across a kink, and the gradient with them.
+        let shaken = |k| Ok((self.gradients)(&self.moved(weights, &format!("shake {k}"), SHAKE))?.1);
+        let shaken = (0..SHAKES).map(shaken).collect::<Result<Vec<_>, TrainError>>()?;
+        let input = self.batched.site();
         let (steps, rounding) = if float32.is_empty() { (STEPS_64, ROUNDING_64) } else { (STEPS_32, ROUNDING_32) };
         let mut values: Weights = weights.clone();
-        values.insert(input.clone(), Arc::new(self.x.clone()));
+        values.extend(self.fed.iter().map(|(name, t)| (name.clone(), Arc::new(t.clone()))));
         let usual = usual(weights);
         let direction = |k: usize| {
             let draw = |(name, value): (&String, &Arc<Tensor>)| {
                 (name.clone(), random(self.settings, &format!("direction {k}"), name, value, usual))
             };
-            values.iter().map(draw).collect()
+            values.iter().filter(|(name, _)| weights.contains_key(*name) || *name == input).map(draw).collect()
         };
         let mut bench = Bench {
             session,
@@ -161,6 +176,7 @@ impl Whole<'_> {
             directions: (0..DIRECTIONS).map(direction).collect(),
             values: &values,
             gradients: &gradients,
+            shaken: &shaken,
             tolerance: self.settings.tolerance,
             rounding,
             base: f64::NAN,
@@ -169,10 +185,16 @@ impl Whole<'_> {
         bench.base = bench.loss(0, 0.0, 0.0)?;
         let forward_loss = bench.base;
         let names = weights.keys().map(String::as_str).collect();
-        let weights = bench.along(true, &names, steps, progress)?;
+        let mut weights = bench.along(true, &names, steps, progress)?;
+        if self.estimated {
+            weights.outcome = Outcome::NotComparable;
+        }
         let worst_weight =
             if weights.outcome == Outcome::Disagrees { bench.worst_weight(&names, steps[0])? } else { None };
-        let input = bench.along(false, &BTreeSet::from([input.as_str()]), steps, &mut |n| progress(DIRECTIONS + n))?;
+        let mut input = bench.along(false, &BTreeSet::from([input]), steps, &mut |n| progress(DIRECTIONS + n))?;
+        if self.estimated {
+            input.outcome = Outcome::NotComparable;
+        }
         let loss = f64::from(loss);
         let apart = (loss - forward_loss).abs() / forward_loss.abs().max(1.0);
         let of_loss = if apart <= self.settings.tolerance { Outcome::Agrees } else { Outcome::Disagrees };
@@ -218,6 +240,8 @@ struct Bench<'v> {
     targets: &'v Tensor,
     directions: Vec<BTreeMap<String, Tensor>>,
     gradients: &'v BTreeMap<String, Tensor>,
+    /// The same at weights that differ by rounding.
+    shaken: &'v [BTreeMap<String, Tensor>],
     tolerance: f64,
     rounding: f64,
     /// The loss where nothing has moved.
@@ -241,15 +265,20 @@ impl Bench<'_> {
         let square = |(s, g): (f64, &f32)| (s * f64::from(*g)).powi(2);
         let squares = |n: &&str| Some(scales(&self.values[*n], self.usual).zip(flat(n)?).map(square).sum::<f64>());
         let expected = names.iter().filter_map(squares).sum::<f64>().sqrt();
-        let product = |d: &BTreeMap<String, Tensor>| -> f64 {
-            names.iter().filter_map(|n| Some(dot(flat(n)?, d[*n].as_f32()?))).sum()
+        let product = |gradients: &BTreeMap<String, Tensor>, d: &BTreeMap<String, Tensor>| -> f64 {
+            names.iter().filter_map(|n| Some(dot(gradients.get(*n)?.as_f32()?, d[*n].as_f32()?))).sum()
         };
-        let gradients: Vec<f64> = self.directions.iter().map(product).collect();
+        let gradients: Vec<f64> = self.directions.iter().map(|d| product(self.gradients, d)).collect();
+        let rounding = |(d, own): (&BTreeMap<String, Tensor>, &f64)| {
+            self.shaken.iter().map(|g| (product(g, d) - own).abs()).fold(0.0, worse)
+        };
+        let rounding: Vec<f64> = self.directions.iter().zip(&gradients).map(rounding).collect();
         let mut best: Option<Along> = None;
         for &h in steps {
             let mut slopes = Vec::new();
             for k in 0..self.directions.len() {
-                slopes.push(self.slope(k, weights, h)?);
+                let (slope, uncertainty) = self.slope(k, weights, h)?;
+                slopes.push((slope, uncertainty + rounding[k]));
                 progress(k + 1);
             }
             let found = judged(&gradients, &slopes, expected, self.tolerance);
@@ -303,7 +332,7 @@ impl Bench<'_> {
         let number = |v| Tensor::new(vec![], Data::F64(vec![v]));
         let (weights, input) = (number(weights), number(input));
         let named: Vec<(String, &Tensor)> = self.directions[k].iter().map(|(n, d)| (direction(n), d)).collect();
-        let mut feeds = vec![(STEP, &weights), (INPUT_STEP, &input), (fed::TARGETS, self.targets)];
+        let mut feeds = vec![(STEP, &weights), (INPUT_STEP, &input), (steps::fed::TARGETS, self.targets)];
         feeds.extend(self.values.iter().map(|(n, t)| (n.as_str(), t.as_ref())));
         feeds.extend(named.iter().map(|(n, d)| (n.as_str(), *d)));
         let outputs = self.session.run(&feeds)?;
@@ -334,16 +363,23 @@ fn judged(gradients: &[f64], slopes: &[(f64, f64)], expected: f64, tolerance: f6
 
 /// The loss of a batch, weights and input moving along directions; float64 but for what has no kernel. Nodes that turn
 /// out not to be writable in other operators are marked as float32.
-fn graph(batched: &BatchedNetwork<'_>, weights: &Weights, arithmetic: &mut [Arithmetic]) -> Graph {
+fn graph(
+    batched: &BatchedNetwork<'_>,
+    weights: &Weights,
+    fed: &[(String, Tensor)],
+    arithmetic: &mut [Arithmetic],
+) -> Graph {
     let mut wide = Wide::new(batched.network.graph.opset, &batched.traced);
     let step = wide.b.input(STEP, DType::F64, &[]);
     let input_step = wide.b.input(INPUT_STEP, DType::F64, &[]);
     for name in weights.keys() {
         wide.moving(name, &step);
     }
-    wide.moving(&batched.network.input, &input_step);
+    for name in fed.iter().map(|(name, _)| name) {
+        if name == batched.site() { wide.moving(name, &input_step) } else { wide.fed(name) }
+    }
     let shape = [batched.predictions(), batched.layout.classes];
-    let targets = wide.b.input(fed::TARGETS, DType::F32, &shape);
+    let targets = wide.b.input(steps::fed::TARGETS, DType::F32, &shape);
     for (node, arithmetic) in batched.traced.nodes.iter().zip(arithmetic) {
         if wide.node(node, *arithmetic).is_none() {
             *arithmetic = Arithmetic::Float32;
@@ -354,8 +390,7 @@ fn graph(batched: &BatchedNetwork<'_>, weights: &Weights, arithmetic: &mut [Arit
     let targets = wide.cast(&targets, DType::F64);
     let equal = Tensor::new(vec![shape[0], 1], Data::F64(vec![1.0; shape[0]]));
     let equal = wide.b.constant(equal);
-    let independent = batched.network.head.independent();
-    let loss = loss::of(&mut wide.b, &logits, batched.layout, independent, &targets, &equal, None);
+    let loss = loss::of(&mut wide.b, &logits, batched.layout, &targets, &equal, None);
     wide.b.output(&loss.loss);
     wide.b.finish()
 }

@@ -12,7 +12,8 @@ use onnx_unlearn::{
 };
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-fn node(op: &str, inputs: &[&str], output: &str) -> Node {
+/// A node of one output, named after it.
+pub fn node(op: &str, inputs: &[&str], output: &str) -> Node {
     Node {
         name: output.to_owned(),
         op: op.to_owned(),
@@ -25,7 +26,7 @@ fn node(op: &str, inputs: &[&str], output: &str) -> Node {
 
 /// The fixture for exactly `batch` samples, with `tail` in the place of its Flatten node (`from` and `to` are its input
 /// and output).
-fn frozen(path: &Path, batch: usize, tail: impl Fn(&mut Graph, &str, &str) -> Vec<Node>) {
+pub fn frozen(path: &Path, batch: usize, tail: impl Fn(&mut Graph, &str, &str) -> Vec<Node>) {
     let mut graph = onnx::read(&model("fashion-mnist")).expect("a model").graph;
     for port in graph.inputs.iter_mut().chain(&mut graph.outputs) {
         if let Some(dims) = &mut port.dims {
@@ -41,7 +42,8 @@ fn frozen(path: &Path, batch: usize, tail: impl Fn(&mut Graph, &str, &str) -> Ve
     fs::write(path, onnx::export(&graph)).expect("written");
 }
 
-fn reshape(graph: &mut Graph, batch: i64, from: &str, to: &str) -> Node {
+/// A Reshape to exactly `batch` rows.
+pub fn reshape(graph: &mut Graph, batch: i64, from: &str, to: &str) -> Node {
     graph.constants.insert("target".into(), Arc::new(Tensor::ints(&[batch, -1])));
     node("Reshape", &[from, "target"], to)
 }

@@ -13,7 +13,12 @@ use onnx_unlearn::{
 use std::{fs, path::Path, sync::Arc};
 
 /// The fixture's network with more nodes behind its logits; the last one's output is the model's.
-fn behind_the_logits(path: &Path, nodes: &[(&str, Attrs, &[&str])], constants: &[(&str, Tensor)]) {
+pub fn behind_the_logits(path: &Path, nodes: &[(&str, Attrs, &[&str])], constants: &[(&str, Tensor)]) {
+    fs::write(path, onnx::export(&extended(nodes, constants))).expect("written");
+}
+
+/// The same as a graph.
+pub fn extended(nodes: &[(&str, Attrs, &[&str])], constants: &[(&str, Tensor)]) -> Graph {
     let mut graph: Graph = onnx::read(&model("fashion-mnist")).expect("a model").graph;
     let mut last = graph.outputs[0].name.clone();
     for (name, tensor) in constants {
@@ -32,11 +37,11 @@ fn behind_the_logits(path: &Path, nodes: &[(&str, Attrs, &[&str])], constants: &
         last = output;
     }
     graph.outputs = vec![Port { dtype: Some(DType::F32), ..Port::open(last) }];
-    fs::write(path, onnx::export(&graph)).expect("written");
+    graph
 }
 
 /// The verdict is pass, and the result is what its stamp says.
-fn passes(forget: &Forget, source: &Path) -> serde_json::Value {
+pub fn passes(forget: &Forget, source: &Path) -> serde_json::Value {
     let ran = forget.run();
     assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
     let result = forget.result();
@@ -94,7 +99,7 @@ fn one_logit_for_two_classes() {
 }
 
 /// A classifier of every step of a series: step t shows class c as a one in place c of four.
-fn per_step(path: &Path) {
+pub fn per_step(path: &Path) {
     let mut b = Builder::new(17);
     let x = b.input("series", DType::F32, &[1, 6, 4]);
     let mut weights = vec![0.0; 16];

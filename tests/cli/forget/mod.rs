@@ -1,12 +1,15 @@
 //! `forget`: what a run writes and says, what it is run on, and everything it refuses.
 
 mod batch;
+mod batch_norm;
 mod classes;
 mod data;
+mod forms;
 mod hardware;
 mod heads;
 mod inputs;
 mod models;
+mod multi_hot;
 mod output;
 mod refused_data;
 mod refused_flags;

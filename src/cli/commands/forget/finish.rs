@@ -50,11 +50,13 @@ impl Job<'_> {
         let (head, inputs) = (&self.network.head, &self.network.inputs);
         let batch = self.input.batch.unwrap_or(EVAL_BATCH);
         Ok(Classifier {
-            session: self.runtime.engine.session_from_file(path)?,
+            // Optimisations take the unused outputs of BatchNormalization in training mode away, and the scores of the
+            // CPU provider are wrong without them.
+            session: self.runtime.engine.session_from_file(path, self.network.has_live_batch_norm())?,
             inputs: std::iter::once(&inputs.main).chain(&inputs.further).map(|p| p.name.clone()).collect(),
             constants: self.network.constants_at(batch)?,
             output: &head.output,
-            scores: Scores::of(head.behind.as_deref()),
+            scores: Scores::of(head.behind.as_deref(), head.sigmoids),
             batch,
         })
     }
@@ -94,8 +96,9 @@ impl Job<'_> {
         classifier.batch = usual;
         classifier.constants = self.network.constants_at(usual)?;
         let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
-        let compared =
-            check::run(path, &feeds, classifier.output).and_then(|theirs| check::compare(&theirs, &ours, tolerance));
+        let threshold = data.multi_hot().then(|| classifier.scores.threshold());
+        let compared = check::run(path, &feeds, classifier.output)
+            .and_then(|theirs| check::compare(&theirs, &ours, threshold, tolerance));
         Ok(match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
             Err(e @ (CheckError::Load(_) | CheckError::Run(_) | CheckError::Shape { .. })) => {

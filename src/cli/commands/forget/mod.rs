@@ -11,7 +11,7 @@ use crate::{
     data::{ClassNames, Dataset, InputSpec, Preprocess},
     onnx::Model,
     provenance::digest::Digests,
-    report::{DataRecord, Gates, Parameters, Warning},
+    report::{DataRecord, Gates, Number, Parameters, Warning},
     tensor::Tensor,
     train::Network,
     unlearn::Recipe,
@@ -70,6 +70,11 @@ impl Job<'_> {
             preprocess: plan::preprocess_record(&self.preprocess),
             per_class: self.args.per_class,
             output: self.network.head.output.clone(),
+            multi_label: self.args.choice.multi_label,
+            input: self.network.input.clone(),
+            constants: self.network.inputs.constants.iter().map(|(p, v)| (p.name.clone(), Number(*v))).collect(),
+            freeze: self.args.choice.freeze.clone(),
+            train: self.args.choice.train.clone(),
         }
     }
 }

@@ -105,7 +105,8 @@ impl Job<'_> {
             },
             noise_objective: work.objective.clone(),
             measured: finished.measured.clone(),
-            notebook: (self.recipe.variant == Variant::Reference)
+            // The notebook has no multi-hot labels to count.
+            notebook: (self.recipe.variant == Variant::Reference && !finished.measured.before.multi_hot())
                 .then(|| Notebook::new(&work.phases, &finished.measured, &self.recipe.forget)),
             check: finished.check.clone(),
             verdict,

@@ -75,6 +75,7 @@ impl<'a> Job<'a> {
                 input: input.clone(),
                 further: &further,
                 predictions: layout.predictions,
+                independent: layout.independent,
                 preprocess: &preprocess,
             };
             data::load(&plan).with_context(|| format!("{flag} {}", path.display()))
@@ -143,6 +144,9 @@ impl<'a> Job<'a> {
         }
         if self.recipe.batch_norm == BatchNorm::Batch && !self.network.has_batch_norm() {
             self.warnings.push(Warning::NoBatchNorm);
+        }
+        if self.network.has_live_batch_norm() {
+            self.warnings.push(Warning::LiveBatchNorm);
         }
         let kept = |c: &usize| !self.recipe.forget.contains(c);
         let counts = self.retain.per_class();
