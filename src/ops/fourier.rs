@@ -44,6 +44,9 @@ fn small_enough(entries: usize, n: usize) -> Result<(), OpError> {
 ///
 /// With c and d the cosine and the sine of the angle of j and k (its sign included):
 /// y = s sum (c re - d im, d re + c im)      dx[j] = s sum_k (c re + d im, c im - d re) of dy[k]
+///
+/// `inverse` with `onesided` gives the real part of the transform of half a spectrum, whose other half is its mirror
+/// image.
 fn dft(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let rank = x.rank();
@@ -54,35 +57,42 @@ fn dft(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
         resolve_axis(axis, rank).ok_or_else(|| OpError::Unsupported(format!("axis {axis} of {rank}")))?
     };
     let inverse = e.int("inverse", 0)? != 0;
-    if inverse && e.int("onesided", 0)? != 0 {
-        return Err(OpError::Attribute { name: "onesided".into(), expected: "0 with inverse".into(), got: "1".into() });
-    }
-    let (long, parts, out) = (x.shape()[axis], x.shape()[rank - 1], dy.shape()[axis]);
+    let half = inverse && e.int("onesided", 0)? != 0;
+    let (long, parts) = (x.shape()[axis], x.shape()[rank - 1]);
+    let (out, given) = (dy.shape()[axis], dy.shape()[rank - 1]);
     // Shorter inputs are filled with zeros, longer ones cut.
-    let n = e.known_ints(1)?.map_or(long, |v| v[0] as usize);
-    small_enough(2 * out * long * parts, n)?;
+    let n = if half { out } else { e.known_ints(1)?.map_or(long, |v| v[0] as usize) };
+    if half && long != n / 2 + 1 {
+        // Of others every runtime makes something else.
+        return Err(OpError::Unsupported(format!("half the spectrum of {n} values has {}, not {long}", n / 2 + 1)));
+    }
+    small_enough(given * out * long * parts, n)?;
     let (sign, scale) = if inverse { (1.0, 1.0 / n as f64) } else { (-1.0, 1.0) };
-    let mut matrix = vec![0.0; 2 * out * long * parts];
+    let width = long * parts;
+    let mut matrix = vec![0.0; given * out * width];
     for k in 0..out {
         for j in 0..long.min(n) {
+            // All but the ends of half a spectrum stand for two.
+            let scale = if half && j > 0 && 2 * j < n { 2.0 * scale } else { scale };
             let (cos, sin) = turn(j, k, n);
             let (cos, sin) = (scale * cos, scale * sign * sin);
             for part in 0..parts {
-                let (re, im) = if part == 0 { (cos, sin) } else { (-sin, cos) };
-                matrix[2 * k * long * parts + j * parts + part] = re;
-                matrix[(2 * k + 1) * long * parts + j * parts + part] = im;
+                let y = if part == 0 { [cos, sin] } else { [-sin, cos] };
+                for (i, y) in y.into_iter().enumerate().take(given) {
+                    matrix[(given * k + i) * width + j * parts + part] = y;
+                }
             }
         }
     }
-    let matrix = e.nums(&[2 * out, long * parts], &matrix);
+    let matrix = e.nums(&[given * out, width], &matrix);
     // The axis beside that of the real and the imaginary part.
     let mut perm: Vec<usize> = (0..rank).filter(|&i| i != axis).collect();
     perm.insert(rank - 2, axis);
     let mut back = vec![0; rank];
     perm.iter().enumerate().for_each(|(to, &from)| back[from] = to);
     let dy = e.transpose(dy, &perm);
-    let rows = dy.len() / (2 * out);
-    let dy = e.reshape(&dy, &[rows, 2 * out]);
+    let rows = dy.len() / (given * out);
+    let dy = e.reshape(&dy, &[rows, given * out]);
     let d = e.gemm(&dy, &matrix, false, false);
     let shape: Vec<usize> = perm.iter().map(|&i| x.shape()[i]).collect();
     let d = e.reshape(&d, &shape);

@@ -2,7 +2,10 @@ use crate::{
     harness::{any, case, positive},
     norm::refusal,
 };
-use onnx_unlearn::{graph::Attrs, tensor::Tensor};
+use onnx_unlearn::{
+    graph::{Attr, Attrs},
+    tensor::Tensor,
+};
 
 #[test]
 fn transforms() {
@@ -23,6 +26,12 @@ fn transforms() {
         }
     }
     for opset in [17, 20] {
+        // From half a spectrum.
+        let node = || case("DFT").opset(opset).attr("onesided", 1i64).attr("inverse", 1i64).grad(any(&[2, 4, 2]));
+        for n in [6, 7] {
+            node().constant(Tensor::i64([], vec![n])).check();
+        }
+        node().check();
         case("DFT").opset(opset).attr("onesided", 1i64).grad(any(&[2, 5, 1])).check();
         case("DFT")
             .opset(opset)
@@ -49,5 +58,8 @@ fn transforms_of_frames() {
 #[test]
 fn what_is_refused() {
     let long = refusal("DFT", Attrs::new(), &[&[1, 8192, 1]], &[&[1, 8192, 2]], 0);
+    let half = Attrs::from([("inverse".to_owned(), Attr::Int(1)), ("onesided".to_owned(), Attr::Int(1))]);
+    let half = refusal("DFT", half, &[&[1, 3, 2]], &[&[1, 7, 1]], 0);
+    assert!(half.contains("half the spectrum of 7 values has 4, not 3"), "{half}");
     assert!(long.contains("a transform over 8192 points is too long"), "{long}");
 }
