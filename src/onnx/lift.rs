@@ -2,7 +2,7 @@
 //!
 //! Only the copy of the graph that training works on is rewritten, graphs inside nodes too; the file keeps its opset and
 //! its nodes. What changed after 18 does not change the meaning of the operators used here. Fused operators of any opset
-//! are written out ([`unfuse`]).
+//! are written out ([`unfuse`]), and so are lists ([`Sequences`]).
 
 use super::{
     export::{self, wire_type},
@@ -10,6 +10,7 @@ use super::{
     inline::{domain_of, name_of},
     pen::Pen,
     schema::{GraphProto, ValueInfoProto},
+    sequences::Sequences,
     subgraph,
     unfuse::{self, unfuse},
 };
@@ -25,6 +26,10 @@ pub const STEP_OPSET: i64 = 18;
 
 /// The oldest opset the tool reads.
 pub const OLDEST_OPSET: i64 = 7;
+
+/// Operators whose result is another one at every run.
+const RANDOM: &[&str] =
+    &["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
 
 /// An old spelling with no counterpart in opset 18.
 #[derive(Debug, Error)]
@@ -42,7 +47,7 @@ pub fn lift(graph: Graph) -> Result<Graph, Vec<LiftError>> {
     let read = graph.nodes.iter().flat_map(|n| n.reads().map(str::to_owned));
     let read = read.chain(graph.outputs.iter().map(|p| p.name.clone())).collect();
     let pen = Pen::new(&graph);
-    let mut lifter = Lifter { opset, read, pen };
+    let mut lifter = Lifter { opset, read, pen, lists: Sequences::default() };
     let mut errors = Vec::new();
     for node in graph.nodes {
         let label = node.label();
@@ -60,6 +65,7 @@ struct Lifter {
     /// Every value that some node or output reads.
     read: BTreeSet<String>,
     pen: Pen,
+    lists: Sequences,
 }
 
 impl Lifter {
@@ -67,6 +73,16 @@ impl Lifter {
     fn outer(&mut self, mut node: Node) -> Result<(), String> {
         if unfuse::is_fused(&node) {
             return unfuse(&mut self.pen, &node, &self.read);
+        }
+        if self.lists.take(&mut self.pen, &node)? {
+            return Ok(());
+        }
+        if node.domain.is_empty() && RANDOM.contains(&node.op.as_str()) {
+            return Err(
+                "it draws random numbers, so that the model gives different scores each time; export it in inference \
+                        mode, or take the node out of the file"
+                    .into(),
+            );
         }
         if node.domain.is_empty() && node.op == "CastLike" {
             self.cast_like(&mut node)?;
@@ -149,7 +165,7 @@ impl Lifter {
         let read = read.chain(graph.node.iter().flat_map(subgraph::inside).flat_map(subgraph::captures));
         let read = read.chain(graph.output.iter().map(ValueInfoProto::name)).map(str::to_owned).collect();
         // One set of names for all: new ones are no name of the graphs around either.
-        let mut inner = Lifter { opset: self.opset, read, pen: self.pen.inner() };
+        let mut inner = Lifter { opset: self.opset, read, pen: self.pen.inner(), lists: Sequences::default() };
         let mut nodes = Vec::with_capacity(graph.node.len());
         for mut n in std::mem::take(&mut graph.node) {
             for a in &mut n.attribute {
@@ -182,16 +198,7 @@ impl Lifter {
 
     /// Outside training Dropout is the identity.
     fn dropout(&self, node: &mut Node) -> Result<(), String> {
-        let training = match node.input(2) {
-            None => false,
-            Some(name) => match self.pen.out.constants.get(name).map(|t| t.data().clone()) {
-                Some(crate::tensor::Data::Bool(v)) => v.first().copied().unwrap_or(false),
-                _ => return Err("training_mode is computed by the graph; export the model in inference mode".into()),
-            },
-        };
-        if training {
-            return Err("training_mode is true; export the model in inference mode".into());
-        }
+        self.pen.no_training(node.input(2))?;
         if node.output(1).is_some_and(|mask| self.read.contains(mask)) {
             return Err("the mask output is used, which has no meaning outside training".into());
         }

@@ -10,6 +10,7 @@ mod masters;
 pub mod patch;
 mod pen;
 pub mod schema;
+mod sequences;
 mod subgraph;
 mod unfuse;
 pub mod wire;

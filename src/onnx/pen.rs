@@ -3,7 +3,7 @@
 use super::dtype_of;
 use crate::{
     graph::{Attr, Graph, Node},
-    tensor::{DType, Tensor},
+    tensor::{DType, Data, Tensor},
 };
 use std::{collections::HashSet, sync::Arc};
 
@@ -88,6 +88,16 @@ impl Pen {
         free(&mut self.taken, format!("{base}/{part}"))
     }
 
+    /// An error where the flag of a dropout, if it is given, says that the model is being trained.
+    pub fn no_training(&self, flag: Option<&str>) -> Result<(), String> {
+        let Some(name) = flag else { return Ok(()) };
+        match self.out.constants.get(name).map(|t| t.data()) {
+            Some(Data::Bool(v)) if v.first() != Some(&true) => Ok(()),
+            Some(Data::Bool(_)) => Err("training_mode is true; export the model in inference mode".into()),
+            _ => Err("training_mode is computed by the graph; export the model in inference mode".into()),
+        }
+    }
+
     /// Element type of a value that is written already, as far as the file says it: nearly every operator gives the type
     /// of its first input.
     pub fn dtype(&self, name: &str) -> Option<DType> {
@@ -129,6 +139,34 @@ impl Pen {
             | "QLinearMatMul"
             | "NonMaxSuppression" => None,
             _ => input(0),
+        }
+    }
+
+    /// Number of axes of a value that is written already, as far as the file says it: enough for masks and their sums.
+    pub fn rank(&self, name: &str) -> Option<usize> {
+        if let Some(t) = self.out.constants.get(name) {
+            return Some(t.shape().len());
+        }
+        if let Some(port) = self.out.inputs.iter().find(|p| p.name == name) {
+            return port.dims.as_ref().map(Vec::len);
+        }
+        let node = self.out.nodes.iter().rev().find(|n| n.outputs.iter().any(|o| o == name))?;
+        let input = |i: usize| node.input(i).and_then(|x| self.rank(x));
+        let axes = || node.input(1).and_then(|x| self.out.constants.get(x)).map(|t| t.len());
+        match node.op.as_str() {
+            _ if !node.domain.is_empty() => None,
+            "Cast" | "Clip" | "Identity" | "Neg" | "Not" | "Slice" => input(0),
+            "Add" | "Sub" | "Mul" | "Div" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual" | "Greater"
+            | "GreaterOrEqual" | "Min" | "Max" => Some(input(0)?.max(input(1)?)),
+            "Where" => Some(input(0)?.max(input(1)?).max(input(2)?)),
+            "Unsqueeze" => Some(input(0)? + axes()?),
+            "Squeeze" => input(0)?.checked_sub(axes()?),
+            "Reshape" => axes(),
+            "ReduceSum" | "ReduceMax" | "ReduceMin" => match node.attrs.get("keepdims") {
+                Some(Attr::Int(0)) => input(0)?.checked_sub(axes()?),
+                _ => input(0),
+            },
+            _ => None,
         }
     }
 }

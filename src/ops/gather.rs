@@ -16,6 +16,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("GatherND", &["batch_dims"], &[Vjp(gather_nd), Constant]),
     Op::new("ScatterElements", &["axis", "reduction"], &[Vjp(scatter_x), Constant, Vjp(scatter_updates)]),
     Op::new("ScatterND", &["reduction"], &[Vjp(scatter_nd_x), Constant, Vjp(scatter_nd_updates)]),
+    Op::new("MaxUnpool", &["kernel_shape", "pads", "strides"], &[Vjp(max_unpool), Constant, Constant]),
     Op::new("TopK", &["axis", "largest", "sorted"], &[Vjp(top_k), Constant]),
     Op::new("OneHot", &["axis"], &[Constant, Constant, Vjp(one_hot_values)]),
     Op::new("Trilu", &["upper"], &[Vjp(trilu), Constant]),
@@ -23,6 +24,9 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Compress", &["axis"], &[Vjp(compress), Constant]),
     Op::new("EyeLike", &["dtype", "k"], &[Constant]),
     Op::new("CumSum", &["exclusive", "reverse"], &[Vjp(cum_sum), Constant]),
+    Op::new("CumProd", &["exclusive", "reverse"], &[Vjp(cum_prod), Constant]),
+    // Boxes, scores and bounds make indices.
+    Op::new("NonMaxSuppression", &["center_point_box"], &[Constant, Constant, Constant, Constant, Constant]),
 ];
 
 /// y = x[.., i, ..] for every i of an index of any shape      dx = zeros, with dy added at the indices
@@ -140,6 +144,15 @@ fn scatter_nd_updates(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.op("GatherND", &[dy, &index], &[], updates.shape()))
 }
 
+/// y = zeros, with x at the places that a MaxPool of that size took      dx = dy read at those places
+///
+/// The places count through the whole of y. Where windows share one, both hold the same x, and each gets its gradient.
+fn max_unpool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let places = e.x(1)?;
+    let flat = e.reshape(dy, &[dy.len()]);
+    Ok(e.op("Gather", &[&flat, &places], &[("axis", Attr::Int(0))], places.shape()))
+}
+
 /// y = the k largest of x along an axis      dx = zeros, with dy where those stood
 fn top_k(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
@@ -181,6 +194,31 @@ fn cum_sum(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let axis = e.x(1)?;
     let attrs = [("exclusive", Attr::Int(exclusive)), ("reverse", Attr::Int(1 - reverse))];
     Ok(e.op("CumSum", &[dy, &axis], &attrs, dy.shape()))
+}
+
+/// y[i] = product of x[j] for j <= i      dx[j] = sum of dy[i] y[i] for i >= j, over x[j]
+///
+/// Behind the first 0 of a row y is 0, and with it this sum. At that 0 itself x is left out of the products instead.
+fn cum_prod(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let (x, y, axis) = (e.x(0)?, e.y(0)?, e.x(1)?);
+    let (exclusive, reverse) = (e.int("exclusive", 0)?, e.int("reverse", 0)?);
+    let flags = |exclusive, reverse| [("exclusive", Attr::Int(exclusive)), ("reverse", Attr::Int(reverse))];
+    let (zero, one) = (e.num(0.0), e.num(1.0));
+    let vanishes = e.binary("Equal", &x, &zero);
+    let marks = e.op("CastLike", &[&vanishes, &x], &[], x.shape());
+    let count = e.op("CumSum", &[&marks, &axis], &flags(0, reverse), x.shape());
+    let first = e.binary("Equal", &count, &one);
+    let first = e.binary("And", &vanishes, &first);
+    let others = e.select(&first, &one, &x);
+    let others = e.op("CumProd", &[&others, &axis], &flags(exclusive, reverse), x.shape());
+    let back = |e: &mut Emit<'_>, y: &Value| {
+        let weighted = e.mul(dy, y);
+        e.op("CumSum", &[&weighted, &axis], &flags(exclusive, 1 - reverse), dy.shape())
+    };
+    let (direct, at_zero) = (back(e, &y), back(e, &others));
+    let divisor = e.select(&vanishes, &one, &x);
+    let direct = e.div(&direct, &divisor);
+    Ok(e.select(&first, &at_zero, &direct))
 }
 
 /// y = x with the first steps of each sequence in reverse order      dx = dy, reversed the same way

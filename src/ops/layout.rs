@@ -17,6 +17,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Split", &["axis", "num_outputs"], &[Vjp(split), Constant]),
     Op::new("Slice", &[], &[Vjp(slice), Constant, Constant, Constant, Constant]),
     Op::new("Pad", &["mode"], &[Vjp(pad), Constant, Vjp(pad_value), Constant]),
+    Op::new("CenterCropPad", &["axes"], &[Vjp(center_crop_pad), Constant]),
     Op::new("Expand", &[], &[Vjp(expand), Constant]),
     Op::new("Tile", &[], &[Vjp(tile), Constant]),
     Op::new("DepthToSpace", &["blocksize", "mode"], &[Vjp(depth_to_space)]),
@@ -211,6 +212,20 @@ fn pad_value(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let (all, inside) = (total(e, dy), total(e, &inside));
     let outside = e.sub(&all, &inside);
     Ok(e.reshape(&outside, value.shape()))
+}
+
+/// y = the middle of x, or x in the middle of zeros, axis by axis      dx = dy likewise
+///
+/// Where the lengths differ by an odd number, the larger part lies behind, in both cases.
+fn center_crop_pad(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let x = e.x(0)?;
+    let missing = |(&size, &out): (&usize, &usize)| {
+        let missing = size as i64 - out as i64;
+        let before = missing / 2;
+        (before, missing - before)
+    };
+    let (before, after): (Vec<i64>, Vec<i64>) = x.shape().iter().zip(dy.shape()).map(missing).unzip();
+    Ok(e.pad(dy, &before, &after))
 }
 
 /// y = x repeated along axes of length 1      dx = dy summed over them

@@ -12,6 +12,7 @@ mod double;
 mod einsum;
 mod elementwise;
 mod emit;
+mod fourier;
 mod gather;
 mod integer;
 mod layout;
@@ -23,6 +24,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod rotary;
+mod sample;
 mod softmax;
 mod trigonometry;
 mod window;
@@ -172,6 +174,8 @@ const FAMILIES: &[&[Op]] = &[
     recurrent::OPS,
     resize::OPS,
     rotary::OPS,
+    sample::OPS,
+    fourier::OPS,
     integer::BITS,
     integer::QUANTISED,
     einsum::OPS,
@@ -186,6 +190,9 @@ pub fn missing(node: &Node) -> OpError {
 pub fn find(node: &Node) -> Option<&'static Op> {
     if elementwise::casts_to_integer(node) {
         return Some(&elementwise::CAST_TO_INTEGER);
+    }
+    if sample::takes_nearest(node) {
+        return Some(&sample::NEAREST);
     }
     records().find(|op| op.name == node.op && op.domain == node.domain)
 }

@@ -53,6 +53,11 @@ pub enum HeadError {
     #[error("--multi-label: the model has one score for two classes, which exclude each other; leave the flag out")]
     OneScore,
     #[error(
+        "no classifier head: output {output:?} is the loss of a training graph ({op}, node {node:?}); name the output that \
+         holds the class scores with --output NAME, or, where there is none, export the model without the loss"
+    )]
+    Loss { output: String, op: String, node: String },
+    #[error(
         "no classifier head: {value:?} has shape {shape:?}; class scores are [batch, classes], [batch, classes, 1, 1], \
          [batch, steps, classes] (a prediction a step) or [batch, 1] (one logit for two classes)"
     )]
@@ -92,6 +97,9 @@ pub fn find(graph: &Graph, wanted: Option<&str>, multi_label: bool) -> Result<He
             op if MOVES.contains(&op) && behind.is_none() => moved = true,
             "ArgMax" | "TopK" | "Hardmax" => {
                 return Err(HeadError::NotClassScores { output, op: node.op.clone(), node: node.name.clone() });
+            }
+            "SoftmaxCrossEntropyLoss" | "NegativeLogLikelihoodLoss" => {
+                return Err(HeadError::Loss { output, op: node.op.clone(), node: node.name.clone() });
             }
             _ => break,
         }

@@ -5,7 +5,7 @@ use crate::harness::{Case, any, case, positive, uniform};
 use onnx_unlearn::{
     graph::{Attr, Attrs, Graph, Node, Port},
     onnx,
-    tensor::Tensor,
+    tensor::{Data, Tensor},
 };
 
 fn fused(op: &'static str) -> Case {
@@ -138,6 +138,128 @@ fn products_with_activations() {
     node.grad(any(&[4, 2])).grad(any(&[4, 3])).check();
 }
 
+/// ONNX Runtime has no kernel for these on the CPU.
+#[test]
+fn sums_with_a_bias() {
+    let x = || uniform(&[2, 3, 8], -3.0, 3.0, 5);
+    let axis = |v: i64| -> [(&'static str, Attr); 1] { [("axis", v.into())] };
+    for opset in [8, 13, 20] {
+        let node = fused("BiasAdd").opset(opset).grad(x()).grad(any(&[8])).grad(any(&[2, 3, 8]));
+        node.by_hand(&[("Sum", &["x2", "x1", "x0"], "y0", &[])]).check();
+        let node = fused("BiasDropout").opset(opset).grad(x()).grad(any(&[8]));
+        node.by_hand(&[("Sum", &["x1", "x0"], "y0", &[])]).check();
+        let node = fused("BiasDropout").opset(opset).grad(x()).grad(any(&[8])).grad(any(&[2, 3, 8]));
+        node.by_hand(&[("Sum", &["x2", "x1", "x0"], "y0", &[])]).check();
+    }
+    let node = fused("BiasSplitGelu").opset(20).grad(x()).grad(any(&[8]));
+    node.by_hand(&[
+        ("Add", &["x1", "x0"], "s", &[]),
+        ("Constant", &[], "0", &[("value_ints", [0].into())]),
+        ("Constant", &[], "4", &[("value_ints", [4].into())]),
+        ("Constant", &[], "8", &[("value_ints", [8].into())]),
+        ("Constant", &[], "2", &[("value_ints", [2].into())]),
+        ("Slice", &["s", "0", "4", "2"], "u", &[]),
+        ("Slice", &["s", "4", "8", "2"], "v", &[]),
+        ("Gelu", &["v"], "g", &[]),
+        ("Mul", &["g", "u"], "y0", &[]),
+    ])
+    .check();
+    for (given, bias) in [(3i64, [1, 1, 3, 5]), (-1, [2, 1, 1, 5]), (3, [1, 2, 3, 5])] {
+        let node = fused("BiasSoftmax").attr("axis", given).attr("is_inner_broadcast", i64::from(bias[0] > 1));
+        let node = node.grad(any(&[2, 2, 3, 5])).grad(any(&bias));
+        node.by_hand(&[("Add", &["x0", "x1"], "s", &[]), ("Softmax", &["s"], "y0", &axis(-1))]).check();
+    }
+    // Over several axes at once, as before opset 13.
+    let node = fused("BiasSoftmax").opset(11).attr("axis", 2i64).attr("is_inner_broadcast", 0i64);
+    let node = node.grad(any(&[2, 2, 3, 5])).grad(any(&[3, 5]));
+    node.by_hand(&[("Add", &["x0", "x1"], "s", &[]), ("Softmax", &["s"], "y0", &axis(2))]).check();
+}
+
+#[test]
+fn images_with_the_channels_last() {
+    let (first, last) = ([("perm", Attr::from([0, 3, 1, 2]))], [("perm", Attr::from([0, 2, 3, 1]))]);
+    let conv = [("group", Attr::Int(2)), ("pads", [1, 0, 0, 1].into()), ("strides", [2, 1].into())];
+    let node = conv.iter().fold(fused("NhwcConv"), |node, (name, v)| node.attr(name, v.clone()));
+    let node = node.grad(any(&[2, 5, 4, 4])).grad(any(&[6, 3, 2, 2])).grad(any(&[6]));
+    node.by_hand(&[
+        ("Transpose", &["x0"], "x", &first),
+        ("Transpose", &["x1"], "w", &first),
+        ("Conv", &["x", "w", "x2"], "y", &conv),
+        ("Transpose", &["y"], "y0", &last),
+    ])
+    .check();
+
+    // In the standard's own operator, which has a parameter for each channel from opset 21 on.
+    let attrs = [("epsilon", Attr::Float(0.1)), ("num_groups", Attr::Int(2))];
+    for (activation, opset) in [(0i64, 21), (1, 21), (1, 23)] {
+        let norm = |op| {
+            let node = fused(op).opset(opset).attr("activation", activation);
+            node.attr("groups", 2i64).attr("epsilon", 0.1f32)
+        };
+        let gate = if activation == 1 { "Sigmoid" } else { "Identity" };
+        let by = if activation == 1 { "Mul" } else { "Max" };
+        let x = || wide(&[2, 4, 2, 3]);
+        let node = norm("GroupNorm").attr("channels_last", 0i64).grad(x()).grad(any(&[4])).grad(any(&[4]));
+        node.by_hand(&[
+            ("GroupNormalization", &["x0", "x1", "x2"], "n", &attrs),
+            (gate, &["n"], "g", &[]),
+            (by, &["n", "g"], "y0", &[]),
+        ])
+        .check();
+        let x = || wide(&[2, 2, 3, 4]);
+        let node = norm("GroupNorm").grad(x()).grad(any(&[4])).grad(any(&[4]));
+        node.by_hand(&[
+            ("Transpose", &["x0"], "x", &first),
+            ("GroupNormalization", &["x", "x1", "x2"], "n", &attrs),
+            (gate, &["n"], "g", &[]),
+            (by, &["n", "g"], "y", &[]),
+            ("Transpose", &["y"], "y0", &last),
+        ])
+        .check();
+        // A skip for every pixel, for every image, and for every image without the axes of the pixels.
+        for skip in [&[2, 2, 3, 4][..], &[2, 1, 1, 4], &[2, 4]] {
+            let four: Attr = if skip.len() == 4 { [0, 0, 0, 0].into() } else { [2, 1, 1, 4].into() };
+            let node = norm("SkipGroupNorm").attr("channels_last", 1i64).outputs(2);
+            let node = node.grad(x()).grad(any(&[4])).grad(any(&[4])).grad(any(skip)).grad(any(&[4]));
+            node.by_hand(&[
+                ("Constant", &[], "four", &[("value_ints", four.clone())]),
+                ("Reshape", &["x3", "four"], "skip", &[]),
+                ("Sum", &["x4", "x0", "skip"], "y1", &[]),
+                ("Transpose", &["y1"], "x", &first),
+                ("GroupNormalization", &["x", "x1", "x2"], "n", &attrs),
+                (gate, &["n"], "g", &[]),
+                (by, &["n", "g"], "y", &[]),
+                ("Transpose", &["y"], "y0", &last),
+            ])
+            .check();
+        }
+    }
+}
+
+#[test]
+fn embeddings() {
+    let int32 = |v: &[i32]| Tensor::new(vec![2, 3], Data::I32(v.to_vec()));
+    let (ids, segments) = (|| int32(&[1, 2, 0, 3, 3, 1]), || int32(&[0, 0, 1, 1, 0, 0]));
+    let tables = |node: Case, with_segments: bool| {
+        let node = node.grad(wide(&[4, 6])).grad(any(&[5, 6]));
+        let node = if with_segments { node.grad(any(&[2, 6])) } else { node.none() };
+        node.grad(any(&[6])).grad(any(&[6]))
+    };
+    for opset in [7, 13, 18, 23] {
+        let node = || fused("EmbedLayerNormalization").opset(opset).attr("epsilon", 0.1f32).outputs(2);
+        let mask = || int32(&[1, 1, 0, 1, 2, 1]);
+        tables(node().data(ids()).data(segments()), true).check();
+        tables(node().outputs(3).data(ids()).data(segments()), true).data(mask()).check();
+        tables(node().data(ids()).none(), false).check();
+        tables(node().data(ids()).none(), false).none().data(int32(&[0, 2, 4, 1, 0, 3])).check();
+        let places = Tensor::new(vec![1, 3], Data::I32(vec![0, 2, 4]));
+        tables(node().attr("mask_index_type", 1i64).data(ids()).data(segments()), true)
+            .data(mask())
+            .constant(places)
+            .check();
+    }
+}
+
 #[test]
 fn sums_with_a_normalisation() {
     for opset in [7, 13, 18, 23] {
@@ -188,6 +310,16 @@ fn what_is_refused() {
     assert_eq!(why, "the fused activation Gelu is not supported");
     let why = refused("FusedGemm", &attr("activation", "ScaledTanh".into()), 3, 1);
     assert_eq!(why, "the fused activation ScaledTanh is not supported");
+    let group = |activation: i64| [("groups", 2i64.into()), ("activation", activation.into())];
+    let why = refused("GroupNorm", &group(2), 3, 1);
+    assert_eq!(why, "attribute activation: expected 0 (none) or 1 (SiLU), got 2");
+    let why = refused("SkipGroupNorm", &[&group(1)[..], &attr("channels_last", 0i64.into())].concat(), 4, 1);
+    assert_eq!(why, "attribute channels_last: expected 1, got 0");
+    let why = refused("GroupNorm", &attr("activation", 1i64.into()), 3, 1);
+    assert_eq!(why, "attribute groups: expected a positive integer");
+    let why = refused("BiasDropout", &[], 5, 1);
+    assert_eq!(why, "training_mode is computed by the graph; export the model in inference mode");
+    assert!(refused("BiasDropout", &[], 3, 2).contains("output 1 is used (the mask of what is dropped)"));
     let why = refused("SkipLayerNormalization", &attr("mode", 1i64.into()), 3, 1);
     assert_eq!(why, "attribute mode is not understood (value 1)");
 }

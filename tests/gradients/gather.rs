@@ -46,6 +46,7 @@ fn scatter() {
         let node = if let Some(r) = reduction { node.attr("reduction", r) } else { node };
         node.grad(any(&[4, 3])).data(index(&[2, 1], &[3, 1])).grad(any(&[2, 3])).check();
     }
+    case("MaxUnpool").attr("kernel_shape", [2, 3]).grad(any(&[1, 1, 1, 2])).data(index(&[1, 1, 1, 2], &[5, 2])).check();
 }
 
 #[test]
@@ -75,6 +76,10 @@ fn triangles_and_sums() {
     for (exclusive, reverse) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let node = case("CumSum").opset(11).attr("exclusive", exclusive).attr("reverse", reverse);
         node.grad(any(&[3, 4])).constant(index(&[], &[1])).check();
+        // Rows with no zero, one and two.
+        let x = Tensor::f32([3, 4], vec![0.5, -2.0, 1.5, 0.7, 1.2, 0.0, -0.8, 2.0, 0.9, 0.0, 1.1, 0.0]);
+        let node = case("CumProd").opset(26).attr("exclusive", exclusive).attr("reverse", reverse);
+        node.grad(x).constant(index(&[], &[1])).check();
     }
 }
 

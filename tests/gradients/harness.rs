@@ -35,6 +35,9 @@ pub enum In {
     Const(Tensor),
 }
 
+/// A node of the standard: operator, inputs, output, attributes.
+pub type Written<'a> = (&'a str, &'a [&'a str], &'a str, &'a [(&'a str, Attr)]);
+
 /// One node to check.
 pub struct Case {
     op: &'static str,
@@ -43,11 +46,22 @@ pub struct Case {
     attrs: Vec<(&'static str, Attr)>,
     inputs: Vec<In>,
     outputs: Vec<usize>,
+    by_hand: Vec<Node>,
+    chain: Vec<Node>,
 }
 
 /// A case of operator `op` at opset 18.
 pub fn case(op: &'static str) -> Case {
-    Case { op, domain: "", opset: 18, attrs: Vec::new(), inputs: Vec::new(), outputs: vec![0] }
+    Case {
+        op,
+        domain: "",
+        opset: 18,
+        attrs: Vec::new(),
+        inputs: Vec::new(),
+        outputs: vec![0],
+        by_hand: Vec::new(),
+        chain: Vec::new(),
+    }
 }
 
 impl Case {
@@ -102,6 +116,19 @@ impl Case {
         self
     }
 
+    /// What the operator computes, for one that ONNX Runtime runs on GPUs only: nodes in order, from x0, x1 ... to y0,
+    /// y1 ...
+    pub fn by_hand(mut self, nodes: &[Written<'_>]) -> Self {
+        self.by_hand = written(nodes);
+        self
+    }
+
+    /// Several nodes in the place of one, with lists between them, from x0, x1 ... to y0, y1 ...
+    pub fn chain(mut self, nodes: &[Written<'_>]) -> Self {
+        self.chain = written(nodes);
+        self
+    }
+
     fn label(&self) -> String {
         let shapes: Vec<String> =
             self.inputs.iter().map(|i| tensor(i).map_or("-".into(), |t| format!("{:?}", t.shape()))).collect();
@@ -126,6 +153,10 @@ impl Case {
         let named = |i| if self.outputs.contains(&i) { format!("y{i}") } else { String::new() };
         let outputs: Vec<String> = (0..=self.outputs.iter().copied().max().unwrap_or(0)).map(named).collect();
         graph.outputs = outputs.iter().filter(|o| !o.is_empty()).map(Port::open).collect();
+        if !self.chain.is_empty() {
+            graph.nodes.clone_from(&self.chain);
+            return graph;
+        }
         graph.nodes.push(Node {
             name: "node".into(),
             op: self.op.into(),
@@ -137,13 +168,23 @@ impl Case {
         graph
     }
 
+    /// What is compared with: the operator as the runtime computes it, or what was written by hand.
+    fn forward(&self) -> Graph {
+        let mut graph = self.graph();
+        if !self.by_hand.is_empty() {
+            graph.nodes.clone_from(&self.by_hand);
+        }
+        graph
+    }
+
     /// Checks every gradient input, element by element.
     pub fn check(self) {
         let label = self.label();
         let engine = engine();
         let graph = self.graph();
         let feeds = self.feeds();
-        let mut forward = engine.session(&label, &onnx::export(&graph)).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let written = onnx::export(&self.forward());
+        let mut forward = engine.session(&label, &written).unwrap_or_else(|e| panic!("{label}: {e}"));
         let outputs = run(&mut forward, &feeds, &label);
         same_when_lifted(&engine, &graph, &feeds, &outputs, &label);
         let seeds = output_seeds(&outputs);
@@ -205,6 +246,18 @@ impl Case {
         let mut rules = Rules::new(engine, &lifted, feeds, &wanted).unwrap_or_else(|e| panic!("{label}: {e}"));
         rules.gradients(feeds, seeds).unwrap_or_else(|e| panic!("{label}: {e}"))
     }
+}
+
+fn written(nodes: &[Written<'_>]) -> Vec<Node> {
+    let node = |(op, inputs, output, attrs): &Written<'_>| Node {
+        name: (*output).into(),
+        op: (*op).into(),
+        domain: String::new(),
+        inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
+        outputs: vec![(*output).into()],
+        attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+    };
+    nodes.iter().map(node).collect()
 }
 
 fn tensor(input: &In) -> Option<&Tensor> {

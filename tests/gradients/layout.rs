@@ -92,6 +92,14 @@ fn pad() {
 }
 
 #[test]
+fn middles() {
+    for to in [[2, 7], [3, 4], [6, 1], [5, 4]] {
+        case("CenterCropPad").grad(any(&[5, 4])).ints(&to).check();
+    }
+    case("CenterCropPad").opset(20).attr("axes", [-1, 1]).grad(any(&[2, 5, 3, 4])).ints(&[7, 2]).check();
+}
+
+#[test]
 fn copies() {
     for opset in [8, 13, 21] {
         for to in [&[2, 3, 4][..], &[3, 1], &[5, 1, 3, 4]] {

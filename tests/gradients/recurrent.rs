@@ -1,10 +1,10 @@
 use crate::{
-    harness::{Case, any, case, uniform},
+    harness::{Case, any, case, engine, uniform},
     norm::refusal,
 };
 use onnx_unlearn::{
     autodiff,
-    graph::{Attr, Attrs, Builder, Graph, Node},
+    graph::{Attr, Attrs, Builder, Graph, Node, Port},
     onnx,
     tensor::{DType, Data, Tensor},
 };
@@ -224,6 +224,28 @@ fn what_is_refused() {
     assert!(said.contains("activation_beta: expected a list of floats"), "{said}");
     let said = why(with("output_sequence", 1.into()));
     assert!(said.contains("attribute output_sequence is not understood"), "{said}");
+}
+
+/// Such a file could be rewritten, but not run: neither the source nor the result could be measured.
+#[test]
+fn batches_in_front_are_run_by_nobody() {
+    for op in OPS {
+        let [t, b, i, h] = SIZE;
+        let g = gates(op) * h;
+        let mut graph = Graph { opset: 22, outputs: vec![Port::open("y")], ..Graph::default() };
+        let inputs: [(&str, &[usize]); 3] = [("x", &[b, t, i]), ("w", &[1, g, i]), ("r", &[1, g, h])];
+        graph.inputs = inputs.iter().map(|(name, shape)| Port::fixed(*name, DType::F32, shape)).collect();
+        graph.nodes.push(Node {
+            name: "recurrent1".into(),
+            op: op.into(),
+            domain: String::new(),
+            inputs: ["x", "w", "r"].map(String::from).to_vec(),
+            outputs: vec!["y".into()],
+            attrs: Attrs::from([("layout".to_owned(), Attr::Int(1)), ("hidden_size".to_owned(), Attr::Int(h as i64))]),
+        });
+        let refused = engine().session(op, &onnx::export(&graph)).err().expect("no such kernel").to_string();
+        assert!(refused.contains("layout == 1"), "{refused}");
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub struct Unshown {
 }
 
 /// Operators in the archive that have no gradient rule yet.
-pub const NO_RULE: &[&str] = &["AffineGrid", "DeformConv", "GridSample", "MaxUnpool"];
+pub const NO_RULE: &[&str] = &["DeformConv"];
 
 pub const CASES: &[LeftOut] = &[
     LeftOut {
@@ -48,16 +48,10 @@ pub const CASES: &[LeftOut] = &[
     },
     LeftOut { cases: "attention_2?_*qk_matmul_output* v*", count: 3, says: "output 3 is used", why: "As above." },
     LeftOut {
-        cases: "attention_4d_*nonpad* v24",
-        count: 6,
-        says: "input 6 (nonpad_kv_seqlen) is not supported",
-        why: "The number of keys that count is not written out yet.",
-    },
-    LeftOut {
         cases: "attention_4d_*padded_kv* v24",
         count: 3,
-        says: "input 6 (nonpad_kv_seqlen) is not supported",
-        why: "As above.",
+        says: "Incompatible dimensions",
+        why: "The mask is shorter than the keys, which ONNX Runtime refuses.",
     },
     LeftOut {
         cases: "attention_*window* v25",
@@ -70,6 +64,19 @@ pub const CASES: &[LeftOut] = &[
         count: 4,
         says: "training_mode is 1",
         why: "Statistics of the batch are a training mode of its own, `--batch-norm batch`.",
+    },
+    LeftOut {
+        cases: "dft* v*",
+        count: 13,
+        says: "output 0 differs",
+        why: "Exact zeros are expected between sums of thousands, which ONNX Runtime rounds to float32.",
+    },
+    LeftOut { cases: "stft* v*", count: 2, says: "output 0 differs", why: "As above." },
+    LeftOut {
+        cases: "maxunpool_export_with_output_shape v*",
+        count: 3,
+        says: "output 0 differs",
+        why: "ONNX Runtime counts the places through the given output, the package through that without its margin.",
     },
     LeftOut {
         cases: "dropout_default_mask* v*",
@@ -125,6 +132,9 @@ pub const CASES: &[LeftOut] = &[
 /// Releases made the files of an operator again only when its test changed.
 const NOT_MADE: &str = "No release carries a case of this version.";
 
+/// Their outputs are left out above.
+const ROUNDED: &str = "tests/gradients compares them.";
+
 pub const VERSIONS: &[Unshown] = &[
     Unshown { operator: "Add", since: &[13], why: NOT_MADE },
     Unshown { operator: "Div", since: &[13], why: NOT_MADE },
@@ -147,6 +157,8 @@ pub const VERSIONS: &[Unshown] = &[
     Unshown { operator: "ReduceMin", since: &[20], why: "Its cases are of truth values or of nothing." },
     Unshown { operator: "Split", since: &[11], why: "Its case splits nothing into nothing." },
     Unshown { operator: "Trilu", since: &[14], why: "Its cases are of integers." },
+    Unshown { operator: "DFT", since: &[17, 20], why: ROUNDED },
+    Unshown { operator: "STFT", since: &[17], why: ROUNDED },
     Unshown { operator: "Attention", since: &[25], why: "Its cases all have windows." },
     Unshown {
         operator: "QuantizeLinear",

@@ -39,14 +39,15 @@ families! {
     reduction: 224, ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
         "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"];
     convolution: 97, ["Conv", "ConvTranspose", "DeformConv", "Col2Im"];
-    pooling: 129, ["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "MaxUnpool"];
-    products: 269, ["MatMul", "Gemm", "Einsum", "Attention", "RotaryEmbedding"];
+    pooling: 132, ["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "MaxUnpool"];
+    products: 287, ["MatMul", "Gemm", "Einsum", "Attention", "RotaryEmbedding"];
     recurrence: 126, ["RNN", "GRU", "LSTM"];
-    layout: 375, ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Pad", "Expand",
-        "Tile", "DepthToSpace", "SpaceToDepth"];
-    indices: 86, ["Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND", "TopK", "OneHot",
-        "Trilu", "ReverseSequence", "Compress", "CumSum"];
-    resampling: 112, ["Resize", "Upsample", "GridSample", "AffineGrid"];
+    layout: 381, ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Pad", "Expand",
+        "Tile", "DepthToSpace", "SpaceToDepth", "CenterCropPad"];
+    indices: 93, ["Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND", "TopK", "OneHot",
+        "Trilu", "ReverseSequence", "Compress", "CumSum", "CumProd"];
+    transforms: 0, ["DFT", "STFT"];
+    resampling: 193, ["Resize", "Upsample", "GridSample", "AffineGrid"];
 }
 
 /// Examines every case of some operators. All that is wrong is said at once.

@@ -5,6 +5,9 @@
 //! are folded once a batch is known.
 
 mod attention;
+mod bias;
+mod embed;
+mod image;
 
 use super::pen::Pen;
 use crate::{
@@ -23,7 +26,15 @@ pub(super) fn is_fused(node: &Node) -> bool {
             MICROSOFT,
             "FusedConv"
             | "FusedGemm"
+            | "BiasAdd"
+            | "BiasDropout"
             | "BiasGelu"
+            | "BiasSoftmax"
+            | "BiasSplitGelu"
+            | "EmbedLayerNormalization"
+            | "GroupNorm"
+            | "NhwcConv"
+            | "SkipGroupNorm"
             | "SkipLayerNormalization"
             | "SkipSimplifiedLayerNormalization"
             | "MultiHeadAttention"
@@ -43,7 +54,15 @@ pub(super) fn unfuse(pen: &mut Pen, node: &Node, read: &BTreeSet<String>) -> Res
         (_, "MultiHeadAttention") => writer.multi_head_attention(),
         (_, "FusedConv") => writer.fused_conv(),
         (_, "FusedGemm") => writer.fused_gemm(),
+        (_, "NhwcConv") => writer.nhwc_conv(),
+        (_, "GroupNorm") => writer.group_norm(),
+        (_, "SkipGroupNorm") => writer.skip_group_norm(),
+        (_, "BiasAdd") => writer.bias_add(),
+        (_, "BiasDropout") => writer.bias_dropout(),
         (_, "BiasGelu") => writer.biased("Gelu"),
+        (_, "BiasSoftmax") => writer.bias_softmax(),
+        (_, "BiasSplitGelu") => writer.bias_split_gelu(),
+        (_, "EmbedLayerNormalization") => writer.embed_layer_norm(),
         (_, "FastGelu") => writer.biased("FastGelu"),
         (_, "SkipLayerNormalization") => writer.skip_norm("LayerNormalization", 4),
         (_, "SkipSimplifiedLayerNormalization") => writer.skip_norm("SimplifiedLayerNormalization", 3),
@@ -131,16 +150,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    // --- sums with something behind them ---------------------------------------------------------------------------
-
-    /// y = op(x + b)
-    fn biased(&mut self, op: &str) -> Result<(), String> {
-        self.only(&[])?;
-        let (x, b, y) = (self.input(0)?, self.input(1)?, self.output(0)?);
-        let sum = self.op("Add", "sum", &[&x, &b], &[]);
-        self.pen.push(&self.node.name, MICROSOFT, op, &[&sum], &[&y], &[]);
-        Ok(())
-    }
+    // --- sums with a normalisation -----------------------------------------------------------------------------------
 
     /// s = x + skip + bias, y = norm(s) with the parameters from input 2 to before the bias; s itself is output 3
     fn skip_norm(&mut self, op: &str, at_bias: usize) -> Result<(), String> {
@@ -174,6 +184,15 @@ impl Writer<'_> {
 
     fn constant(&mut self, part: &str, tensor: Tensor) -> String {
         self.pen.constant(self.node, part, tensor)
+    }
+
+    /// Lengths of the axes from `start` to before `end`, as a list.
+    fn lengths(&mut self, x: &str, start: i64, end: i64, part: &str) -> String {
+        self.op("Shape", part, &[x], &[("start", Attr::Int(start)), ("end", Attr::Int(end))])
+    }
+
+    fn joined(&mut self, part: &str, lists: &[&str]) -> String {
+        self.op("Concat", part, lists, &[("axis", Attr::Int(0))])
     }
 
     fn input(&self, i: usize) -> Result<String, String> {

@@ -111,6 +111,14 @@ fn no_classifier_head() {
         vec![b.op("ArgMax", &[&scores], &[("axis", Attr::Int(1)), ("keepdims", Attr::Int(0))], &[1])]
     };
     refused_build(argmax, &["no classifier head", "\"ArgMax\" ends in ArgMax", "one score per class"]);
+    let loss = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 10);
+        let labels = b.constant(Tensor::ints(&[3]));
+        vec![b.op("SoftmaxCrossEntropyLoss", &[&scores, &labels], &[], &[])]
+    };
+    let said =
+        "is the loss of a training graph (SoftmaxCrossEntropyLoss, node \"SoftmaxCrossEntropyLoss\"); name the output";
+    refused_build(loss, &["no classifier head", said, "with --output NAME"]);
     let rank_four = |b: &mut Builder, x: Value| {
         let scores = dense(b, &x, 12);
         let shape = b.constant(Tensor::ints(&[-1, 3, 2, 2]));
@@ -138,14 +146,27 @@ fn several_outputs_need_a_choice() {
 }
 
 #[test]
+fn random_numbers_in_a_model() {
+    let build = |b: &mut Builder, x: Value| {
+        let noise = b.op("RandomNormalLike", &[&x], &[], &[1, 1, 28, 28]);
+        let noisy = b.op("Add", &[&x, &noise], &[], &[1, 1, 28, 28]);
+        vec![dense(b, &noisy, 10)]
+    };
+    refused_build(
+        build,
+        &["in node \"RandomNormalLike\" (RandomNormalLike): it draws random numbers", "inference mode"],
+    );
+}
+
+#[test]
 fn every_operator_without_a_rule_is_listed() {
     let build = |b: &mut Builder, x: Value| {
-        let random = b.op("Bernoulli", &[&x], &[], &[1, 1, 28, 28]);
-        let scores = dense(b, &random, 10);
-        vec![b.op("RandomNormalLike", &[&scores], &[], &[1, 10])]
+        let bent = b.op("DeformConv", &[&x], &[], &[1, 1, 28, 28]);
+        let scores = dense(b, &bent, 10);
+        vec![b.op("RoiAlign", &[&scores], &[], &[1, 10])]
     };
     let error = refused_build(build, &["built.onnx: cannot be trained: 2 node(s) cannot be differentiated"]);
-    for node in ["Bernoulli", "RandomNormalLike"] {
+    for node in ["DeformConv", "RoiAlign"] {
         let line = error.lines().find(|line| line.contains(node)).unwrap_or_else(|| panic!("{node} in {error}"));
         assert!(line.contains("no gradient rule for this operator"), "{line}");
     }
