@@ -16,9 +16,10 @@ pub struct Head {
     /// True for a sigmoid a score: in the file, or because the user says so.
     #[serde(skip)]
     pub sigmoids: bool,
-    /// Output of `behind` where nodes after it change the shape or the type: they stay, it is bypassed.
+    /// Output of `behind` where nodes after it change the shape or the type: they stay, it is bypassed, and so are
+    /// quantizers after it, whose range is that of probabilities.
     #[serde(skip)]
-    bypassed: Option<String>,
+    bypassed: Vec<String>,
 }
 
 /// How the logits of a batch are to be read.
@@ -83,18 +84,22 @@ pub fn find(graph: &Graph, wanted: Option<&str>, multi_label: bool) -> Result<He
     let mut behind = None;
     // What lies before nodes that only move values, and whether there were any.
     let (mut at, mut moved) = (output.clone(), false);
-    let mut bypassed = None;
+    let (mut bypassed, mut quantizers) = (Vec::new(), Vec::new());
     while let Some(node) = producers.get(at.as_str()).map(|&i| &graph.nodes[i]) {
         match node.op.as_str() {
             "Softmax" | "LogSoftmax" | "Sigmoid" if behind.is_none() => {
                 behind = Some(node.op.clone());
                 if moved {
-                    bypassed = Some(at);
+                    bypassed = [quantizers, vec![at]].concat();
                     break;
                 }
             }
             "Identity" => {}
             op if MOVES.contains(&op) && behind.is_none() => moved = true,
+            "QuantizeLinear" | "DequantizeLinear" if behind.is_none() => {
+                moved = true;
+                quantizers.push(at.clone());
+            }
             "ArgMax" | "TopK" | "Hardmax" => {
                 return Err(HeadError::NotClassScores { output, op: node.op.clone(), node: node.name.clone() });
             }
@@ -119,11 +124,10 @@ pub fn find(graph: &Graph, wanted: Option<&str>, multi_label: bool) -> Result<He
 
 /// Makes the logits the only output, dropping what they do not need.
 pub fn cut(graph: &mut Graph, head: &Head) {
-    if let Some(name) = &head.bypassed
-        && let Some(node) = graph.nodes.iter_mut().find(|n| n.outputs.contains(name))
-    {
+    for node in graph.nodes.iter_mut().filter(|n| n.outputs.iter().any(|o| head.bypassed.contains(o))) {
         node.op = "Identity".into();
         node.attrs.clear();
+        node.inputs.truncate(1);
     }
     graph.outputs = vec![Port::open(head.logits.clone())];
     graph.prune();

@@ -61,6 +61,27 @@ fn independent_scores_behind_sigmoids() {
     assert!(first > 0.0 && first < 6.9, "{first}");
 }
 
+/// Quantizers of probabilities would cut off logits, so they go with the Softmax.
+#[test]
+fn a_softmax_before_quantizers_is_stepped_over_with_them() {
+    let folder = temporary();
+    let (plain, quantized) = (folder.path().join("softmax.onnx"), folder.path().join("quantized.onnx"));
+    let softmax = ("Softmax", Attrs::new(), [].as_slice());
+    let pair: [(&str, Attrs, &[&str]); 2] =
+        ["QuantizeLinear", "DequantizeLinear"].map(|op| (op, Attrs::new(), ["scale", "zero"].as_slice()));
+    let numbers =
+        [("scale", Tensor::scalar(1.0 / 255.0)), ("zero", Tensor::from_f32s(DType::U8, Vec::new(), vec![0.0]))];
+    behind_the_logits(&plain, std::slice::from_ref(&softmax), &[]);
+    let [quantize, dequantize] = pair;
+    behind_the_logits(&quantized, &[softmax, quantize, dequantize], &numbers);
+    let trained = |path: &Path| {
+        let report = passes(&Forget::passing(path).flag("--allow-unchecked"), path);
+        assert_eq!(report["head"]["behind"], "Softmax");
+        (report["phases"].clone(), report["trained"].clone())
+    };
+    assert_eq!(trained(&quantized), trained(&plain));
+}
+
 /// Sandals (5) against sneakers (7): the difference of their logits decides.
 pub fn two_classes(path: &Path, sigmoid: bool) {
     let mut weights = vec![0.0f32; 10];
