@@ -7,8 +7,11 @@
 //! A node in training mode computes with the statistics of the batch in the file already. It is always written out; whether
 //! its running statistics move is the user's choice, as it is for the others.
 
+use super::trace::with_inputs_of;
 use crate::{
-    graph::{Attr, Attrs, Graph, Node},
+    graph::{Attr, Attrs, Graph, Node, Port},
+    onnx,
+    runtime::Engine,
     tensor::Tensor,
 };
 use std::{collections::HashMap, sync::Arc};
@@ -43,18 +46,21 @@ fn is_batch_norm(node: &Node) -> bool {
 }
 
 /// Rewrites the BatchNormalization nodes that compute with the statistics of the batch: `all` of them, or those in training
-/// mode, whose running statistics then stay as they are. `shapes` are those of one traced batch; `weights` names the sample
-/// weights, [batch, 1], each 0 or 1.
+/// mode, whose running statistics then stay as they are. `shapes` are those of one traced batch of `batch` samples;
+/// `weights` names the sample weights, [batch, 1], each 0 or 1.
 ///
-/// mean = sum_i w_i x_i / m        var = sum_i w_i (x_i - mean)^2 / m        m = H W max(sum w, 1)
+/// mean = sum_i w_i x_i / m        var = sum_i w_i (x_i - mean)^2 / m        m = R H W max(sum w, 1)
 /// y = scale (x - mean) / sqrt(var + epsilon) + bias
 /// running' = running + (1 - momentum) (batch - running)        (the variance is the population variance, as in ONNX)
 ///
-/// A batch of weight 0, which is a part of a larger one, moves no statistics.
+/// where each sample has R rows of the first axis: one, or more where the model merges samples with time steps, windows or
+/// parts; which rows are whose is for [`check_rows`] to see. A batch of weight 0, which is a part of a larger one, moves no
+/// statistics.
 pub fn write_out(
     graph: &Graph,
     shapes: &HashMap<String, (crate::tensor::DType, Vec<usize>)>,
     weights: &str,
+    batch: usize,
     all: bool,
 ) -> Result<(Graph, Vec<Running>), String> {
     let mut out = Graph { nodes: Vec::new(), ..graph.clone() };
@@ -66,7 +72,8 @@ pub fn write_out(
         }
         let shape = node.input(0).and_then(|x| shapes.get(x)).map(|(_, s)| s.clone());
         let shape = shape.ok_or_else(|| format!("in node {}: the shape of its input is unknown", node.label()))?;
-        let moved = Writer { out: &mut out, node, shape, weights }.write(graph)?;
+        let rows = rows_each(node, &shape, batch)?;
+        let moved = Writer { out: &mut out, node, shape, weights, rows }.write(graph)?;
         if all {
             running.extend(moved);
         }
@@ -74,11 +81,89 @@ pub fn write_out(
     Ok((out, running))
 }
 
+/// Fails where a row of a BatchNormalization that [`write_out`] would rewrite belongs to another sample than its place
+/// says, as it does when time steps come before samples: weights of samples would then be given to rows of others.
+///
+/// Found by trial: with another last sample, only the last rows may change. `feeds` are a batch of data, `sampled` names
+/// those that hold samples. The nodes run in inference mode here, which keeps samples apart.
+pub fn check_rows(
+    engine: &Engine,
+    graph: &Graph,
+    feeds: &[(String, Tensor)],
+    sampled: &[String],
+    all: bool,
+) -> Result<(), String> {
+    let mut probe = Graph { outputs: Vec::new(), ..graph.clone() };
+    let mut nodes = Vec::new();
+    for node in &mut probe.nodes {
+        if let Some(x) = node.input(0).filter(|_| is_live(node) || (all && is_batch_norm(node))) {
+            probe.outputs.push(Port::open(x));
+            nodes.push(node.label());
+        }
+        if is_live(node) {
+            node.attrs.remove("training_mode");
+            node.outputs.truncate(1);
+        }
+    }
+    let mut other = feeds.to_vec();
+    for (_, t) in other.iter_mut().filter(|(name, _)| sampled.contains(name)) {
+        replace_last(t);
+    }
+    let batch = feeds.iter().find(|(name, _)| sampled.contains(name)).map_or(1, |(_, t)| t.shape()[0]);
+    let mut probe = with_inputs_of(&probe, feeds);
+    probe.prune();
+    let failed = |e: crate::runtime::RuntimeError| e.to_string();
+    let mut session = engine
+        .on_cpu()
+        .plain_session("the model, to learn whose the rows of BatchNormalization are", &onnx::export(&probe))
+        .map_err(failed)?;
+    let mut run = |feeds: &[(String, Tensor)]| {
+        session.run(&feeds.iter().map(|(name, t)| (name.as_str(), t)).collect::<Vec<_>>()).map_err(failed)
+    };
+    let (first, second) = (run(feeds)?, run(&other)?);
+    for ((node, a), b) in nodes.iter().zip(&first).zip(&second) {
+        let (rows, a, b) = (a.shape().first().copied().unwrap_or(1), a.to_f32s(), b.to_f32s());
+        let others = a.len() - a.len() / batch.max(1);
+        if (0..others).any(|i| a[i].to_bits() != b[i].to_bits()) {
+            return Err(format!(
+                "in node {node}: the {rows} rows of its input are not {batch} samples one after another, so the padding of \
+                 a batch cannot be kept out of its statistics; use its running statistics (--batch-norm frozen), or move \
+                 the samples to the front of the first axis and export the model in inference mode"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Puts an earlier sample that differs in the place of the last one.
+fn replace_last(t: &mut Tensor) {
+    let (mut values, batch) = (t.to_f32s(), t.shape()[0]);
+    let width = values.len() / batch.max(1);
+    let row = |i: usize| i * width..(i + 1) * width;
+    if let Some(i) = (0..batch).find(|&i| values[row(i)] != values[row(batch - 1)]) {
+        values.copy_within(row(i), (batch - 1) * width);
+        *t = Tensor::from_f32s(t.dtype(), t.shape(), values);
+    }
+}
+
+/// How many rows of the first axis each sample has.
+fn rows_each(node: &Node, shape: &[usize], batch: usize) -> Result<usize, String> {
+    match shape.first() {
+        Some(&rows) if rows > 0 && rows % batch == 0 => Ok(rows / batch),
+        _ => Err(format!(
+            "in node {}: its input {shape:?} has no whole number of rows for each of {batch} samples, so its statistics \
+             cannot be told apart by samples; use its running statistics (--batch-norm frozen)",
+            node.label()
+        )),
+    }
+}
+
 struct Writer<'a> {
     out: &'a mut Graph,
     node: &'a Node,
     shape: Vec<usize>,
     weights: &'a str,
+    rows: usize,
 }
 
 impl Writer<'_> {
@@ -95,8 +180,9 @@ impl Writer<'_> {
         };
         let (epsilon, momentum) = (float("epsilon", 1e-5), float("momentum", 0.9));
         let rank = self.shape.len();
-        let channels = self.shape[1];
-        let places: usize = self.shape[2..].iter().product();
+        // A vector has one channel, as in ONNX.
+        let channels = self.shape.get(1).copied().unwrap_or(1);
+        let places: usize = self.rows * self.shape.iter().skip(2).product::<usize>();
 
         let column: Vec<i64> = (0..rank).map(|i| if i == 0 { -1 } else { 1 }).collect();
         let row: Vec<i64> = (0..rank).map(|i| if i == 1 { channels as i64 } else { 1 }).collect();
@@ -106,7 +192,13 @@ impl Writer<'_> {
         let axes = self.ints("axes", &axes);
 
         let weights = self.weights.to_owned();
-        let w = self.op("Reshape", "w", &[&weights, &column]);
+        let each = if self.rows == 1 {
+            weights.clone()
+        } else {
+            let repeats = self.ints("repeats", &[1, self.rows as i64]);
+            self.op("Tile", "each", &[&weights, &repeats])
+        };
+        let w = self.op("Reshape", "w", &[&each, &column]);
         let all = self.op_with("ReduceSum", "all", &[&weights], &[("keepdims", Attr::Int(0))]);
         let places = self.number("places", places as f32);
         let one = self.number("one", 1.0);

@@ -324,7 +324,9 @@ impl Network {
             }
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);
             let (mut written, moved) =
-                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS, all).map_err(&fail)?;
+                batch_norm::write_out(&graph, &traced.values, fed::SAMPLE_WEIGHTS, batch, all).map_err(&fail)?;
+            let sampled: Vec<String> = parts.iter().map(|p| p.name.clone()).collect();
+            batch_norm::check_rows(engine, &graph, &feeds, &sampled, all).map_err(&fail)?;
             if let Some(r) = moved.iter().find(|r| !self.writable.contains(&r.name)) {
                 return Err(fail(format!(
                     "statistics {:?} are no tensor of the main graph, so moved ones could not be written back",

@@ -6,7 +6,7 @@
 
 use super::{
     network::{Network, TrainError},
-    trace::{Traced, trace},
+    trace::{Traced, trace, with_inputs_of},
 };
 use crate::{
     graph::{Attr, Attrs, Graph, Node, Port},
@@ -89,12 +89,7 @@ fn close(found: &[f32], expected: &[f32]) -> bool {
 }
 
 fn run(engine: &Engine, graph: &Graph, output: &str, feeds: &[(String, Tensor)]) -> Result<Tensor, RuntimeError> {
-    let mut graph = Graph { outputs: vec![Port::open(output)], ..graph.clone() };
-    for input in &mut graph.inputs {
-        if let Some((_, t)) = feeds.iter().find(|(name, _)| *name == input.name) {
-            *input = Port::fixed(input.name.clone(), t.dtype(), t.shape());
-        }
-    }
+    let graph = Graph { outputs: vec![Port::open(output)], ..with_inputs_of(graph, feeds) };
     let mut session = engine.on_cpu().plain_session("the model at another batch size", &onnx::export(&graph))?;
     let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
     Ok(session.run(&feeds)?.swap_remove(0))

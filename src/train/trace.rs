@@ -26,6 +26,17 @@ pub struct Traced {
     pub known: HashMap<String, Arc<Tensor>>,
 }
 
+/// The graph with inputs of the types and shapes of `feeds`.
+pub fn with_inputs_of(graph: &Graph, feeds: &[(String, Tensor)]) -> Graph {
+    let mut graph = graph.clone();
+    for input in &mut graph.inputs {
+        if let Some((_, t)) = feeds.iter().find(|(name, _)| *name == input.name) {
+            *input = Port::fixed(input.name.clone(), t.dtype(), t.shape());
+        }
+    }
+    graph
+}
+
 /// Runs `graph` on `feeds` and tells apart what varies with the `live` values (data and trained weights) from what does
 /// not: everything computed from shapes alone is folded into the constants it gave.
 pub fn trace(
@@ -51,14 +62,9 @@ pub fn trace(
     let read: BTreeSet<&str> = nodes.iter().flat_map(Node::reads).collect();
     let wanted = |name: &str| folded.contains(name) && read.contains(name);
 
-    let mut probe = graph.clone();
+    let mut probe = with_inputs_of(graph, feeds);
     let all = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
     probe.outputs = all.map(Port::open).collect();
-    for input in &mut probe.inputs {
-        if let Some((_, t)) = feeds.iter().find(|(name, _)| *name == input.name) {
-            *input = Port::fixed(input.name.clone(), t.dtype(), t.shape());
-        }
-    }
     let mut values: HashMap<String, (DType, Vec<usize>)> = HashMap::new();
     let mut known: HashMap<String, Arc<Tensor>> = HashMap::new();
     for (name, t) in &graph.constants {
