@@ -3,7 +3,7 @@
 use super::inputs::Choice;
 use crate::{
     autodiff::{self, NotDifferentiable},
-    graph::Graph,
+    graph::{Graph, Node},
     tensor::Tensor,
 };
 use serde::Serialize;
@@ -12,6 +12,16 @@ use wildmatch::WildMatch;
 
 /// Operators whose constant operands may be numbers of the architecture rather than weights.
 const ARITHMETIC: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where"];
+
+/// Operators that move elements.
+const MOVES: &[&str] = &["Cast", "Transpose", "Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze", "Concat"];
+
+/// Operators that repeat, leave out or overwrite elements.
+const EDITS: &[&str] =
+    &["CastLike", "Expand", "Tile", "Slice", "Split", "Pad", "Gather", "ScatterND", "ScatterElements"];
+
+/// Operators that see nothing of the elements.
+const LOOKS: &[&str] = &["Shape", "Size"];
 
 /// Operators that only look at their operands.
 const COMPARISONS: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
@@ -43,7 +53,7 @@ pub struct Stored {
 const ENCLOSED: &str = "inside a function or a branch of the file, where new values cannot be written";
 
 /// Why whole numbers that are compared are no weights: windowed attention numbers its regions like this.
-const REGIONS: &str = "whole numbers that are only compared, as of a mask";
+const REGIONS: &str = "whole numbers that a mask is made of by comparing them";
 
 /// What the user decides about weights: patterns of names.
 pub struct Rules {
@@ -91,13 +101,13 @@ pub fn sort(
     rules: &Rules,
 ) -> Result<Sorted, NotDifferentiable> {
     let raw = raw_data(graph, input);
-    let compared = compared(graph);
     let consumers = consumers(graph);
+    let regions = Regions::new(graph, &consumers);
     let mut verdicts: BTreeMap<&str, Option<&'static str>> = BTreeMap::new();
     for (name, tensor) in &graph.constants {
         if tensor.dtype().is_float() {
             let by_rule = constant_by_rule(graph, name, tensor, &consumers, &raw)
-                .or_else(|| (compared.contains(name.as_str()) && whole_numbers(tensor)).then_some(REGIONS));
+                .or_else(|| regions.hold(name, tensor).then_some(REGIONS));
             verdicts.insert(name, rules.decide(name, by_rule));
         }
     }
@@ -140,7 +150,7 @@ fn constant_by_rule(
     if nodes.is_empty() {
         return Some(NOT_USED);
     }
-    let compared = |n: &&crate::graph::Node| COMPARISONS.contains(&n.op.as_str());
+    let compared = |n: &&Node| COMPARISONS.contains(&n.op.as_str());
     let arithmetic = nodes.iter().all(|n| ARITHMETIC.contains(&n.op.as_str()) || compared(n));
     if tensor.len() <= 1 && (arithmetic || nodes.iter().all(|n| n.op == "Expand")) {
         return Some(if arithmetic { "a single number in arithmetic" } else { "a single number, repeated" });
@@ -149,7 +159,7 @@ fn constant_by_rule(
     if zeros && nodes.iter().all(|n| starts_from(n, name)) {
         return Some("an initial state of zeros");
     }
-    let scales_input = |n: &&crate::graph::Node| n.inputs.iter().any(|i| raw.contains(i.as_str()));
+    let scales_input = |n: &&Node| n.inputs.iter().any(|i| raw.contains(i.as_str()));
     if arithmetic && nodes.iter().any(scales_input) {
         return Some("scales the input");
     }
@@ -170,52 +180,82 @@ fn is_mask(values: &[f32]) -> bool {
 
 /// True for scales that are all 1 or biases that are all 0. GroupNormalization is exported as InstanceNormalization with
 /// such numbers, and its weights behind it.
-fn neutral(tensor: &Tensor, nodes: &[&crate::graph::Node], name: &str) -> bool {
+fn neutral(tensor: &Tensor, nodes: &[&Node], name: &str) -> bool {
     let only_at = |i| nodes.iter().all(|n| n.input(i) == Some(name) && n.input(3 - i) != Some(name));
     let all = |value: f32| tensor.as_f32().is_some_and(|v| v.iter().all(|x| (x - value).abs() == 0.0));
     (only_at(1) && all(1.0)) || (only_at(2) && all(0.0))
 }
 
 /// True for a recurrent layer that reads the value as initial state and nowhere else.
-fn starts_from(node: &crate::graph::Node, value: &str) -> bool {
+fn starts_from(node: &Node, value: &str) -> bool {
     let at = |i| node.input(i) == Some(value);
     ["RNN", "GRU", "LSTM"].contains(&node.op.as_str()) && (0..node.inputs.len()).all(|i| !at(i) || i == 5 || i == 6)
 }
 
 /// Values computed from the data input by arithmetic with constants and by moving elements only: the input, scaled.
 fn raw_data<'g>(graph: &'g Graph, input: &'g str) -> BTreeSet<&'g str> {
-    const MOVES: &[&str] = &["Cast", "Transpose", "Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze", "Concat"];
     let mut raw = BTreeSet::from([input]);
     for node in &graph.nodes {
         let touched = node.inputs.iter().any(|i| raw.contains(i.as_str()));
         let rest_known = node.inputs.iter().all(|i| raw.contains(i.as_str()) || graph.constants.contains_key(i));
-        if touched && rest_known && (ARITHMETIC.contains(&node.op.as_str()) || MOVES.contains(&node.op.as_str())) {
+        if touched && rest_known && is_one_of(node, &[ARITHMETIC, MOVES]) {
             raw.extend(node.outputs.iter().map(String::as_str));
         }
     }
     raw
 }
 
-/// Values computed from constants alone that comparisons look at, and what they are computed from.
-fn compared(graph: &Graph) -> BTreeSet<&str> {
-    let mut fixed: BTreeSet<&str> = graph.constants.keys().map(String::as_str).collect();
-    for node in &graph.nodes {
-        if node.reads().all(|i| fixed.contains(i)) {
-            fixed.extend(node.outputs.iter().map(String::as_str));
-        }
-    }
-    let mut compared = BTreeSet::new();
-    for node in graph.nodes.iter().rev() {
-        let looks = COMPARISONS.contains(&node.op.as_str());
-        if looks || node.outputs.iter().any(|o| compared.contains(o.as_str())) {
-            compared.extend(node.reads().filter(|i| fixed.contains(i)));
-        }
-    }
-    compared
+fn is_one_of(node: &Node, lists: &[&[&str]]) -> bool {
+    lists.iter().any(|list| list.contains(&node.op.as_str()))
 }
 
-fn whole_numbers(tensor: &Tensor) -> bool {
-    tensor.as_f32().is_some_and(|v| v.iter().all(|x| x.fract() == 0.0))
+/// Tells whole numbers that a mask is made of, as those of shifted windows, from weights that happen to be whole.
+///
+/// All ways from such numbers lead, by arithmetic and moves among constants alone, into comparisons; what Where picks from
+/// them may also be added to scores. Numbers with any other way are weights, compared or not: ternary ones are.
+struct Regions<'g> {
+    graph: &'g Graph,
+    consumers: &'g BTreeMap<&'g str, Vec<usize>>,
+    /// Values computed from constants alone.
+    fixed: BTreeSet<&'g str>,
+}
+
+impl<'g> Regions<'g> {
+    fn new(graph: &'g Graph, consumers: &'g BTreeMap<&'g str, Vec<usize>>) -> Self {
+        let mut fixed: BTreeSet<&str> = graph.constants.keys().map(String::as_str).collect();
+        for node in &graph.nodes {
+            if node.reads().all(|i| fixed.contains(i)) {
+                fixed.extend(node.outputs.iter().map(String::as_str));
+            }
+        }
+        Self { graph, consumers, fixed }
+    }
+
+    fn hold(&self, name: &'g str, tensor: &Tensor) -> bool {
+        tensor.as_f32().is_some_and(|v| v.iter().all(|x| x.fract() == 0.0)) && self.only_compared(name)
+    }
+
+    fn only_compared(&self, name: &'g str) -> bool {
+        let mut compared = false;
+        // Values on the ways, and whether Where has picked from them.
+        let mut open = vec![(name, false)];
+        let mut seen = BTreeSet::from([(name, false)]);
+        while let Some((value, picked)) = open.pop() {
+            for &i in self.consumers.get(value).into_iter().flatten() {
+                let node = &self.graph.nodes[i];
+                if is_one_of(node, &[COMPARISONS]) {
+                    compared = true;
+                } else if node.reads().all(|i| self.fixed.contains(i)) && is_one_of(node, &[ARITHMETIC, MOVES, EDITS]) {
+                    let picked = picked || node.op == "Where";
+                    let further = node.outputs.iter().map(|o| (o.as_str(), picked));
+                    open.extend(further.filter(|&o| seen.insert(o)));
+                } else if !(is_one_of(node, &[LOOKS]) || (picked && node.op == "Add")) {
+                    return false;
+                }
+            }
+        }
+        compared
+    }
 }
 
 fn consumers(graph: &Graph) -> BTreeMap<&str, Vec<usize>> {

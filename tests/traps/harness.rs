@@ -20,6 +20,7 @@ const CLASSES: usize = 4;
 pub const NUMBER: &str = "a single number in arithmetic";
 pub const SCALES: &str = "scales the input";
 pub const MASK: &str = "a mask";
+pub const REGIONS: &str = "whole numbers that a mask is made of by comparing them";
 pub const NEUTRAL: &str = "factors of one or offsets of zero that a normalisation without weights is given";
 pub const NOT_USED: &str = "not used for the logits";
 pub const NO_GRADIENT: &str = "no gradient reaches it (statistics, a bound, or not used for the logits)";

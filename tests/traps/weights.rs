@@ -49,6 +49,14 @@ fn masks_of_attention() {
 }
 
 #[test]
+fn whole_numbers_that_are_compared() {
+    let regions =
+        trap("whole-regions").frozen(REGIONS, &["regions"]).frozen(NUMBER, &["attention.scale", "far", "zero"]);
+    regions.trains(&["fc.bias", "fc.weight", "k.weight", "q.weight", "v.weight"]);
+    trap("whole-weights").frozen(NUMBER, &["zero"]).trains(&["bias", "fc.bias", "fc.weight", "kernel"]);
+}
+
+#[test]
 fn names_of_exporters() {
     trap("names").trains(&[
         "onnx::Conv_193",
