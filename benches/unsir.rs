@@ -13,7 +13,7 @@ use onnx_unlearn::{
     onnx,
     runtime::{Device, Engine, find},
     tensor::Tensor,
-    train::{BatchNorm, Network, NoiseLoss, Optimizer, Range},
+    train::{BatchNorm, Goal, Network, NoiseLoss, Optimizer, Range},
 };
 use std::{path::PathBuf, process::Command, sync::Arc, time::Instant};
 
@@ -123,7 +123,7 @@ fn own_steps(
     targets.chunks_exact_mut(batched.layout.classes).for_each(|row| row[args.forget] = 1.0);
 
     let loss = NoiseLoss { penalty: 0.1, per_element: false };
-    let mut noise = batched.noise_stepper(&weights, Optimizer::ADAM, loss, Range::NORMALISED, &x)?;
+    let mut noise = batched.noise_stepper(&weights, Goal::Error, loss, Range::NORMALISED, &x)?;
     noise.restart(&Arc::new(sample.clone()), &targets)?;
     let noise_times = timed(args.steps, || noise.step(0.1).map(|_| ()))?;
     drop(noise);

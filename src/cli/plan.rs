@@ -125,7 +125,12 @@ pub fn gates(args: &GateArgs) -> Result<Gates> {
     Ok(Gates { max_forget_accuracy: args.max_forget_accuracy, max_retain_drop: args.max_retain_drop })
 }
 
-/// Makes the recipe. `forget` are class indices; `channels` is the number of channels of a sample, if it has any.
+/// True where the learning rates are left to be found by trials.
+pub fn calibrates(args: &MethodArgs) -> bool {
+    args.impair_lr.is_none() && args.repair_lr.is_none() && matches!(args.variant, VariantArg::Corrected)
+}
+
+/// Makes the recipe; where [`calibrates`] says so, its learning rates are still to be found. `forget` are class indices; `channels` is the number of channels of a sample, if it has any.
 pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) -> Result<Recipe> {
     let reference = matches!(args.variant, VariantArg::Reference);
     let positive = |flag: &str, value: f64| -> Result<f64> {
@@ -155,6 +160,13 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         None if reference => 20 * channels.unwrap_or(1),
         None => 5120,
     };
+    // The published settings, and their ratio.
+    let (impair, repair) = match (args.impair_lr, args.repair_lr) {
+        (Some(impair), Some(repair)) => (impair, repair),
+        (Some(impair), None) if !reference => (impair, impair / 2.0),
+        (None, Some(repair)) if !reference => (repair * 2.0, repair),
+        (impair, repair) => (impair.unwrap_or(0.02), repair.unwrap_or(0.01)),
+    };
     Ok(Recipe {
         variant: if reference { Variant::Reference } else { Variant::Corrected },
         forget,
@@ -172,11 +184,11 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
             samples,
         },
         impair: PhaseSettings {
-            lr: positive("--impair-lr", args.impair_lr.unwrap_or(if reference { 0.02 } else { 0.0005 }))?,
+            lr: positive("--impair-lr", impair)?,
             epochs: some("--impair-epochs", args.impair_epochs)?,
         },
         repair: PhaseSettings {
-            lr: positive("--repair-lr", args.repair_lr.unwrap_or(if reference { 0.01 } else { 0.00025 }))?,
+            lr: positive("--repair-lr", repair)?,
             epochs: some("--repair-epochs", args.repair_epochs)?,
         },
         optimizer: match args.optimizer {

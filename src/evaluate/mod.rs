@@ -86,7 +86,7 @@ impl Evaluation {
     }
 
     /// Adds a sample: its scores and the classes that are there.
-    fn add(&mut self, row: &ArrayView1<'_, f32>, labels: &[u32], scores: Scores) {
+    pub fn add(&mut self, row: &ArrayView1<'_, f32>, labels: &[u32], scores: Scores) {
         let finite = row.iter().all(|v| v.is_finite());
         self.not_finite += usize::from(!finite);
         for &label in labels {
@@ -233,22 +233,28 @@ impl Classifier<'_> {
         Ok(scores.slice_move(s![..rows.len() * data.predictions(), ..]))
     }
 
-    /// Measures the model on the whole data set, until `go_on` says no.
-    pub fn evaluate(&mut self, data: &Dataset, go_on: impl FnMut() -> bool) -> Result<Evaluation, EvaluateError> {
+    /// Measures the model on the samples `numbers` of a data set, until `go_on` says no.
+    pub fn evaluate(
+        &mut self,
+        data: &Dataset,
+        numbers: &[usize],
+        go_on: impl FnMut() -> bool,
+    ) -> Result<Evaluation, EvaluateError> {
         let mut result = Evaluation::new(data.classes(), data.multi_hot());
         let scores = self.scores;
-        self.for_each(data, go_on, |row, labels| result.add(row, labels, scores))?;
+        self.for_each(data, numbers, go_on, |row, labels| result.add(row, labels, scores))?;
         Ok(result)
     }
 
-    /// Hands on the scores and the classes of every prediction, in the order of the data; `go_on` is asked before each batch.
+    /// Hands on the scores and the classes of every prediction of the samples `numbers`, in their order; `go_on` is asked
+    /// before each batch.
     pub fn for_each(
         &mut self,
         data: &Dataset,
+        numbers: &[usize],
         mut go_on: impl FnMut() -> bool,
         mut take: impl FnMut(&ArrayView1<'_, f32>, &[u32]),
     ) -> Result<(), EvaluateError> {
-        let numbers: Vec<usize> = (0..data.len()).collect();
         for rows in numbers.chunks(self.batch) {
             if !go_on() {
                 return Err(EvaluateError::Interrupted);

@@ -41,7 +41,8 @@ impl Predictions {
         let mut all = Self { evaluation: Evaluation::new(data.classes(), data.multi_hot()), ..Self::default() };
         let (mut sum, mut compared) = (0.0, 0usize);
         all.like_probabilities = scores == Scores::Logits;
-        classifier.for_each(data, go_on, |row, labels| {
+        let numbers: Vec<usize> = (0..data.len()).collect();
+        classifier.for_each(data, &numbers, go_on, |row, labels| {
             all.evaluation.add(row, labels, scores);
             let finite = row.iter().all(|v| v.is_finite());
             let top = argmax(row);

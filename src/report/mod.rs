@@ -13,7 +13,7 @@ use crate::{
     data::LoadSummary,
     provenance::digest::Digests,
     train::Stored,
-    unlearn::{PhaseRecord, Recipe},
+    unlearn::{Calibration, PhaseRecord, Recipe},
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -33,6 +33,9 @@ pub struct Report {
     pub statement: String,
     /// Everything that decides the result; the stamp holds the digest of this object.
     pub parameters: Parameters,
+    /// The trials that the learning rates were found by; absent where they were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// The model that was read.
     pub source: Identity,
     /// The model that was written.

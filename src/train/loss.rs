@@ -32,13 +32,7 @@ pub fn of(
 ) -> Loss {
     graph.set_scope("logits");
     let rows = targets.shape()[0];
-    let scores = if layout.binary {
-        let column = reshaped(graph, logits, &[rows, 1]);
-        let zeros = graph.op("Sub", &[&column, &column], &[], &[rows, 1]);
-        graph.op("Concat", &[&zeros, &column], &[("axis", 1i64.into())], &[rows, 2])
-    } else {
-        reshaped(graph, logits, &[rows, layout.classes])
-    };
+    let scores = scores(graph, logits, layout, rows);
     let sum = |graph: &mut Builder| graph.op("ReduceSum", &[weights], &[("keepdims", 0i64.into())], &[]);
     let total = total.cloned().unwrap_or_else(|| sum(graph));
     let share = graph.op("Div", &[weights, &total], &[], &[rows, 1]);
@@ -57,6 +51,17 @@ pub fn of(
     let dlogits = reshaped(graph, &dscores, logits.shape());
     let hits = hits(graph, &scores, targets, weights);
     Loss { loss, dlogits, hits }
+}
+
+/// Logits in any layout as one row of `layout.classes` scores a prediction, `rows` of them.
+pub fn scores(graph: &mut Builder, logits: &Value, layout: Layout, rows: usize) -> Value {
+    if layout.binary {
+        let column = reshaped(graph, logits, &[rows, 1]);
+        let zeros = graph.op("Sub", &[&column, &column], &[], &[rows, 1]);
+        graph.op("Concat", &[&zeros, &column], &[("axis", 1i64.into())], &[rows, 2])
+    } else {
+        reshaped(graph, logits, &[rows, layout.classes])
+    }
 }
 
 fn reshaped(b: &mut Builder, v: &Value, shape: &[usize]) -> Value {

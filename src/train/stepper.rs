@@ -159,6 +159,17 @@ impl WeightStepper {
         Ok(weights)
     }
 
+    /// Starts anew from these weights and running statistics, with a fresh optimizer.
+    pub fn restart(&mut self, weights: &Weights) -> Result<(), RuntimeError> {
+        for name in &self.names {
+            self.stepper.set_state(&format!("{name}/next"), weights.get(name))?;
+        }
+        for r in &self.running {
+            self.stepper.set_state(&r.next, weights.get(&r.name))?;
+        }
+        self.fresh_optimizer()
+    }
+
     /// Forgets what the optimizer remembers, as a new optimizer on the same weights would.
     pub fn fresh_optimizer(&mut self) -> Result<(), RuntimeError> {
         self.t = 0;

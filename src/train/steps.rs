@@ -83,6 +83,15 @@ pub struct NoiseLoss {
     pub per_element: bool,
 }
 
+/// What noise is learned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// The largest error of the class: what UNSIR impairs with.
+    Error,
+    /// The smallest: images that the model takes for the class, whatever they look like.
+    Likeness,
+}
+
 impl BatchedNetwork<'_> {
     /// Shape of the value that noise is learned for, batch first.
     pub fn noise_shape(&self) -> &[usize] {
@@ -111,15 +120,17 @@ impl BatchedNetwork<'_> {
     /// fixed. `rows` are samples, flat, which give the inputs that are not noise.
     ///
     /// J(Z) = lambda mean_i ||Z_i||^2 - CE(f(center + spread Z), targets)
-    /// (Tarun et al. 2023, equation of the noise matrix, where center is 0 and spread is 1)
+    /// (Tarun et al. 2023, equation of the noise matrix, where center is 0 and spread is 1), with + CE for
+    /// [`Goal::Likeness`].
     pub fn noise_stepper(
         &self,
         weights: &Weights,
-        optimizer: Optimizer,
+        goal: Goal,
         loss: NoiseLoss,
         range: Range,
         rows: &[f32],
     ) -> Result<NoiseStepper, TrainError> {
+        let optimizer = Optimizer::ADAM;
         let shape = self.noise_shape().to_vec();
         let mut b = self.builder();
         let z = b.input(fed::Z, DType::F32, &shape);
@@ -152,10 +163,11 @@ impl BatchedNetwork<'_> {
         let squares = b.op("ReduceSumSquare", &[&z], &[("keepdims", 0i64.into())], &[]);
         let factor = number(&mut b, loss.penalty / share);
         let penalty = b.op("Mul", &[&squares, &factor], &[], &[]);
-        let objective = b.op("Sub", &[&penalty, &ce.loss], &[], &[]);
+        let sign = if goal == Goal::Error { "Sub" } else { "Add" };
+        let objective = b.op(sign, &[&penalty, &ce.loss], &[], &[]);
         let slope = number(&mut b, 2.0 * loss.penalty / share);
         let pull = b.op("Mul", &[&z, &slope], &[], &shape);
-        let gradient = b.op("Sub", &[&pull, &dz], &[], &shape);
+        let gradient = b.op(sign, &[&pull, &dz], &[], &shape);
         state.extend(Self::update(&mut b, &[(z, gradient, None)], optimizer, None));
         b.output_as(&objective, fed::LOSS);
         let feeds = [(fed::TARGETS, vec![n, self.layout.classes])];
@@ -176,6 +188,13 @@ impl BatchedNetwork<'_> {
         let normalised = center.abs() <= 1.0 && (0.5..=2.0).contains(&spread);
         // A constant value says nothing about the range.
         Ok(if normalised || spread.abs() == 0.0 { Range::NORMALISED } else { Range { center, spread } })
+    }
+
+    /// What noise would have to be for these samples, flat `rows`: their values in its place, standardized.
+    pub fn standardized(&self, weights: &Weights, range: Range, rows: &[f32]) -> Result<Tensor, TrainError> {
+        let standard = |v: f32| ((f64::from(v) - range.center) / range.spread) as f32;
+        let values = self.site_values(weights, rows)?.into_iter().map(standard).collect();
+        Ok(Tensor::f32(self.noise_shape(), values))
     }
 
     /// The values of a batch of samples in the place where noise is learned.
@@ -358,6 +377,15 @@ impl BatchedNetwork<'_> {
 
     fn builder(&self) -> Builder {
         Builder::new(self.network.graph.opset)
+    }
+
+    /// The weights, and beside them the stored statistics that would move with them.
+    pub fn with_statistics(&self, weights: &Weights) -> Weights {
+        let mut all = weights.clone();
+        for r in &self.running {
+            all.entry(r.name.clone()).or_insert_with(|| Arc::clone(&self.network.graph.constants[&r.name]));
+        }
+        all
     }
 
     /// Statistics that move are inputs of the step graph and state between steps.

@@ -17,6 +17,8 @@ struct Noise {
 /// Retain samples followed by noise samples, numbered through.
 pub struct Mix<'d> {
     retain: &'d Dataset,
+    /// The retain samples that take part.
+    rows: Vec<usize>,
     row: Row,
     noise: Vec<Noise>,
     /// Noise samples of each entry of `noise`.
@@ -35,7 +37,13 @@ impl<'d> Mix<'d> {
                 Noise { label: label as u32, values: values[..images * length].to_vec(), images }
             })
             .collect();
-        Self { retain, row, noise, samples }
+        Self { retain, rows: (0..retain.len()).collect(), row, noise, samples }
+    }
+
+    /// The same with these retain samples only.
+    #[must_use]
+    pub fn of(self, rows: Vec<usize>) -> Self {
+        Self { rows, ..self }
     }
 
     /// Mixes nothing in: the retain sample alone, as the repair phase takes it.
@@ -45,7 +53,7 @@ impl<'d> Mix<'d> {
 
     /// Number of samples.
     pub fn len(&self) -> usize {
-        self.retain.len() + self.noise.len() * self.samples
+        self.rows.len() + self.noise.len() * self.samples
     }
 
     /// True when there are none.
@@ -75,11 +83,12 @@ impl<'d> Mix<'d> {
         let Batch { x, targets, weights, .. } = batch;
         x.resize(rows * width, 0.0);
         let (kept, noise): (Vec<usize>, Vec<usize>) =
-            numbers.iter().map(|&n| n as usize).partition(|&n| n < self.retain.len());
-        let noise: Vec<usize> = noise.into_iter().map(|n| n - self.retain.len()).collect();
+            numbers.iter().map(|&n| n as usize).partition(|&n| n < self.rows.len());
+        let kept: Vec<usize> = kept.into_iter().map(|n| self.rows[n]).collect();
+        let noise: Vec<usize> = noise.into_iter().map(|n| n - self.rows.len()).collect();
         // Noise replaces one value of a row; what else a model is fed comes from a retained sample.
         let whole = self.row.noise == (0..width);
-        let guests = noise.iter().map(|n| n % self.retain.len());
+        let guests = noise.iter().map(|n| self.rows[n % self.rows.len()]);
         let taken: Vec<usize> = if whole { kept.clone() } else { kept.iter().copied().chain(guests).collect() };
         self.retain.batch(&taken, &mut x[..taken.len() * data]);
         spread(x, taken.len(), data, width);

@@ -3,13 +3,21 @@
 //! Tarun, Chundawat, Mandal, Kankanhalli: "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023. `docs/method.md` says
 //! what it does and where the two variants differ. No sample of a class to forget enters here.
 
+mod calibrate;
+mod ladder;
 mod mix;
 mod noise;
 mod recipe;
+mod trials;
+mod turned;
 
+pub use calibrate::{Calibration, Calibrator, HELD, JUDGING, Limits, Row, Validation, split};
+pub use ladder::Outcome;
 pub use mix::Mix;
 pub use noise::{NoiseRun, learn};
 pub use recipe::{NoiseSettings, PhaseSettings, Recipe, Variant};
+pub use trials::{Material, Trial, Trials};
+pub use turned::{CANDIDATES, Sign, Turned, nearest};
 
 use crate::{
     data::{Prefetch, Seeded},

@@ -4,7 +4,7 @@ use super::{PhaseRecord, Recipe, UnlearnError, Watch};
 use crate::{
     data::Seeded,
     tensor::Tensor,
-    train::{BatchedNetwork, NoiseStepper, Optimizer, Range, Weights},
+    train::{BatchedNetwork, Goal, NoiseStepper, Range, Weights},
 };
 use std::{sync::Arc, time::Instant};
 
@@ -35,7 +35,7 @@ pub fn learn(
     if recipe.noise.samples == 0 {
         return Ok(run); // The control without noise: nothing would be done with it.
     }
-    let mut stepper = network.noise_stepper(weights, Optimizer::ADAM, recipe.noise.loss, range, rows)?;
+    let mut stepper = network.noise_stepper(weights, Goal::Error, recipe.noise.loss, range, rows)?;
     // A file that fixes a smaller batch has its images learned in parts; no image knows of another.
     let parts = recipe.noise.images.div_ceil(network.batch);
     let steps = recipe.noise.steps * parts;

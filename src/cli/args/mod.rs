@@ -171,13 +171,13 @@ pub struct MethodArgs {
     /// What the penalty counts
     #[arg(long, value_enum, default_value = "sum")]
     pub noise_penalty_form: PenaltyArg,
-    /// Learning rate of the impair phase [default: 0.0005; reference: 0.02]
+    /// Learning rate of the impair phase [default: found by trials; with --repair-lr alone: twice that; reference: 0.02]
     #[arg(long, value_name = "LR")]
     pub impair_lr: Option<f64>,
     /// Passes of the impair phase
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub impair_epochs: usize,
-    /// Learning rate of the repair phase [default: 0.00025; reference: 0.01]
+    /// Learning rate of the repair phase [default: found by trials; with --impair-lr alone: half of that; reference: 0.01]
     #[arg(long, value_name = "LR")]
     pub repair_lr: Option<f64>,
     /// Passes of the repair phase

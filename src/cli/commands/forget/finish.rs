@@ -32,7 +32,7 @@ impl Job<'_> {
     pub(super) fn finish(&self, output: &Output, work: &Work) -> Result<Finished> {
         let folder = output.scratch("finished")?;
         let forget = self.recipe.forget.iter().map(ToString::to_string).collect();
-        let params = stamp::params_digest(&self.parameters())?;
+        let params = stamp::params_digest(&self.parameters(&work.recipe))?;
         let info = StampInfo { forget, method: "unsir".into(), params };
         let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
         let stamped = stamp::finish(&source, &folder, &values(&self.network.write_back(&work.weights)?), info)?;
@@ -40,8 +40,8 @@ impl Job<'_> {
         output::write(&path, &stamped.model)?;
         let mut classifier = self.classifier(&path)?;
         let check = self.check(&path, &mut classifier)?;
-        let (on, data) = self.measured_on();
-        let after_repair = classifier.evaluate(data, || !interrupt::asked())?;
+        let (on, data, rows) = self.measured_on();
+        let after_repair = classifier.evaluate(data, &rows, || !interrupt::asked())?;
         let (before, after_impair) = (work.before.clone(), work.after_impair.clone());
         Ok(Finished { folder, stamped, check, measured: Measured { on, before, after_impair, after_repair } })
     }
@@ -63,8 +63,8 @@ impl Job<'_> {
 
     /// Measures a model file.
     pub(super) fn evaluate_file(&self, path: &Path) -> Result<Evaluation> {
-        let data = self.measured_on().1;
-        Ok(self.classifier(path)?.evaluate(data, || !interrupt::asked())?)
+        let (_, data, rows) = self.measured_on();
+        Ok(self.classifier(path)?.evaluate(data, &rows, || !interrupt::asked())?)
     }
 
     /// Measures weights as they would be in a file: written into a copy of the source.

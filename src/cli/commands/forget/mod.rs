@@ -1,5 +1,7 @@
-//! `forget`: the main job. This file has the story; `read`, `train`, `finish` and `publish` have its chapters.
+//! `forget`: the main job. This file has the story; `read`, `train` (with `calibrate`), `finish` and `publish` have its
+//! chapters.
 
+mod calibrate;
 mod finish;
 mod publish;
 mod read;
@@ -54,20 +56,25 @@ struct Job<'a> {
     gates: Gates,
     retain: Dataset,
     eval: Option<Dataset>,
+    /// Samples of the held-out data that accuracies are measured on, and those that trials are judged by.
+    eval_rows: (Vec<usize>, Vec<usize>),
     data: DataRecord,
     warnings: Vec<Warning>,
 }
 
 impl Job<'_> {
-    /// The data that accuracies are measured on.
-    fn measured_on(&self) -> (&'static str, &Dataset) {
-        self.eval.as_ref().map_or(("retain", &self.retain), |eval| ("eval", eval))
+    /// The data that accuracies are measured on, and the samples of it.
+    fn measured_on(&self) -> (&'static str, &Dataset, Vec<usize>) {
+        match &self.eval {
+            Some(eval) => ("eval", eval, self.eval_rows.0.clone()),
+            None => ("retain", &self.retain, (0..self.retain.len()).collect()),
+        }
     }
 
-    fn parameters(&self) -> Parameters {
+    fn parameters(&self, recipe: &Recipe) -> Parameters {
         Parameters {
             method: "unsir",
-            recipe: self.recipe.clone(),
+            recipe: recipe.clone(),
             preprocess: plan::preprocess_record(&self.preprocess),
             per_class: self.args.per_class,
             output: self.network.head.output.clone(),

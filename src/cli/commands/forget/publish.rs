@@ -88,7 +88,8 @@ impl Job<'_> {
                 forget.join(", "),
                 file_name(&self.args.model)
             ),
-            parameters: self.parameters(),
+            parameters: self.parameters(&work.recipe),
+            calibration: work.calibration.clone(),
             source: Identity::new(file_name(&self.args.model), &self.source),
             result: Identity::new(output::MODEL.into(), &finished.stamped.digests),
             classes: self.names.all().to_vec(),

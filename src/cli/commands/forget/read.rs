@@ -17,7 +17,7 @@ use crate::{
     provenance::{digest::digest, stamp},
     report::{DataRecord, Warning},
     train::{BatchNorm, Layout, Network},
-    unlearn::Variant,
+    unlearn::{self, JUDGING, Variant},
 };
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -84,6 +84,10 @@ impl<'a> Job<'a> {
             );
         }
         let recipe = plan::recipe(&args.method, forget, channels(&retain))?;
+        let eval_rows = eval.as_ref().map_or_else(Default::default, |eval| {
+            let every = if plan::calibrates(&args.method) { JUDGING } else { usize::MAX };
+            unlearn::split(eval, every)
+        });
         let data = DataRecord { retain: retain_summary, eval: eval_summary };
         let mut job = Self {
             args,
@@ -99,6 +103,7 @@ impl<'a> Job<'a> {
             gates,
             retain,
             eval,
+            eval_rows,
             data,
             warnings,
         };

@@ -2,17 +2,20 @@
 
 use super::Job;
 use crate::{
-    cli::{commands::output::Output, printer::Printer, progress::Progress},
+    cli::{commands::output::Output, plan, printer::Printer, progress::Progress},
     evaluate::Evaluation,
     report::{Warning, percent},
     tensor::Tensor,
-    train::{BatchedNetwork, Range, Site, Weights},
-    unlearn::{self, Mix, NoiseRun, PhaseRecord, UnlearnError},
+    train::{BatchNorm, BatchedNetwork, Range, Site, Weights},
+    unlearn::{self, Calibration, Material, Mix, NoiseRun, PhaseRecord, Recipe, Trial, Trials},
 };
 use anyhow::Result;
 
 /// What training came to.
 pub(super) struct Work {
+    /// The settings that were used, found ones included.
+    pub recipe: Recipe,
+    pub calibration: Option<Calibration>,
     pub weights: Weights,
     pub phases: Vec<PhaseRecord>,
     pub objective: Vec<Vec<f32>>,
@@ -46,20 +49,31 @@ impl Job<'_> {
         };
         let rows = self.rows(self.recipe.batch_size);
         let network = self.network.at_batch_of(engine, self.samples(&rows), self.recipe.batch_norm)?;
-        let recipe = &self.recipe;
+        let judge = match self.recipe.batch_norm {
+            BatchNorm::Frozen => None,
+            BatchNorm::Batch => Some(self.network.at_batch_of(engine, self.samples(&rows), BatchNorm::Frozen)?),
+        };
+        let mut recipe = self.recipe.clone();
         let mut start = source.clone();
         start.extend(noise.statistics.clone());
-        let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
-        let mut phases = noise.records.clone();
-        let mut pass = |mix: &Mix<'_>, settings, phase| -> Result<Weights, UnlearnError> {
-            let (batch, seed) = (self.recipe.batch_size, self.recipe.seed);
-            phases.push(unlearn::train(&mut stepper, mix, settings, batch, seed, phase, &mut progress)?);
-            Ok(stepper.weights()?)
+        let mut trials = Trials::new(&network, judge.as_ref().unwrap_or(&network), &recipe, &start)?;
+        let material = |rows: Vec<usize>| Material {
+            impair: self.impair_mix(&noise, &network).of(rows.clone()),
+            repair: Mix::retain_only(&self.retain, network.row.clone()).of(rows),
         };
-        let impaired = pass(&self.impair_mix(&noise, &network), self.recipe.impair, "impair")?;
-        let after_impair = self.evaluate_weights(&output.scratch("impaired")?, &impaired)?;
-        let weights = pass(&Mix::retain_only(&self.retain, network.row.clone()), self.recipe.repair, "repair")?;
+        let mut calibration = None;
+        if plan::calibrates(&self.args.method) {
+            let found = self.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
+            (recipe.impair.lr, recipe.repair.lr) = found.rates();
+            calibration = Some(found);
+        }
+        let all = material((0..self.retain.len()).collect());
+        let Trial { weights: [impaired, weights], phases: trained } =
+            trials.run(&all, recipe.impair, recipe.repair, &mut progress)?;
         progress.finish();
+        drop(trials);
+        let phases: Vec<PhaseRecord> = noise.records.into_iter().chain(trained).collect();
+        let after_impair = self.evaluate_weights(&output.scratch("impaired")?, &impaired)?;
         for phase in &phases {
             printer.note(format!(
                 "{:>7}: {} steps in {:.1} s ({:.0} ms a step), loss {:.4} to {:.4}{}",
@@ -72,7 +86,17 @@ impl Job<'_> {
                 phase.accuracy.map_or(String::new(), |a| format!(", training accuracy {}", percent(a)))
             ));
         }
-        Ok(Work { weights, phases, objective: noise.objective, range, before, after_impair, warning })
+        Ok(Work {
+            recipe,
+            calibration,
+            weights,
+            phases,
+            objective: noise.objective,
+            range,
+            before,
+            after_impair,
+            warning,
+        })
     }
 
     fn noise_note(&self, range: Range) -> String {
@@ -102,7 +126,7 @@ impl Job<'_> {
     }
 
     /// One batch of retain samples, flat, repeated where there are fewer.
-    fn rows(&self, batch: usize) -> Vec<f32> {
+    pub(super) fn rows(&self, batch: usize) -> Vec<f32> {
         let numbers: Vec<usize> = (0..batch).map(|i| i % self.retain.len()).collect();
         let mut rows = vec![0.0; batch * self.retain.sample_len()];
         self.retain.batch(&numbers, &mut rows);
@@ -110,7 +134,7 @@ impl Job<'_> {
     }
 
     /// Rows taken apart, a batch for each input.
-    fn samples(&self, rows: &[f32]) -> Vec<(String, Tensor)> {
+    pub(super) fn samples(&self, rows: &[f32]) -> Vec<(String, Tensor)> {
         let width = self.retain.sample_len();
         let batch = rows.len() / width;
         let further = self.retain.further();

@@ -1,0 +1,96 @@
+//! The trials that find the learning rates.
+
+use super::Job;
+use crate::{
+    cli::{printer::Printer, progress::Progress},
+    report::percent,
+    train::{BatchNorm, Range, Weights},
+    unlearn::{
+        self, CANDIDATES, Calibration, Calibrator, HELD, Limits, Material, Outcome, Row, Sign, Trials, Turned,
+        Validation,
+    },
+};
+use anyhow::Result;
+
+impl Job<'_> {
+    /// Finds the learning rates. `material` gives what trials learn from, made of these retain samples.
+    pub(super) fn calibrate<'m>(
+        &self,
+        trials: &mut Trials,
+        source: &Weights,
+        range: Range,
+        material: impl Fn(Vec<usize>) -> Material<'m>,
+        progress: &mut Progress,
+        printer: Printer,
+    ) -> Result<Calibration> {
+        let (trained, held) = unlearn::split(&self.retain, HELD);
+        let turned = self.turned(trials, source, range)?;
+        let gates = &self.gates;
+        let calibrator = Calibrator {
+            recipe: &self.recipe,
+            retain: &self.retain,
+            validation: self.validation(),
+            turned,
+            limits: Limits::new(gates.max_forget_accuracy, gates.max_retain_drop),
+        };
+        let on = match &calibrator.validation {
+            Some(v) => format!("{} of the held-out samples, which the verdict leaves out", v.rows.len()),
+            None => format!("{} of the retain samples, which the trials leave out", held.len()),
+        };
+        printer.note(format!("learning rates are found by trials, judged on {on}"));
+        let material = material(trained);
+        let found = calibrator.run(trials, &material, &held, progress, |row| printer.note(line(row)))?;
+        progress.finish();
+        let (impair, repair) = found.rates();
+        printer.note(format!(
+            "learning rates: {impair:.3e} and {repair:.3e}{}",
+            match found.chosen.map(|i| found.trials[i].outcome) {
+                Some(Outcome::Fits) => "",
+                Some(_) => ", the strongest that keep the other classes; nothing that forgets was seen to keep them",
+                None => ", the mildest tried; no trial kept the other classes",
+            }
+        ));
+        Ok(found)
+    }
+
+    /// Held-out samples judge where every class to forget is among them.
+    fn validation(&self) -> Option<Validation<'_>> {
+        let (eval, rows) = (self.eval.as_ref()?, &self.eval_rows.1);
+        let known = |class: &usize| rows.iter().any(|&i| eval.labels_of(i).flatten().any(|&l| l as usize == *class));
+        self.recipe.forget.iter().all(known).then(|| Validation { data: eval, rows: rows.clone() })
+    }
+
+    /// The retained samples nearest to each class, turned into it.
+    fn turned(&self, trials: &mut Trials, source: &Weights, range: Range) -> Result<Vec<Turned>> {
+        let rows = self.rows(self.recipe.noise.images);
+        let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Frozen)?;
+        // Spread over the data, which is often sorted by class.
+        let n = self.retain.len().min(CANDIDATES);
+        let candidates: Vec<usize> = (0..n).map(|i| i * self.retain.len() / n).collect();
+        let start = trials.start().clone();
+        let scores = trials.scores_of_data(&start, &self.retain, &candidates)?;
+        let independent = trials.independent();
+        let turn = |&class: &usize| {
+            let classes = self.retain.classes();
+            let near = unlearn::nearest(&candidates, &scores, classes, class, independent, network.batch);
+            Turned::new(&network, source, range, &self.retain, &near, class)
+        };
+        Ok(self.recipe.forget.iter().map(turn).collect::<Result<_, _>>()?)
+    }
+}
+
+/// A trial as it is shown.
+fn line(row: &Row) -> String {
+    let shares = |signs: &[Sign]| signs.iter().map(|s| percent(s.known)).collect::<Vec<_>>().join(", ");
+    let name = if row.impair_lr > 0.0 { format!("{:.2e}", row.impair_lr) } else { "source".to_owned() };
+    let real = if row.forget.is_empty() { String::new() } else { format!(", forgotten {}", shares(&row.forget)) };
+    let outcome = match (row.impair_lr > 0.0, row.outcome) {
+        (false, _) => String::new(),
+        (_, Outcome::TooWeak) => format!(": too weak ({:.1} s)", row.seconds),
+        (_, Outcome::Fits) => format!(": fits ({:.1} s)", row.seconds),
+        (_, Outcome::TooStrong) => format!(": too strong ({:.1} s)", row.seconds),
+        (_, Outcome::Fails) => format!(": fails ({:.1} s)", row.seconds),
+    };
+    let retain = row.retain.map_or("-".to_owned(), percent);
+    format!("{:>7} {name:>8}: turned {}{real}, retained {retain}{outcome}", "trial", shares(&row.turned))
+}

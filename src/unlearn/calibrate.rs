@@ -1,0 +1,264 @@
+//! Finds the learning rates of impair and repair by trials.
+//!
+//! Every trial trains from the source weights on a part of the retain sample and is judged on what was kept out: whether
+//! the classes are gone, and what the others lost. `docs/method.md` has the rule and the measurements behind it.
+
+use super::{Material, Outcome, PhaseSettings, Recipe, Sign, Trials, Turned, UnlearnError, Watch, ladder};
+use crate::{
+    data::Dataset,
+    evaluate::Evaluation,
+    train::{Optimizer, Weights},
+};
+use serde::Serialize;
+use std::{collections::BTreeMap, time::Instant};
+
+/// Repair trains at this part of the rate of impair, as in the published settings.
+const REPAIR: f64 = 0.5;
+
+/// Of every so many retained samples one validates.
+pub const HELD: usize = 10;
+
+/// Of every so many samples of held-out data one judges trials.
+pub const JUDGING: usize = 5;
+
+/// Share of turned samples below which a class counts as gone.
+const GONE: f64 = 0.02;
+
+/// A sign is of use where the source model takes at least this share of the turned samples for the class.
+const USABLE: f64 = 0.9;
+
+/// What a trial is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Limits {
+    /// Largest share of turned samples that may be taken for their class.
+    pub turned: f64,
+    /// Largest accuracy on held-out samples of a forgotten class, where there are any.
+    pub forget: f64,
+    /// Largest fall of the accuracy on validation samples.
+    pub drop: f64,
+}
+
+impl Limits {
+    /// From those of the verdict: half of what it allows, because it measures on other samples.
+    pub fn new(max_forget: f64, max_drop: f64) -> Self {
+        Self { turned: GONE, forget: max_forget / 2.0, drop: max_drop / 2.0 }
+    }
+}
+
+/// Held-out samples that judge trials; the verdict does not measure on them.
+pub struct Validation<'d> {
+    /// The data.
+    pub data: &'d Dataset,
+    /// Numbers of the samples.
+    pub rows: Vec<usize>,
+}
+
+/// One trial.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Learning rate of impair.
+    pub impair_lr: f64,
+    /// Learning rate of repair.
+    pub repair_lr: f64,
+    /// Steps of both phases.
+    pub steps: usize,
+    /// Wall time in seconds, measuring included.
+    #[serde(skip)]
+    pub seconds: f64,
+    /// Loss at the end of impair and of repair.
+    pub loss: Option<[f32; 2]>,
+    /// Share of turned samples that are still taken for their class, for each class.
+    pub turned: Vec<Sign>,
+    /// Accuracy on held-out samples of each forgotten class that has some.
+    pub forget: Vec<Sign>,
+    /// Quality (accuracy, or micro-F1 where labels are multi-hot) on validation samples of the retained classes.
+    pub retain: Option<f64>,
+    /// How the trial was judged.
+    pub outcome: Outcome,
+}
+
+/// What a calibration did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Calibration {
+    /// What trials were judged by.
+    pub limits: Limits,
+    /// `retain` or `eval`: where the validation samples come from.
+    pub judged_on: &'static str,
+    /// Validation samples.
+    pub samples: usize,
+    /// What the source model is: rate 0.
+    pub source: Row,
+    /// The trials, in the order they were done.
+    pub trials: Vec<Row>,
+    /// Number of the trial whose settings were taken; none where no trial kept the other classes.
+    pub chosen: Option<usize>,
+}
+
+impl Calibration {
+    /// The learning rates of impair and repair that were found; the mildest that were tried where none kept the others.
+    pub fn rates(&self) -> (f64, f64) {
+        let mildest = || self.trials.iter().min_by(|a, b| a.impair_lr.total_cmp(&b.impair_lr));
+        let row = self.chosen.map(|i| &self.trials[i]).or_else(mildest);
+        row.map_or((0.0, 0.0), |r| (r.impair_lr, r.repair_lr))
+    }
+}
+
+/// What trials are judged with.
+pub struct Calibrator<'a> {
+    /// Settings that stay the same.
+    pub recipe: &'a Recipe,
+    /// The retain sample.
+    pub retain: &'a Dataset,
+    /// Held-out samples, if there are any.
+    pub validation: Option<Validation<'a>>,
+    /// Turned samples of each class.
+    pub turned: Vec<Turned>,
+    /// What trials are judged by.
+    pub limits: Limits,
+}
+
+/// Parts the samples of a data set: of every `every` samples of a class (their first one, where they have several) the
+/// last one comes into the second part.
+pub fn split(data: &Dataset, every: usize) -> (Vec<usize>, Vec<usize>) {
+    let first = |i| data.labels_of(i).next().and_then(|labels| labels.first().copied());
+    split_by(data.len(), first, every)
+}
+
+fn split_by(n: usize, class: impl Fn(usize) -> Option<u32>, every: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut seen: BTreeMap<Option<u32>, usize> = BTreeMap::new();
+    (0..n).partition(|&i| {
+        let seen = seen.entry(class(i)).or_default();
+        *seen += 1;
+        *seen % every != 0
+    })
+}
+
+impl Calibrator<'_> {
+    /// Runs trials until the rate is known well enough. `material` leaves out the validation samples `held`.
+    pub fn run(
+        &self,
+        trials: &mut Trials,
+        material: &Material<'_>,
+        held: &[usize],
+        watch: &mut dyn Watch,
+        mut tell: impl FnMut(&Row),
+    ) -> Result<Calibration, UnlearnError> {
+        let start = match self.recipe.optimizer {
+            Optimizer::Adam { .. } => 4e-4,
+            Optimizer::Sgd { .. } => 1e-2,
+        };
+        let source = self.judged(trials, &trials.start().clone(), held)?;
+        tell(&source);
+        let mut rows: Vec<Row> = Vec::new();
+        loop {
+            let tried: Vec<(f64, Outcome)> = rows.iter().map(|r| (r.impair_lr, r.outcome)).collect();
+            let Some(rate) = ladder::next(&tried, start) else { break };
+            let started = Instant::now();
+            let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
+            let (impair, repair) = (phase(self.recipe.impair, rate), phase(self.recipe.repair, REPAIR * rate));
+            let mut row = match trials.run(material, impair, repair, watch) {
+                Ok(trial) => {
+                    let [first, second] = &trial.phases;
+                    Row {
+                        steps: first.steps + second.steps,
+                        loss: Some([first.last_loss, second.last_loss]),
+                        ..self.judged(trials, &trial.weights[1], held)?
+                    }
+                }
+                // The rate is beyond what the model bears, which is an answer.
+                Err(UnlearnError::NotFinite { .. }) => Row { steps: 0, loss: None, retain: None, ..source.clone() },
+                Err(e) => return Err(e),
+            };
+            (row.impair_lr, row.repair_lr) = (impair.lr, repair.lr);
+            row.seconds = started.elapsed().as_secs_f64();
+            rows.push(row);
+            self.judge(&source, &mut rows);
+            tell(&rows[rows.len() - 1]);
+        }
+        let tried: Vec<(f64, Outcome)> = rows.iter().map(|r| (r.impair_lr, r.outcome)).collect();
+        let (judged_on, samples) = match &self.validation {
+            Some(v) => ("eval", v.rows.len()),
+            None => ("retain", held.len()),
+        };
+        Ok(Calibration {
+            limits: self.limits,
+            judged_on,
+            samples,
+            source,
+            chosen: ladder::chosen(&tried),
+            trials: rows,
+        })
+    }
+
+    /// Measures weights; the outcome is still open.
+    fn judged(&self, trials: &mut Trials, weights: &Weights, held: &[usize]) -> Result<Row, UnlearnError> {
+        let forget = &self.recipe.forget;
+        let kept = |c: usize| !forget.contains(&c);
+        let found = match &self.validation {
+            Some(v) => trials.evaluate(weights, v.data, &v.rows)?,
+            None => trials.evaluate(weights, self.retain, held)?,
+        };
+        let quality = |e: &Evaluation| if e.multi_hot() { e.micro_f1(kept) } else { e.accuracy(kept) };
+        let of = |&class: &usize| Some(Sign { class, known: found.accuracy(|c| c == class)? });
+        let mut signs = Vec::new();
+        for turned in &self.turned {
+            let scores = trials.scores_of_full_rows(weights, &turned.rows)?;
+            signs.push(turned.sign(&scores, self.retain.classes(), trials.independent()));
+        }
+        Ok(Row {
+            impair_lr: 0.0,
+            repair_lr: 0.0,
+            steps: 0,
+            seconds: 0.0,
+            loss: None,
+            turned: signs,
+            forget: forget.iter().filter_map(of).collect(),
+            retain: quality(&found),
+            outcome: Outcome::TooWeak,
+        })
+    }
+
+    /// Judges all trials so far, each beside the best: training without the validation samples costs accuracy on them that
+    /// no learning rate can keep, where the source model was trained on them.
+    fn judge(&self, source: &Row, rows: &mut [Row]) {
+        let best = rows.iter().filter_map(|r| r.retain).fold(f64::NEG_INFINITY, f64::max);
+        let reference = source.retain.map(|s| if self.validation.is_some() { s } else { s.min(best) });
+        for row in rows {
+            let kept = match (row.retain, reference) {
+                (Some(now), Some(before)) => before - now <= self.limits.drop,
+                _ => false,
+            };
+            let evident = |class: usize| {
+                let usable = source.turned.iter().any(|s| s.class == class && s.known >= USABLE);
+                let turned = row.turned.iter().filter(|s| usable && s.class == class);
+                let turned: Vec<bool> = turned.map(|s| s.known <= self.limits.turned).collect();
+                let real = row.forget.iter().filter(|s| s.class == class).map(|s| s.known <= self.limits.forget);
+                let all: Vec<bool> = real.chain(turned).collect();
+                // Where nothing tells, the class counts as known.
+                !all.is_empty() && all.into_iter().all(|gone| gone)
+            };
+            let gone = row.loss.is_some() && self.recipe.forget.iter().all(|&class| evident(class));
+            row.outcome = match (gone, kept) {
+                (true, true) => Outcome::Fits,
+                (true, false) => Outcome::TooStrong,
+                (false, true) => Outcome::TooWeak,
+                (false, false) => Outcome::Fails,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_by;
+
+    #[test]
+    fn a_part_of_each_class_is_split_off() {
+        let class = |i: usize| Some(u32::from(i % 3 == 0));
+        let (train, held) = split_by(60, class, 10);
+        assert_eq!((train.len(), held.len()), (54, 6));
+        assert_eq!(held.iter().filter(|&&i| class(i) == Some(1)).count(), 2);
+        // Too few samples of a class to spare one.
+        assert_eq!(split_by(9, |_| Some(0), 10), ((0..9).collect(), Vec::new()));
+    }
+}
