@@ -205,6 +205,8 @@ fn refusals_leave_stdout_alone() {
     models::write(&path, build, |_| {});
     gradcheck(&path, &["--json"]).fails(&["1 node(s) cannot be differentiated", "DeformConv", "no gradient rule"]);
     gradcheck(Path::new("no/such/model.onnx"), &[]).fails(&["cannot read no/such/model.onnx"]);
+    models::write(&path, |b, x| vec![models::dense(b, &x, 0)], |_| {});
+    gradcheck(&path, &[]).fails(&["curved.onnx: no classifier head", "shape [2, 0], which holds no scores"]);
     let sized = |graph: &mut onnx_unlearn::graph::Graph| {
         graph.inputs[0].dims = Some(vec![None, Some(1), None, Some(28)]);
     };
