@@ -194,6 +194,30 @@ fn tokens_further_inputs_and_a_single_score_are_checked() {
     assert!(input.iter().any(|d| d["gradient"].as_f64().is_some_and(|g| g.abs() > 1e-6)), "noise has a gradient");
 }
 
+/// The window of a transform stays as it is; where it is to be trained, it learns.
+#[test]
+fn a_window_is_trained_on_demand() {
+    let folder = temporary();
+    let path = folder.path().join("frames.onnx");
+    let build = |b: &mut Builder, x: Value| {
+        let flat = b.op("Flatten", &[&x], &[], &[1, 784]);
+        let step = b.constant(Tensor::i64([], vec![97]));
+        let window = Tensor::f32([8], vec![0.1, 0.4, 0.8, 1.0, 0.9, 0.6, 0.3, 0.2]);
+        let window = b.named_constant("window", Arc::new(window));
+        let spectra = b.op("STFT", &[&flat, &step, &window], &[("onesided", 1i64.into())], &[1, 9, 5, 2]);
+        let power = b.op("Mul", &[&spectra, &spectra], &[], &[1, 9, 5, 2]);
+        let flat = b.op("Flatten", &[&power], &[], &[1, 90]);
+        vec![models::product(b, &flat, 10)]
+    };
+    models::write(&path, build, |_| {});
+    let ran = run([OsString::from("inspect"), path.clone().into()]).exits(0);
+    assert!(ran.stdout.contains("frozen      window [8]: the window of a transform"), "{}", ran.stdout);
+    let json = |more: &[&str]| gradcheck(&path, &[&["--json", "--quiet"], more].concat()).exits(0).json();
+    assert_eq!(json(&[])["weights"], 1);
+    let trained = json(&["--train=window"]);
+    assert_eq!((trained["weights"].as_u64(), trained["answer"].as_str()), (Some(2), Some("yes")), "{trained:#}");
+}
+
 #[test]
 fn refusals_leave_stdout_alone() {
     let folder = temporary();
