@@ -218,6 +218,30 @@ fn a_window_is_trained_on_demand() {
     assert_eq!((trained["weights"].as_u64(), trained["answer"].as_str()), (Some(2), Some("yes")), "{trained:#}");
 }
 
+/// How many parts a list has is known from a run only, which names the node and the place.
+#[test]
+fn a_place_past_the_end_of_a_list() {
+    let folder = temporary();
+    let path = folder.path().join("parts.onnx");
+    let at = |place: i64| {
+        let build = |b: &mut Builder, x: Value| {
+            let scores = models::dense(b, &x, 6);
+            let [length, place] = [3, place].map(|v| b.constant(Tensor::i64([], vec![v])));
+            let list = b.op("SplitToSequence", &[&scores, &length], &[("axis", 1i64.into())], &[]);
+            vec![b.op("SequenceAt", &[&list, &place], &[], &[1, 3])]
+        };
+        models::write(&path, build, |_| {});
+        gradcheck(&path, &["--quiet"])
+    };
+    for place in [1, -2] {
+        at(place).exits(0);
+    }
+    for place in [2, -3, i64::MAX / 2] {
+        let index = format!("idx={place} must be within the inclusive range [-2,1]");
+        at(place).fails(&["parts.onnx", "'SequenceAt/from'", &index]);
+    }
+}
+
 #[test]
 fn refusals_leave_stdout_alone() {
     let folder = temporary();
