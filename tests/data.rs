@@ -29,6 +29,8 @@ struct Case<'a> {
     drop: &'a [usize],
     per_class: Option<usize>,
     dims: &'a [Option<usize>],
+    integers: bool,
+    further: &'a [InputSpec],
     predictions: usize,
     independent: bool,
     preprocess: Preprocess,
@@ -43,6 +45,8 @@ impl Default for Case<'_> {
             drop: &[],
             per_class: None,
             dims: &[Some(3), Some(2), Some(2)],
+            integers: false,
+            further: &[],
             predictions: 1,
             independent: false,
             preprocess,
@@ -58,8 +62,8 @@ impl Case<'_> {
             names: self.names,
             drop: self.drop,
             per_class: self.per_class,
-            input: InputSpec { name: "image".into(), dims: self.dims.to_vec(), batch: None, integers: false },
-            further: &[],
+            input: InputSpec { name: "image".into(), dims: self.dims.to_vec(), batch: None, integers: self.integers },
+            further: self.further,
             predictions: self.predictions,
             independent: self.independent,
             preprocess: &self.preprocess,
@@ -869,4 +873,31 @@ fn prefetch_ends_when_the_caller_does_and_passes_panics_on() {
         });
     });
     assert!(panicked.is_err());
+}
+
+/// 2^24 + 1 is the first integer that float32 rounds.
+#[test]
+fn integers_that_float32_rounds_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let rows = |at: usize, value: i64| {
+        let mut ids = [1i64, -16_777_216, 16_777_216, 3, 4, 5];
+        ids[at] = value;
+        npy(&[3, 2], &ids)
+    };
+    let y = || ("y", npy(&[3], &[0i64, 1, 2]));
+    let case = Case { integers: true, dims: &[Some(2)], drop: &[0], ..Case::default() };
+    case.load(&npz(&dir, &[("x", rows(5, 7)), y()])).map(|_| ()).unwrap();
+    for value in [16_777_217, -16_777_217, i64::MIN] {
+        let said = case.message(&npz(&dir, &[("x", rows(5, value)), y()]));
+        assert!(said.contains(&format!("array `x` holds {} in row 2; integers beyond", value as f64)), "{said}");
+    }
+    // Rows that are not read are not looked at.
+    case.load(&npz(&dir, &[("x", rows(0, 16_777_217)), y()])).map(|_| ()).unwrap();
+    let further = [InputSpec { name: "mask".into(), dims: vec![Some(2)], batch: None, integers: true }];
+    let case = Case { dims: &[Some(2)], further: &further, ..Case::default() };
+    let said = case.message(&npz(&dir, &[("x", npy(&[3, 2], &[0f32; 6])), ("mask", rows(2, 16_777_217)), y()]));
+    assert!(
+        said.contains("array `mask` holds 16777217 in row 1; integers beyond 16,777,216 are not supported"),
+        "{said}"
+    );
 }

@@ -55,13 +55,14 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
             let fit = target.floats(&row_shape).ok_or_else(|| mismatch(false))?;
             let shape = fit.shape.clone();
             let mut floats = Floats::new(fit);
+            let mut exact = Exact { path, what: "array `x`", number, row_bytes, rows: 0, chosen: &chosen };
             rows.rows(&chosen.keep, row_bytes, |block| {
+                exact.check(block)?;
                 let values = block.chunks_exact(number.size).map(|b| number.float(b));
                 floats
                     .push(values)
                     .map_err(|kept| DataError::NotFinite { path: path.to_path_buf(), row: chosen.order[kept] as usize })
             })?;
-            exact(path, "array `x`", number, &floats.data, &shape, &chosen)?;
             (Samples::Floats(floats.data), shape)
         }
         _ => return Err(head.wrong_type(path, "array `x`", wanted)),
@@ -72,21 +73,34 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
 }
 
 /// Integers beyond this are not all float32 numbers.
-const EXACT: f32 = 16_777_216.0;
+const EXACT: f64 = 16_777_216.0;
 
-/// Fails where an integer was too large to be held.
-fn exact(
-    path: &Path,
-    what: &str,
+/// Looks for integers that are too large to be held, before they are rounded.
+struct Exact<'a> {
+    path: &'a Path,
+    what: &'a str,
     number: Number,
-    values: &[f32],
-    row: &[usize],
-    chosen: &Chosen,
-) -> Result<(), DataError> {
-    let large = values.iter().position(|v| v.abs() > EXACT).filter(|_| number.kind != 'f');
-    let Some(at) = large else { return Ok(()) };
-    let row = chosen.order[at / row.iter().product::<usize>().max(1)] as usize;
-    Err(DataError::LargeInteger { path: path.to_path_buf(), what: what.into(), row, value: values[at].into() })
+    row_bytes: u64,
+    /// Rows seen so far.
+    rows: usize,
+    chosen: &'a Chosen,
+}
+
+impl Exact<'_> {
+    /// Fails where an integer in these whole rows is too large.
+    fn check(&mut self, block: &[u8]) -> Result<(), DataError> {
+        if self.number.kind == 'f' {
+            return Ok(());
+        }
+        let row_bytes = (self.row_bytes as usize).max(1);
+        let values = block.chunks_exact(self.number.size).map(|b| self.number.value(b));
+        if let Some((at, value)) = values.enumerate().find(|(_, v)| v.abs() > EXACT) {
+            let row = self.chosen.order[self.rows + at * self.number.size / row_bytes] as usize;
+            return Err(DataError::LargeInteger { path: self.path.to_path_buf(), what: self.what.into(), row, value });
+        }
+        self.rows += block.len() / row_bytes;
+        Ok(())
+    }
 }
 
 /// The rows of a further input: an array of the input's name and shape, of any type of number.
@@ -115,11 +129,12 @@ fn further(archive: &mut Archive, path: &Path, input: &InputSpec, chosen: &Chose
     }
     let mut data = Vec::new();
     let row_bytes = head.bytes / images.max(1);
+    let mut exact = Exact { path, what: &what, number, row_bytes, rows: 0, chosen };
     Counted::new(reader, path, what.as_str(), head.bytes).rows(&chosen.keep, row_bytes, |block| {
+        exact.check(block)?;
         data.extend(block.chunks_exact(number.size).map(|b| number.float(b)));
         Ok(())
     })?;
-    exact(path, &what, number, &data, &shape, chosen)?;
     let row = shape.iter().product::<usize>().max(1);
     if let Some(at) = data.iter().position(|v| !v.is_finite()) {
         return Err(DataError::NotFinite { path: path.to_path_buf(), row: chosen.order[at / row] as usize });

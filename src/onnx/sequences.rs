@@ -73,6 +73,9 @@ impl Sequences {
         let lengths = lengths.to_owned();
         let list = ints(pen, &lengths, "the lengths of the parts are computed by the graph")?;
         if pen.rank(&lengths) == Some(0) {
+            if list[0] < 1 {
+                return Err(format!("parts of length {}", list[0]));
+            }
             return self.put(node, Items::Parts { x, axis, length: list[0], squeeze });
         }
         let members: Vec<String> = list.iter().map(|_| pen.fresh(node, "part")).collect();
@@ -112,16 +115,23 @@ impl Sequences {
                 let member = member.ok_or_else(|| format!("position {place} of a list of {}", members.len()))?;
                 pen.to(node, "Identity", &[member], y, &[]);
             }
-            Items::Parts { length, .. } if place < 0 && *length != 1 => return Err(open(node, "a place from its end")),
             Items::Parts { x, axis, length, squeeze } => {
-                // Behind the last element there is no 0 to count to.
-                let end = if place == -1 { i64::MAX } else { (place + 1) * length };
-                let bounds = [("from", place * length), ("to", end), ("along", *axis)];
-                let bounds = bounds.map(|(part, v)| pen.constant(node, part, Tensor::ints(&[v])));
-                let inputs = [x.as_str(), &bounds[0], &bounds[1], &bounds[2]];
+                let scalar = |v: i64| Tensor::i64([], vec![v]);
+                let axis_at = pen.constant(node, "axis", scalar(*axis));
+                let along = pen.constant(node, "along", Tensor::ints(&[*axis]));
+                let zero = pen.constant(node, "zero", scalar(0));
+                let length = pen.constant(node, "length", scalar(*length));
+                let place = pen.constant(node, "place", Tensor::ints(&[place]));
+                // Where each part starts. For a place that is none of the list the second Gather fails, as the node would.
+                let shape = pen.op(node, "Shape", "shape", &[x], &[]);
+                let end = pen.op(node, "Gather", "end", &[&shape, &axis_at], &[]);
+                let starts = pen.op(node, "Range", "starts", &[&zero, &end, &length], &[]);
+                let from = pen.op(node, "Gather", "from", &[&starts, &place], &[]);
+                let to = pen.op(node, "Add", "to", &[&from, &length], &[]);
+                let inputs = [x.as_str(), &from, &to, &along];
                 if *squeeze {
                     let part = pen.op(node, "Slice", "part", &inputs, &[]);
-                    pen.to(node, "Squeeze", &[&part, &bounds[2]], y, &[]);
+                    pen.to(node, "Squeeze", &[&part, &along], y, &[]);
                 } else {
                     pen.to(node, "Slice", &inputs, y, &[]);
                 }

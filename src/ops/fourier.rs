@@ -15,7 +15,7 @@ const WINDOW: &[&str] = &["output_datatype", "periodic"];
 
 pub(super) const OPS: &[Op] = &[
     Op::new("DFT", &["axis", "inverse", "onesided"], &[Vjp(dft), Constant, Constant]),
-    Op::new("STFT", &["onesided"], &[Vjp(stft), Constant, Constant, Constant]),
+    Op::new("STFT", &["onesided"], &[Vjp(stft), Constant, Vjp(stft_window), Constant]),
     Op::new("HannWindow", WINDOW, &[Constant]),
     Op::new("HammingWindow", WINDOW, &[Constant]),
     Op::new("BlackmanWindow", WINDOW, &[Constant]),
@@ -99,11 +99,24 @@ fn dft(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.transpose(&d, &back))
 }
 
-/// y[f, k] = sum_t e^(-2 pi i t k / n) w[t] x[f step + t]: a convolution with windows of cosines and sines
-/// dx = its transposed convolution of dy
-fn stft(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+/// What both rules of a transform of frames work with.
+struct Frames {
+    batch: usize,
+    /// Length of the signal.
+    long: usize,
+    /// Number of frames.
+    count: usize,
+    bins: usize,
+    /// Points of a frame.
+    n: usize,
+    step: i64,
+    /// Cosines and negative sines of every bin in turn, [2 bins, n], without the window.
+    basis: Value,
+}
+
+fn frames(e: &mut Emit<'_>, dy: &Value) -> Result<Frames, OpError> {
     let x = e.x(0)?;
-    let &[batch, frames, bins, _] = dy.shape() else {
+    let &[batch, count, bins, _] = dy.shape() else {
         return Err(OpError::Unsupported("expected an output of four axes".into()));
     };
     let long = x.shape()[1];
@@ -111,29 +124,56 @@ fn stft(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
         return Err(OpError::Unsupported("the signal is complex; the rule covers real ones".into()));
     }
     let step = e.known_ints(1)?.ok_or_else(|| OpError::Unsupported("the step of the frames is missing".into()))?[0];
-    let window = if e.has(2) { Some(e.x(2)?) } else { None };
+    let window = if e.has(2) { Some(e.x(2)?.len()) } else { None };
     let given = e.known_ints(3)?.map(|v| v[0] as usize);
     let n = given
-        .or(window.as_ref().map(Value::len))
+        .or(window)
         .ok_or_else(|| OpError::Unsupported("neither a window nor the length of the frames is given".into()))?;
+    if let Some(window) = window.filter(|&length| length != n) {
+        return Err(OpError::Unsupported(format!("a window of {window} in frames of {n}")));
+    }
     small_enough(2 * bins * n, n)?;
     let mut basis = Vec::with_capacity(2 * bins * n);
     for k in 0..bins {
         basis.extend((0..n).map(|t| turn(t, k, n).0));
         basis.extend((0..n).map(|t| -turn(t, k, n).1));
     }
-    let mut basis = e.nums(&[2 * bins, 1, n], &basis);
-    if let Some(window) = window {
-        if window.len() != n {
-            return Err(OpError::Unsupported(format!("a window of {} in frames of {n}", window.len())));
-        }
+    let basis = e.nums(&[2 * bins, n], &basis);
+    Ok(Frames { batch, long, count, bins, n, step, basis })
+}
+
+/// y[f, k] = sum_t e^(-2 pi i t k / n) w[t] x[f step + t]: a convolution with windows of cosines and sines
+/// dx = its transposed convolution of dy
+fn stft(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let Frames { batch, long, count, bins, n, step, basis } = frames(e, dy)?;
+    let mut basis = e.reshape(&basis, &[2 * bins, 1, n]);
+    if e.has(2) {
+        let window = e.x(2)?;
         let window = e.reshape(&window, &[1, 1, n]);
         basis = e.mul(&basis, &window);
     }
-    let dy = e.reshape(dy, &[batch, frames, 2 * bins]);
+    let dy = e.reshape(dy, &[batch, count, 2 * bins]);
     let dy = e.transpose(&dy, &[0, 2, 1]);
-    let reached = (frames - 1) * step as usize + n;
+    let reached = (count - 1) * step as usize + n;
     let dx = e.op("ConvTranspose", &[&dy, &basis], &[("strides", [step].into())], &[batch, 1, reached]);
     let dx = e.pad(&dx, &[0, 0, 0], &[0, 0, long as i64 - reached as i64]);
+    let x = e.x(0)?;
     Ok(e.reshape(&dx, x.shape()))
+}
+
+/// dw[t] = sum_f x[f step + t] sum_k (cos re + -sin im) of dy[f, k]
+fn stft_window(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let Frames { batch, long, count, bins, n, step, basis } = frames(e, dy)?;
+    let dy = e.reshape(dy, &[batch * count, 2 * bins]);
+    let back = e.gemm(&dy, &basis, false, false);
+    let places: Vec<i64> = (0..count as i64).flat_map(|f| (0..n as i64).map(move |t| f * step + t)).collect();
+    let places = e.int_list(&places);
+    let x = e.x(0)?;
+    let x = e.reshape(&x, &[batch, long]);
+    let x = e.op("Gather", &[&x, &places], &[("axis", 1i64.into())], &[batch, count * n]);
+    let x = e.reshape(&x, &[batch * count, n]);
+    let each = e.mul(&back, &x);
+    let dw = e.reduce_sum(&each, &[0], false);
+    let window = e.x(2)?;
+    Ok(e.reshape(&dw, window.shape()))
 }

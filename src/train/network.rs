@@ -289,7 +289,11 @@ impl Network {
         let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
         let mut traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
         let shape = traced.shape(&self.head.logits).unwrap_or_default().to_vec();
-        let layout = self.head.layout(&shape).map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
+        let normalised = self.head.reshaped().and_then(|value| traced.shape(value));
+        let layout = self
+            .head
+            .layout(&shape, normalised)
+            .map_err(|source| TrainError::Head { path: self.path.clone(), source })?;
         if shape[0] != batch {
             return Err(TrainError::FrozenBatch { path: self.path.clone(), batch, found: shape[0], shape });
         }

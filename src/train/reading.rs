@@ -7,7 +7,7 @@ use super::{
     inputs::{self, Choice, Inputs},
     network::TrainError,
 };
-use crate::{graph::Graph, onnx::Model};
+use crate::{graph::Graph, onnx::Model, tensor::Tensor};
 use std::path::PathBuf;
 
 /// A classifier as it is fed and read. The file runs as it is; nothing is written out or rewritten.
@@ -31,16 +31,16 @@ impl Reading {
         Ok(Self { path: model.path.clone(), head, inputs, live_batch_norm: batch_norm::live(&graph) })
     }
 
-    /// How the class scores are laid out: `shape` is what the output has for a batch of `batch` samples.
+    /// How the class scores are laid out: `scores` are what the output gives for a batch of `batch` samples.
     ///
     /// A final Softmax or Sigmoid, and what may stand behind it, leave the shape of the logits as it is or have it in the
     /// output too, so that the output tells.
-    pub fn layout(&self, shape: &[usize], batch: usize) -> Result<Layout, TrainError> {
+    pub fn layout(&self, scores: &Tensor, batch: usize) -> Result<Layout, TrainError> {
         let path = || self.path.clone();
-        let layout = self.head.layout(shape).map_err(|source| TrainError::Head { path: path(), source })?;
-        match shape[0] {
+        let layout = self.head.layout_of(scores).map_err(|source| TrainError::Head { path: path(), source })?;
+        match scores.shape()[0] {
             n if n == batch => Ok(layout),
-            found => Err(TrainError::Frozen { path: path(), batch, shape: shape.into(), found }),
+            found => Err(TrainError::Frozen { path: path(), batch, shape: scores.shape().into(), found }),
         }
     }
 }

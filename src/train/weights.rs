@@ -166,6 +166,9 @@ fn constant_by_rule(
     if nodes.iter().all(|n| n.op == "InstanceNormalization") && neutral(tensor, &nodes, name) {
         return Some("factors of one or offsets of zero that a normalisation without weights is given");
     }
+    if nodes.iter().all(|n| n.op == "STFT" && n.input(2) == Some(name)) {
+        return Some("the window of a transform");
+    }
     if tensor.as_f32().is_some_and(is_mask) {
         return Some("a mask");
     }

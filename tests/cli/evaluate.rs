@@ -428,6 +428,16 @@ fn probabilities_without_a_final_softmax_are_pointed_out() {
 fn what_is_wrong_is_named() {
     let folder = temporary();
     let path = model("fashion-mnist");
+    let halves = folder.path().join("halves.onnx");
+    let tail: [(&str, Attrs, &[&str]); 3] = [
+        ("Reshape", Attrs::new(), &["shape"]),
+        ("Softmax", [("axis".to_owned(), 2i64.into())].into(), &[]),
+        ("Flatten", Attrs::new(), &[]),
+    ];
+    behind_the_logits(&halves, &tail, &[("shape", Tensor::ints(&[-1, 2, 5]))]);
+    let words =
+        ["halves.onnx: no classifier head", "node \"tail1\" (Softmax) makes of its scores sums to 2", "single softmax"];
+    on_eval(&[&halves], &[]).fails(&words);
     on_eval(&[Path::new("no/such.onnx")], &[]).fails(&["cannot read no/such.onnx"]);
     evaluate(&[&path], Path::new("no/data.npz"), &[]).fails(&["--data no/data.npz", "no such file"]);
     on_eval(&[&path], &["--route=11"]).fails(&["--route: class 11 is out of range"]);

@@ -194,6 +194,54 @@ fn tokens_further_inputs_and_a_single_score_are_checked() {
     assert!(input.iter().any(|d| d["gradient"].as_f64().is_some_and(|g| g.abs() > 1e-6)), "noise has a gradient");
 }
 
+/// The window of a transform stays as it is; where it is to be trained, it learns.
+#[test]
+fn a_window_is_trained_on_demand() {
+    let folder = temporary();
+    let path = folder.path().join("frames.onnx");
+    let build = |b: &mut Builder, x: Value| {
+        let flat = b.op("Flatten", &[&x], &[], &[1, 784]);
+        let step = b.constant(Tensor::i64([], vec![97]));
+        let window = Tensor::f32([8], vec![0.1, 0.4, 0.8, 1.0, 0.9, 0.6, 0.3, 0.2]);
+        let window = b.named_constant("window", Arc::new(window));
+        let spectra = b.op("STFT", &[&flat, &step, &window], &[("onesided", 1i64.into())], &[1, 9, 5, 2]);
+        let power = b.op("Mul", &[&spectra, &spectra], &[], &[1, 9, 5, 2]);
+        let flat = b.op("Flatten", &[&power], &[], &[1, 90]);
+        vec![models::product(b, &flat, 10)]
+    };
+    models::write(&path, build, |_| {});
+    let ran = run([OsString::from("inspect"), path.clone().into()]).exits(0);
+    assert!(ran.stdout.contains("frozen      window [8]: the window of a transform"), "{}", ran.stdout);
+    let json = |more: &[&str]| gradcheck(&path, &[&["--json", "--quiet"], more].concat()).exits(0).json();
+    assert_eq!(json(&[])["weights"], 1);
+    let trained = json(&["--train=window"]);
+    assert_eq!((trained["weights"].as_u64(), trained["answer"].as_str()), (Some(2), Some("yes")), "{trained:#}");
+}
+
+/// How many parts a list has is known from a run only, which names the node and the place.
+#[test]
+fn a_place_past_the_end_of_a_list() {
+    let folder = temporary();
+    let path = folder.path().join("parts.onnx");
+    let at = |place: i64| {
+        let build = |b: &mut Builder, x: Value| {
+            let scores = models::dense(b, &x, 6);
+            let [length, place] = [3, place].map(|v| b.constant(Tensor::i64([], vec![v])));
+            let list = b.op("SplitToSequence", &[&scores, &length], &[("axis", 1i64.into())], &[]);
+            vec![b.op("SequenceAt", &[&list, &place], &[], &[1, 3])]
+        };
+        models::write(&path, build, |_| {});
+        gradcheck(&path, &["--quiet"])
+    };
+    for place in [1, -2] {
+        at(place).exits(0);
+    }
+    for place in [2, -3, i64::MAX / 2] {
+        let index = format!("idx={place} must be within the inclusive range [-2,1]");
+        at(place).fails(&["parts.onnx", "'SequenceAt/from'", &index]);
+    }
+}
+
 #[test]
 fn refusals_leave_stdout_alone() {
     let folder = temporary();
@@ -205,6 +253,8 @@ fn refusals_leave_stdout_alone() {
     models::write(&path, build, |_| {});
     gradcheck(&path, &["--json"]).fails(&["1 node(s) cannot be differentiated", "DeformConv", "no gradient rule"]);
     gradcheck(Path::new("no/such/model.onnx"), &[]).fails(&["cannot read no/such/model.onnx"]);
+    models::write(&path, |b, x| vec![models::dense(b, &x, 0)], |_| {});
+    gradcheck(&path, &[]).fails(&["curved.onnx: no classifier head", "shape [2, 0], which holds no scores"]);
     let sized = |graph: &mut onnx_unlearn::graph::Graph| {
         graph.inputs[0].dims = Some(vec![None, Some(1), None, Some(28)]);
     };

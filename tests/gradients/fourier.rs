@@ -52,6 +52,11 @@ fn transforms_of_frames() {
         node(11).constant(step(4)).none().constant(step(4)).check();
         // Frames apart from one another.
         node(11).constant(step(5)).constant(positive(&[3])).constant(step(3)).check();
+        // A window that is learned.
+        node(12).constant(step(2)).grad(positive(&[4])).constant(step(4)).check();
+        node(13).constant(step(3)).grad(any(&[5])).check();
+        node(11).constant(step(5)).grad(positive(&[3])).constant(step(3)).check();
+        case("STFT").opset(17).attr("onesided", onesided).data(any(&[2, 9])).constant(step(2)).grad(any(&[4])).check();
     }
 }
 

@@ -27,14 +27,16 @@ fn parts_of_a_value() {
             ("SequenceAt", &["list", "x3"], "y1", &[]),
         ])
         .check();
-        // Parts of one length, the last of them shorter.
-        let node = x().opset(opset).constant(at(4)).constant(at(0)).constant(at(1)).outputs(2);
-        node.chain(&[
-            ("SplitToSequence", &["x0", "x1"], "list", &axis(-2)),
-            ("SequenceAt", &["list", "x2"], "y0", &[]),
-            ("SequenceAt", &["list", "x3"], "y1", &[]),
-        ])
-        .check();
+        // Parts of one length, the last of them shorter, counted from the end too; and one that is longer than the whole.
+        for (length, first, last) in [(4, 0, 1), (4, -2, -1), (i64::MAX, 0, -1)] {
+            let node = x().opset(opset).constant(at(length)).constant(at(first)).constant(at(last)).outputs(2);
+            node.chain(&[
+                ("SplitToSequence", &["x0", "x1"], "list", &axis(-2)),
+                ("SequenceAt", &["list", "x2"], "y0", &[]),
+                ("SequenceAt", &["list", "x3"], "y1", &[]),
+            ])
+            .check();
+        }
         // Single elements, with the axis and without.
         for keep in [0i64, 1] {
             let node = x().opset(opset).constant(at(1)).constant(at(-1)).constant(at(-2)).outputs(3);
@@ -126,9 +128,9 @@ fn what_is_refused() {
     assert!(why.contains("position 7 of a list of 2"), "{why}");
     let why = refused(&[("SplitToSequence", &["a", "n"], "list")], &two);
     assert!(why.contains("the lengths of the parts are computed by the graph (\"n\")"), "{why}");
+    let why = refused(&[("SplitToSequence", &["a", "back"], "list")], &two);
+    assert!(why.contains("(SplitToSequence): parts of length -1"), "{why}");
     let parts: (&str, &[&str], &str) = ("SplitToSequence", &["a", "two"], "list");
-    let why = refused(&[parts, ("SequenceAt", &["list", "back"], "y")], &two);
-    assert!(why.contains("the number of parts in the list \"list\", and with it a place from its end"), "{why}");
     let why = refused(&[parts, ("SequenceLength", &["list"], "y")], &two);
     assert!(why.contains("and with it its length, is not known from the file"), "{why}");
     let why = refused(&[parts, ("Loop", &["n", "", "list"], "y")], &two);

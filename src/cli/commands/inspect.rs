@@ -188,7 +188,7 @@ fn classes(model: &Model, head: &Head) -> Option<usize> {
     let rest: Option<Vec<usize>> = rest.iter().copied().collect();
     // The batch may be open; how many samples there are says nothing about classes.
     let shape = [vec![2], rest?].concat();
-    head.layout(&shape).ok().map(|l| l.classes)
+    head.layout(&shape, None).ok().map(|l| l.classes)
 }
 
 fn port(p: &Port) -> String {

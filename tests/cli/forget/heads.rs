@@ -82,6 +82,42 @@ fn a_softmax_before_quantizers_is_stepped_over_with_them() {
     assert_eq!(trained(&quantized), trained(&plain));
 }
 
+/// The second output of a training graph's loss is a LogSoftmax of its first input, also where its shape is changed.
+#[test]
+fn the_log_probabilities_beside_a_loss() {
+    let folder = temporary();
+    let plain = folder.path().join("log_softmax.onnx");
+    behind_the_logits(&plain, &[("LogSoftmax", Attrs::new(), &[])], &[]);
+    let trained = |path: &Path, logits: &str| {
+        let report = passes(&Forget::passing(path).flag("--allow-unchecked"), path);
+        assert_eq!(
+            (report["head"]["behind"].as_str(), report["head"]["logits"].as_str()),
+            (Some("LogSoftmax"), Some(logits))
+        );
+        (report["phases"].clone(), report["trained"].clone(), report["measured"].clone())
+    };
+    let expected = trained(&plain, "logits");
+    let labels: (&str, Attrs, &[&str]) =
+        ("ArgMax", [("axis".to_owned(), 1i64.into()), ("keepdims".to_owned(), 0i64.into())].into(), &[]);
+    for (file, output, loss_on) in [("loss.onnx", "scores", "logits"), ("flattened.onnx", "flat", "flat")] {
+        let path = folder.path().join(file);
+        let mut graph = extended(std::slice::from_ref(&labels), &[]);
+        let node = |op: &str, inputs: &[&str], outputs: &[&str]| Node {
+            name: op.into(),
+            op: op.into(),
+            domain: String::new(),
+            inputs: inputs.iter().map(ToString::to_string).collect(),
+            outputs: outputs.iter().map(ToString::to_string).collect(),
+            attrs: Attrs::new(),
+        };
+        graph.nodes.push(node("SoftmaxCrossEntropyLoss", &["logits", "tail0"], &["loss", "scores"]));
+        graph.nodes.push(node("Flatten", &["scores"], &["flat"]));
+        graph.outputs = vec![Port { dtype: Some(DType::F32), ..Port::open(output) }];
+        fs::write(&path, onnx::export(&graph)).expect("written");
+        assert_eq!(trained(&path, loss_on), expected);
+    }
+}
+
 /// Sandals (5) against sneakers (7): the difference of their logits decides.
 pub fn two_classes(path: &Path, sigmoid: bool) {
     let mut weights = vec![0.0f32; 10];

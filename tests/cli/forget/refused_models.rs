@@ -125,6 +125,23 @@ fn no_classifier_head() {
         vec![b.op("Reshape", &[&scores, &shape], &[], &[1, 3, 2, 2])]
     };
     refused_build(rank_four, &["no classifier head", "shape [2, 3, 2, 2]", "[batch, classes]"]);
+    let said = "no classifier head: \"MatMul\" has shape [2, 0], which holds no scores";
+    refused_build(|b, x| vec![dense(b, &x, 0)], &["built.onnx", said]);
+}
+
+/// Three groups of four scores are no twelve classes, whatever their shape in the end.
+#[test]
+fn a_softmax_over_other_groups_than_the_classes() {
+    let build = |b: &mut Builder, x: Value| {
+        let scores = dense(b, &x, 12);
+        let shape = b.constant(Tensor::ints(&[-1, 3, 4]));
+        let groups = b.op("Reshape", &[&scores, &shape], &[], &[1, 3, 4]);
+        let each = b.op("Softmax", &[&groups], &[("axis", Attr::Int(-1))], &[1, 3, 4]);
+        vec![b.op("Flatten", &[&each], &[], &[1, 12])]
+    };
+    let said = "node \"Softmax\" (Softmax) is taken over axis -1 of shape [2, 3, 4], but \"Flatten_2\" of shape [2, 12] is read \
+                as 12 classes a prediction; export the model with a single softmax over all classes";
+    refused_build(build, &["built.onnx: no classifier head", said]);
 }
 
 #[test]

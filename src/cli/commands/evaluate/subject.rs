@@ -79,7 +79,7 @@ impl<'a> Opened<'a> {
             }
             other => anyhow::Error::new(other).context(subject.name()),
         })?;
-        let layout = reading.layout(scores.shape(), trial)?;
+        let layout = reading.layout(&scores, trial)?;
         classifier.scores = Scores::of(reading.head.behind.as_deref(), layout.independent);
         classifier.batch = reading.inputs.frozen_batch().unwrap_or(batch_size);
         classifier.constants = reading.inputs.constants_at(&reading.path, classifier.batch)?;
