@@ -11,7 +11,7 @@ use onnx_unlearn::{
     runtime::{Device, Engine, find},
     tensor::Tensor,
     train::{BatchNorm, Goal, Network, NoiseLoss, Optimizer, Range, Weights},
-    unlearn::{self, Mix, NoiseSettings, PhaseSettings, Recipe, Trials, Variant, Watch},
+    unlearn::{self, Material, Mix, NoiseSettings, PhaseSettings, Recipe, Trials, Variant, Watch},
 };
 use std::{
     path::{Path, PathBuf},
@@ -154,7 +154,8 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
     let entries = || noise.noise.iter().map(|(c, z)| (*c, z, 256)).collect::<Vec<_>>();
     let impair = Mix::new(&retain, batched.row.clone(), entries(), recipe.noise.samples).of(train.clone());
     let repair = Mix::retain_only(&retain, batched.row.clone()).of(train.clone());
-    let mut trials = Trials::new(&batched, &recipe, source.clone(), impair, repair)?;
+    let mut trials = Trials::new(&batched, &batched, &recipe, &source)?;
+    let material = Material { impair, repair };
 
     // Probes.
     let all: Vec<usize> = (0..retain.len()).collect();
@@ -176,7 +177,7 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
         .collect();
     let mut targets = vec![0.0; 256 * classes];
     targets.chunks_exact_mut(classes).for_each(|row| row[class] = 1.0);
-    let mut learn = |start: Vec<f32>, steps: usize, lr: f64, penalty: f64| -> Fallible<Vec<f32>> {
+    let learn = |start: Vec<f32>, steps: usize, lr: f64, penalty: f64| -> Fallible<Vec<f32>> {
         let loss = NoiseLoss { penalty, per_element: false };
         let mut stepper = batched.noise_stepper(&source, Goal::Likeness, loss, Range::NORMALISED, &rows)?;
         stepper.restart(&Arc::new(Tensor::f32(shape.clone(), start)), &targets)?;
@@ -201,8 +202,8 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
         Probe { name: "turned-far", rows: turned_far },
     ];
     let everything = |d: &Dataset| (0..d.len()).collect::<Vec<_>>();
-    let mut show = |trials: &mut Trials<'_>, lr: f64, stage: &str, w: &Weights| -> Fallible<()> {
-        let of = |t: &mut Trials<'_>, d: &Dataset, rows: &[usize]| -> Fallible<f64> {
+    let show = |trials: &mut Trials, lr: f64, stage: &str, w: &Weights| -> Fallible<()> {
+        let of = |t: &mut Trials, d: &Dataset, rows: &[usize]| -> Fallible<f64> {
             Ok(t.evaluate(w, d, rows)?.accuracy(|_| true).unwrap_or(f64::NAN))
         };
         let forget = of(trials, &forgotten, &everything(&forgotten))?;
@@ -213,7 +214,7 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
         );
         for p in &probes {
             let n = p.rows.len() / width;
-            let s = trials.scores_of_rows(w, &p.rows, width)?;
+            let s = trials.scores_of_full_rows(w, &p.rows)?;
             let (mut top, mut prob, mut mar) = (0, 0.0f64, 0.0f64);
             for row in s.chunks_exact(classes) {
                 let m = row.iter().copied().fold(f32::MIN, f32::max);
@@ -232,7 +233,7 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
     for &lr in &args.lr {
         let t = Instant::now();
         let phase = |lr| PhaseSettings { lr, epochs: 1 };
-        match trials.run(phase(lr), phase(lr / args.ratio), &mut Silent) {
+        match trials.run(&material, phase(lr), phase(lr / args.ratio), &mut Silent) {
             Ok(trial) => {
                 eprintln!("class {class} lr {lr}: {:.1} s", t.elapsed().as_secs_f64());
                 show(&mut trials, lr, "impair", &trial.weights[0])?;
