@@ -153,8 +153,9 @@ pub fn check_gradients(
     let native: Vec<Arithmetic> = traced.nodes.iter().map(native).collect();
     let mut wanted: BTreeSet<String> = weights.keys().cloned().collect();
     wanted.insert(batched.site().to_owned());
-    let (active, _) = autodiff::reach(&traced.nodes, &[batched.network.head.logits.as_str()], &wanted);
-    let heard = heard(&traced.nodes, &batched.network.head.logits);
+    let logits = [batched.network.head.logits.as_str()];
+    let (active, _) = autodiff::reach(&traced.nodes, &logits, &wanted);
+    let heard = autodiff::heard(&traced.nodes, &logits);
 
     let parts = traced.nodes.len() + 2 * whole::DIRECTIONS;
     let mut nodes = Vec::new();
@@ -249,21 +250,4 @@ fn values(
         }
     }
     Ok(values)
-}
-
-/// Values from which a gradient path leads to the logits.
-fn heard<'n>(nodes: &'n [Node], logits: &'n str) -> BTreeSet<&'n str> {
-    let mut heard = BTreeSet::from([logits]);
-    for node in nodes.iter().rev() {
-        if !node.outputs.iter().any(|o| heard.contains(o.as_str())) {
-            continue;
-        }
-        let Some(op) = ops::find(node) else { continue };
-        for i in 0..node.inputs.len() {
-            if let (Some(name), Some(Flow::Vjp(_))) = (node.input(i), op.flow(i)) {
-                heard.insert(name);
-            }
-        }
-    }
-    heard
 }
