@@ -46,12 +46,13 @@ fn check_with(path: &Path, backward: Backward<'_>, spoil: &dyn Fn(&str, &mut Vec
     targets[batched.layout.classes] = 1.0;
     let targets = Tensor::f32([2, batched.layout.classes], targets);
     let settings = Settings { tolerance: TOLERANCE, draw: &draw, backward };
-    let gradients = |weights: &_| {
-        let (loss, mut gradients) = batched.gradients(weights, &x, &targets)?;
+    let mut gradient = batched.gradient().expect("a gradient graph");
+    let mut gradients = |weights: &_| {
+        let (loss, mut gradients) = gradient.at(weights, &x, &targets)?;
         gradients.iter_mut().for_each(|(name, g)| spoil(name, g.as_f32_mut().expect("float32")));
         Ok((loss, gradients))
     };
-    gradcheck::check_gradients(&batched, &settings, &weights, (&x, &targets), &gradients, &mut |_, _| {})
+    gradcheck::check_gradients(&batched, &settings, &weights, (&x, &targets), &mut gradients, &mut |_, _| {})
         .expect("the check runs")
 }
 

@@ -42,8 +42,8 @@ pub type Backward<'a> = &'a dyn Fn(
 ) -> Result<HashMap<String, Value>, NotDifferentiable>;
 
 /// Loss of the batch and its gradients by the names of weights and input, at given weights:
-/// [`BatchedNetwork::gradients`], or in tests something wrong on purpose.
-pub type Gradients<'a> = &'a dyn Fn(&Weights) -> Result<(f32, BTreeMap<String, Tensor>), TrainError>;
+/// [`Gradient::at`](super::Gradient::at), or in tests something wrong on purpose.
+pub type Gradients<'a> = &'a mut dyn FnMut(&Weights) -> Result<(f32, BTreeMap<String, Tensor>), TrainError>;
 
 /// How a check is made.
 pub struct Settings<'a> {
@@ -131,8 +131,9 @@ pub fn check(
     targets: &Tensor,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Checked, TrainError> {
-    let gradients = |weights: &Weights| batched.gradients(weights, x, targets);
-    check_gradients(batched, settings, weights, (x, targets), &gradients, progress)
+    let mut gradient = batched.gradient()?;
+    let mut gradients = |weights: &Weights| gradient.at(weights, x, targets);
+    check_gradients(batched, settings, weights, (x, targets), &mut gradients, progress)
 }
 
 /// [`check`] for gradients that come from elsewhere.

@@ -118,7 +118,7 @@ impl Whole<'_> {
     /// Where the loss has a kink at these very weights (a bias of 0 before a Relu that nothing else reaches), weights that
     /// differ by a hundredth are tried, and the more certain of both counts.
     pub fn check(
-        &self,
+        &mut self,
         weights: &Weights,
         mut arithmetic: Vec<Arithmetic>,
         progress: &mut dyn FnMut(usize),
@@ -132,7 +132,8 @@ impl Whole<'_> {
         if first.outcome == Outcome::Disagrees || first.uncertainty() <= self.settings.tolerance {
             return Ok(first);
         }
-        let mut second = self.at(&self.moved(weights, "nudge", NUDGE), &mut session, &float32, progress)?;
+        let nudged = self.moved(weights, "nudge", NUDGE);
+        let mut second = self.at(&nudged, &mut session, &float32, progress)?;
         second.nudged = true;
         let better = second.outcome == Outcome::Disagrees || second.uncertainty() < first.uncertainty();
         Ok(if better { second } else { first })
@@ -150,7 +151,7 @@ impl Whole<'_> {
     }
 
     fn at(
-        &self,
+        &mut self,
         weights: &Weights,
         session: &mut Session,
         float32: &BTreeSet<String>,
@@ -158,8 +159,11 @@ impl Whole<'_> {
     ) -> Result<EndToEnd, TrainError> {
         let (loss, gradients) = (self.gradients)(weights)?;
         // In a deep network rounding alone moves some values across a kink, and the gradient with them.
-        let shaken = |k| Ok((self.gradients)(&self.moved(weights, &format!("shake {k}"), SHAKE))?.1);
-        let shaken = (0..SHAKES).map(shaken).collect::<Result<Vec<_>, TrainError>>()?;
+        let shaken = (0..SHAKES).map(|k| {
+            let moved = self.moved(weights, &format!("shake {k}"), SHAKE);
+            Ok((self.gradients)(&moved)?.1)
+        });
+        let shaken = shaken.collect::<Result<Vec<_>, TrainError>>()?;
         let input = self.batched.site();
         let (steps, rounding) = if float32.is_empty() { (STEPS_64, ROUNDING_64) } else { (STEPS_32, ROUNDING_32) };
         let mut values: Weights = weights.clone();
