@@ -239,11 +239,6 @@ impl Network {
         weights.iter().map(write).collect()
     }
 
-    /// Number of rows in the table that integers of the input look up, where that is what they are for.
-    pub fn indices(&self) -> Option<usize> {
-        inputs::table_rows(&self.graph, &self.site)
-    }
-
     /// True when the model has BatchNormalization nodes.
     pub fn has_batch_norm(&self) -> bool {
         batch_norm::present(&self.graph)

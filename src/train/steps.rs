@@ -3,7 +3,7 @@
 use super::{
     batch_norm::Running,
     head::Layout,
-    inputs::{Row, Site},
+    inputs::{self, Row, Site},
     loss::{self, Loss},
     network::{Network, TrainError, Weights},
     optimizer::{self, Optimizer},
@@ -100,6 +100,11 @@ impl BatchedNetwork<'_> {
         let values: usize = self.traced.nodes.iter().flat_map(|n| &n.outputs).map(size).sum();
         let weights: usize = self.network.trained().map(|w| self.network.graph.constants[w].len()).sum();
         size_of::<f32>() * (2 * values + 6 * weights)
+    }
+
+    /// Number of rows in the table that integers of an input look up, where that is what they are for.
+    pub fn indices(&self, input: &str) -> Option<usize> {
+        inputs::rows(&self.traced, input)
     }
 
     /// Rows of the loss: predictions of all samples.

@@ -69,7 +69,7 @@ pub fn run(args: &GradcheckArgs, printer: Printer) -> Result<Status> {
     printer.note(runtime.describe());
 
     let draw = |purpose: &str, n: usize| Seeded::new(args.seed, &format!("gradcheck {purpose}")).normal(n);
-    let samples = samples::random(&network, batch, resize, &draw)?;
+    let samples = samples::random(&network, &runtime.engine, batch, resize, &draw)?;
     let batched = network.at_batch_of(&runtime.engine, samples.clone(), BatchNorm::Frozen)?;
     let x = rows(&batched, &weights, &samples, &draw)?;
     let targets = targets(batched.predictions(), batched.layout.classes, &draw);

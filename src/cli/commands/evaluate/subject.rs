@@ -38,8 +38,7 @@ impl Subject {
 
     /// What the data has to look like, for the input of the samples and the further ones. The batch does not matter to it.
     pub(super) fn specs(&self) -> Vec<InputSpec> {
-        let inputs = std::iter::once(&self.reading.inputs.main).chain(&self.reading.inputs.further);
-        inputs.map(|port| InputSpec { batch: None, ..source::spec(port) }).collect()
+        self.reading.inputs.ports().map(|port| InputSpec { batch: None, ..source::spec(port) }).collect()
     }
 }
 
