@@ -1,4 +1,4 @@
-//! Made-up samples: zeros for a first run that tells shapes, random ones for checking gradients.
+//! Made-up samples in the types of the inputs: zeros for a first run that tells shapes, random ones for checking gradients.
 
 use crate::{
     graph::Port,
@@ -91,7 +91,7 @@ fn filled(
         let lengths = lengths.map(|d| d.unwrap_or_else(|| sides.next().unwrap_or(TRIAL_LENGTH)));
         let shape: Vec<usize> = std::iter::once(batch).chain(lengths).collect();
         let values = values(port, shape.iter().product());
-        (port.name.clone(), Tensor::f32(shape, values))
+        (port.name.clone(), Tensor::from_f32s(port.dtype.unwrap_or(DType::F32), shape, values))
     };
     let further = inputs.further.iter().map(|port| fill(port, &[]));
     Ok(std::iter::once(fill(&inputs.main, &sides)).chain(further).collect())

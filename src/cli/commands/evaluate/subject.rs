@@ -69,9 +69,8 @@ impl<'a> Opened<'a> {
             scores: Scores::Logits,
             batch: trial,
         };
-        let zeros = samples::zeros(&reading.inputs, trial, resize).with_context(|| subject.name())?;
-        let feeds = zeros.iter().chain(&classifier.constants);
-        let feeds: Vec<_> = feeds.map(|(name, t)| (name.clone(), classifier.typed(name, t))).collect();
+        let mut feeds = samples::zeros(&reading.inputs, trial, resize).with_context(|| subject.name())?;
+        feeds.extend(classifier.constants.iter().cloned());
         let scores = classifier.run(&feeds).map_err(|e| match e {
             EvaluateError::Runtime(source) => {
                 anyhow::Error::new(TrainError::Batch { path: reading.path.clone(), batch: trial, source })
