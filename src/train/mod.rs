@@ -19,6 +19,7 @@ mod steps;
 mod trace;
 mod weights;
 
+pub use batch_norm::live as live_batch_norm;
 pub use gradient::Gradient;
 pub use head::{Head, HeadError, Layout};
 pub use inputs::{Choice, Inputs, Part, Row, Site};

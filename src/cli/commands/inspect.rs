@@ -8,7 +8,7 @@ use crate::{
     onnx::{self, Model},
     provenance::stamp,
     tensor,
-    train::{BatchNorm, Choice, Head, Network, Reading, Site, Stored, TrainError},
+    train::{BatchNorm, Choice, Head, Network, Reading, Site, Stored, TrainError, live_batch_norm},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -154,7 +154,7 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>, tract: Strin
         classes: ready.and_then(|n| classes(model, &n.head)),
         batch_norm: BatchNorms {
             nodes: operators.get("BatchNormalization").copied().unwrap_or(0),
-            training_mode: ready.is_some_and(Network::has_live_batch_norm),
+            training_mode: live_batch_norm(&model.graph),
         },
         operators,
         external_files: model.external.iter().cloned().collect(),

@@ -87,4 +87,11 @@ fn scores_that_depend_on_the_batch_are_pointed_out_and_measured_as_defined() {
     let shown = run(["inspect".as_ref(), path.as_os_str()]).exits(0);
     assert!(shown.stdout.contains("batch norm  is in training mode"), "{}", shown.stdout);
     run(["gradcheck".as_ref(), path.as_os_str(), "--quiet".as_ref()]).exits(0);
+
+    // It is what it is where it cannot be trained, too.
+    let mut graph = onnx::read(&path).expect("a model").graph;
+    graph.nodes.iter_mut().filter(|n| n.op == "Relu").for_each(|n| n.op = "DeformConv".into());
+    fs::write(&path, onnx::export(&graph)).expect("written");
+    let shown = run(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]).exits(1).json();
+    assert_eq!(shown["batch_norm"], serde_json::json!({"nodes": 6, "training_mode": true}));
 }
