@@ -2,7 +2,7 @@
 
 use super::ModelShown;
 use crate::{
-    cli::commands::{samples, source},
+    cli::commands::{samples, session, source},
     data::InputSpec,
     evaluate::{Classifier, EvaluateError, Measurement, Scores},
     onnx,
@@ -60,9 +60,7 @@ impl<'a> Opened<'a> {
         let reading = &subject.reading;
         let trial = reading.inputs.frozen_batch().unwrap_or(TRIAL);
         let mut classifier = Classifier {
-            // Optimisations take the unused outputs of BatchNormalization in training mode away, and the scores of the
-            // CPU provider are wrong without them.
-            session: engine.session_from_file(&reading.path, reading.live_batch_norm)?,
+            session: session::measuring(engine, &reading.path, reading.live_batch_norm)?,
             inputs: reading.inputs.sampled().map(str::to_owned).collect(),
             constants: reading.inputs.constants_at(&reading.path, trial)?,
             output: &reading.head.output,
