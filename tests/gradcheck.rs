@@ -46,12 +46,13 @@ fn check_with(path: &Path, backward: Backward<'_>, spoil: &dyn Fn(&str, &mut Vec
     targets[batched.layout.classes] = 1.0;
     let targets = Tensor::f32([2, batched.layout.classes], targets);
     let settings = Settings { tolerance: TOLERANCE, draw: &draw, backward };
-    let gradients = |weights: &_| {
-        let (loss, mut gradients) = batched.gradients(weights, &x, &targets)?;
+    let mut gradient = batched.gradient().expect("a gradient graph");
+    let mut gradients = |weights: &_| {
+        let (loss, mut gradients) = gradient.at(weights, &x, &targets)?;
         gradients.iter_mut().for_each(|(name, g)| spoil(name, g.as_f32_mut().expect("float32")));
         Ok((loss, gradients))
     };
-    gradcheck::check_gradients(&batched, &settings, &weights, (&x, &targets), &gradients, &mut |_, _| {})
+    gradcheck::check_gradients(&batched, &settings, &weights, (&x, &targets), &mut gradients, &mut |_, _| {})
         .expect("the check runs")
 }
 
@@ -152,6 +153,39 @@ fn a_gradient_that_is_not_a_number_is_wrong() {
     let checked = check(&common::model("fashion-mnist"), &rules);
     let wrong = of(&checked, Outcome::Disagrees);
     assert_eq!(wrong.iter().map(|n| n.operator.as_str()).collect::<Vec<_>>(), ["Gemm"]);
+
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for name in ["head.weight", "input"] {
+            let spoil = |n: &str, g: &mut Vec<f32>| {
+                if n == name {
+                    g[0] = value;
+                }
+            };
+            let checked = check_with(&common::model("fashion-mnist"), &autodiff::backward, &spoil);
+            let (right, wrong) = (Outcome::Agrees, Outcome::Disagrees);
+            let expected = if name == "input" { (right, wrong, None) } else { (wrong, right, Some(name)) };
+            let whole = &checked.end_to_end;
+            let found = (whole.weights.outcome, whole.input.outcome, whole.worst_weight.as_deref());
+            assert_eq!((checked.outcome(), found), (wrong, expected), "{value} in {name}: {whole:?}");
+        }
+    }
+}
+
+/// Every node is right by itself, and so are differences in float64; in float32 the gradient leaves the range of numbers on
+/// its way.
+#[test]
+fn a_gradient_that_overflows_on_its_way_is_wrong() {
+    let build = |b: &mut Builder, x: Value| {
+        let scores = scored(b, &x);
+        let large = b.named_constant("large", Arc::new(Tensor::scalar(1e20)));
+        let by = |b: &mut Builder, op: &str, y: &Value| b.op(op, &[y, &large], &[], &[1, 10]);
+        ["Div", "Div", "Mul", "Mul"].into_iter().fold(scores, |y, op| by(b, op, &y))
+    };
+    let checked = check_built(build, &autodiff::backward);
+    assert!(of(&checked, Outcome::Disagrees).is_empty(), "every node is right by itself: {checked:?}");
+    let whole = &checked.end_to_end;
+    assert_eq!((whole.weights.outcome, whole.input.outcome), (Outcome::Disagrees, Outcome::Disagrees), "{whole:?}");
+    assert!(whole.weights.directions.iter().all(|d| !d.gradient.is_finite() && d.differences.is_finite()), "{whole:?}");
 }
 
 #[test]

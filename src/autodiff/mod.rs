@@ -1,4 +1,4 @@
-//! Walks a graph backwards using the rules of [`ops`](crate::ops). No operator is named here.
+//! Walks a graph backwards using the rules of [`ops`]. No operator is named here.
 
 mod paths;
 

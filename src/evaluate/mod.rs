@@ -198,7 +198,7 @@ impl Classifier<'_> {
     }
 
     /// Values in the type that the file wants for an input.
-    pub fn typed(&self, input: &str, t: &Tensor) -> Tensor {
+    fn typed(&self, input: &str, t: &Tensor) -> Tensor {
         let dtype = self.session.input_type(input).unwrap_or(DType::F32);
         if dtype == t.dtype() { t.clone() } else { Tensor::from_f32s(dtype, t.shape(), t.to_f32s()) }
     }

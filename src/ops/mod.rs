@@ -2,7 +2,7 @@
 //!
 //! One [`Op`] record an operator, one file a family. A rule writes the gradient of one input from the gradient of the
 //! output; it never asks whether its result is needed, and work that two rules of a node share is written once, because
-//! the [`Builder`](crate::graph::Builder) never writes the same node twice.
+//! the [`Builder`] never writes the same node twice.
 //!
 //! Nodes are in the spelling of the step graph's opset (18 or later): `onnx::lift` has rewritten older spellings before.
 

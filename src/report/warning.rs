@@ -73,7 +73,8 @@ impl fmt::Display for Warning {
             Self::LiveBatchNorm => f.write_str(
                 "the file has BatchNormalization in training mode: its scores depend on all samples of a batch, and with \
                  graph optimisations ONNX Runtime's CPU provider gives other scores than the operator defines (they are \
-                 off here); export the model in inference mode",
+                 off here); the CUDA provider does not take it, so that it is measured on the CPU; export the model in \
+                 inference mode",
             ),
             Self::LikeProbabilities { model, output } => write!(
                 f,

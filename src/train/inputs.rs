@@ -3,9 +3,10 @@
 //! A sample is one flat row of float32. Where it holds several inputs, or integers, the step graph takes it apart and
 //! changes the type, so that data, shuffling and prefetching know one kind of row only.
 
-use super::{network::TrainError, steps::fed};
+use super::{network::TrainError, steps::fed, trace::Traced};
 use crate::{
     graph::{Attr, Attrs, Builder, Graph, Node, Port},
+    ops,
     tensor::{DType, Tensor},
 };
 use serde::Serialize;
@@ -43,16 +44,20 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Names of the inputs that hold samples, the main one first.
+    /// The inputs that hold samples, the main one first.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        std::iter::once(&self.main).chain(&self.further)
+    }
+
+    /// Their names.
     pub fn sampled(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.main).chain(&self.further).map(|port| port.name.as_str())
+        self.ports().map(|port| port.name.as_str())
     }
 
     /// Element type of an input.
     pub fn dtype(&self, name: &str) -> DType {
         let constants = self.constants.iter().map(|(port, _)| port);
-        let mut ports = std::iter::once(&self.main).chain(&self.further).chain(constants);
-        ports.find(|port| port.name == name).and_then(|port| port.dtype).unwrap_or(DType::F32)
+        self.ports().chain(constants).find(|port| port.name == name).and_then(|port| port.dtype).unwrap_or(DType::F32)
     }
 
     /// The batch size that the file fixes, `None` where it leaves it open.
@@ -165,16 +170,47 @@ fn makes_floats(graph: &Graph, node: &Node, integers: &BTreeSet<&str>) -> bool {
     }
 }
 
-/// Number of rows in the table that the node at `site` looks up.
-pub fn table_rows(graph: &Graph, site: &Site) -> Option<usize> {
-    let Site::Value { name, .. } = site else { return None };
-    let node = graph.nodes.iter().find(|n| n.op == "Gather" && n.outputs.contains(name))?;
-    let shape = graph.constants.get(node.input(0)?)?.shape();
-    match node.attrs.get("axis") {
-        None => shape.first().copied(),
-        Some(Attr::Int(axis)) => shape.get(usize::try_from(*axis).ok()?).copied(),
-        Some(_) => None,
+/// Number of rows that the integers of an input can look up, those of the smallest table; `None` where they are indices of
+/// none. Integers that were computed from them count as well, not what was looked up or compared with them. Tables may be
+/// computed too: the trace has their shapes.
+pub fn rows(traced: &Traced, input: &str) -> Option<usize> {
+    let mut indices = BTreeSet::from([input]);
+    let mut fewest: Option<usize> = None;
+    for node in &traced.nodes {
+        let reads = |i: usize| node.input(i).is_some_and(|name| indices.contains(name));
+        let looks_up = matches!(node.op.as_str(), "Gather" | "GatherElements" | "GatherND");
+        if looks_up && reads(1) {
+            fewest = [fewest, table_rows(traced, node)].into_iter().flatten().min();
+        }
+        let others = matches!(node.op.as_str(), "ArgMax" | "ArgMin" | "NonZero");
+        let passed = if looks_up { reads(0) } else { !others && (0..node.inputs.len()).any(reads) };
+        let integers = |name: &&String| {
+            let dtype = traced.values.get(*name).map(|(dtype, _)| *dtype);
+            dtype.is_some_and(|t| !t.is_float() && t != DType::Bool)
+        };
+        if passed {
+            indices.extend(node.outputs.iter().filter(integers).map(String::as_str));
+        }
     }
+    fewest
+}
+
+/// Number of rows in the table that a node looks up; with several axes that of the shortest.
+fn table_rows(traced: &Traced, node: &Node) -> Option<usize> {
+    let shape = |i: usize| traced.shape(node.input(i)?);
+    let table = shape(0)?;
+    let attribute = |name: &str| match node.attrs.get(name) {
+        Some(Attr::Int(value)) => *value,
+        _ => 0,
+    };
+    let axes = if node.op == "GatherND" {
+        let first = usize::try_from(attribute("batch_dims")).ok()?;
+        first..first + shape(1)?.last()?
+    } else {
+        let axis = ops::resolve_axis(attribute("axis"), table.len())?;
+        axis..axis + 1
+    };
+    table.get(axes)?.iter().min().copied()
 }
 
 /// Makes the value at `site` a choice: the noise where the flag of a sample says so, else what the graph computes.

@@ -6,6 +6,7 @@
 
 mod batch_norm;
 pub mod gradcheck;
+mod gradient;
 mod head;
 mod inputs;
 mod loss;
@@ -19,6 +20,8 @@ mod steps;
 mod trace;
 mod weights;
 
+pub use batch_norm::live as live_batch_norm;
+pub use gradient::Gradient;
 pub use head::{Head, HeadError, Layout};
 pub use inputs::{Choice, Inputs, Part, Row, Site};
 pub use loss::Loss;

@@ -239,11 +239,6 @@ impl Network {
         weights.iter().map(write).collect()
     }
 
-    /// Number of rows in the table that integers of the input look up, where that is what they are for.
-    pub fn indices(&self) -> Option<usize> {
-        inputs::table_rows(&self.graph, &self.site)
-    }
-
     /// True when the model has BatchNormalization nodes.
     pub fn has_batch_norm(&self) -> bool {
         batch_norm::present(&self.graph)
@@ -322,8 +317,7 @@ impl Network {
             }
             if all && self.inputs.main.dims.as_ref().is_some_and(|d| d[0] == Some(batch)) && batch < 2 {
                 return Err(fail(
-                    "the file fixes the batch at one sample, which has no statistics; leave out --batch-norm batch"
-                        .into(),
+                    "the file fixes the batch at one sample, which has no statistics; pass --batch-norm frozen".into(),
                 ));
             }
             let weights = Tensor::f32([batch, 1], vec![1.0; batch]);

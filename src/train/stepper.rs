@@ -104,7 +104,7 @@ impl WeightStepper {
     }
 
     /// The batch of the next step: rows of samples, targets [predictions, classes] (1 for the classes that are
-    /// there) and weights [predictions].
+    /// there) and weights, one a prediction.
     pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
         if self.sizes.at_once >= self.sizes.samples {
             self.put(x, targets, sample_weights);

@@ -3,7 +3,7 @@
 use super::{
     batch_norm::Running,
     head::Layout,
-    inputs::{Row, Site},
+    inputs::{self, Row, Site},
     loss::{self, Loss},
     network::{Network, TrainError, Weights},
     optimizer::{self, Optimizer},
@@ -19,7 +19,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -109,6 +109,11 @@ impl BatchedNetwork<'_> {
         let values: usize = self.traced.nodes.iter().flat_map(|n| &n.outputs).map(size).sum();
         let weights: usize = self.network.trained().map(|w| self.network.graph.constants[w].len()).sum();
         size_of::<f32>() * (2 * values + 6 * weights)
+    }
+
+    /// Number of rows in the table that integers of an input look up, where that is what they are for.
+    pub fn indices(&self, input: &str) -> Option<usize> {
+        inputs::rows(&self.traced, input)
     }
 
     /// Rows of the loss: predictions of all samples.
@@ -328,54 +333,7 @@ impl BatchedNetwork<'_> {
         feeds
     }
 
-    /// The gradient of the mean cross-entropy of one batch with respect to every weight and to the value noise is learned
-    /// for ([`Self::site`]), and the loss. `x` are the rows of the batch, flat or in the shape of the input.
-    ///
-    /// Not used by `forget`; it shows what a step is made of, for tests and for checking a model.
-    pub fn gradients(
-        &self,
-        weights: &Weights,
-        x: &Tensor,
-        targets: &Tensor,
-    ) -> Result<(f32, BTreeMap<String, Tensor>), TrainError> {
-        let mut b = self.builder();
-        self.row.declare(&mut b);
-        let (input, shape) = self.row.input();
-        let x = &x.clone().reshaped(shape);
-        let t = b.input(fed::TARGETS, DType::F32, targets.shape());
-        let n = self.predictions();
-        let equal = Tensor::f32([n, 1], vec![1.0; n]);
-        let sample_weights = b.named_constant(fed::SAMPLE_WEIGHTS, Arc::new(equal));
-        let mut wanted: BTreeSet<String> = self.network.trained().map(str::to_owned).collect();
-        for name in &wanted {
-            b.input(name, DType::F32, weights[name].shape());
-        }
-        wanted.insert(self.site().to_owned());
-        self.traced.replay(&mut b, true);
-        let (logits, ce) = self.loss(&mut b, &t, &sample_weights, None);
-        let found = self.backward(&mut b, &logits, &ce, &wanted)?;
-        for (name, gradient) in &found {
-            b.output_as(gradient, &format!("onnx-unlearn:d/{name}"));
-        }
-        b.output_as(&ce.loss, fed::LOSS);
-        let mut session = self.engine.session("the gradients", &onnx::export(&b.finish()))?;
-        let mut feeds: Vec<(&str, &Tensor)> = vec![(&input, x), (fed::TARGETS, targets)];
-        feeds.extend(weights.iter().map(|(name, w)| (name.as_str(), w.as_ref())));
-        let asked = session.inputs();
-        feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
-        let names = session.outputs();
-        let mut loss = f32::NAN;
-        let mut gradients = BTreeMap::new();
-        for (name, value) in names.into_iter().zip(session.run(&feeds)?) {
-            match name.strip_prefix("onnx-unlearn:d/") {
-                Some(name) => _ = gradients.insert(name.to_owned(), value),
-                None => loss = value.to_scalar().unwrap_or(f64::NAN) as f32,
-            }
-        }
-        Ok((loss, gradients))
-    }
-
-    fn builder(&self) -> Builder {
+    pub(super) fn builder(&self) -> Builder {
         Builder::new(self.network.graph.opset)
     }
 
@@ -409,13 +367,19 @@ impl BatchedNetwork<'_> {
         self.running.iter().any(|r| r.name == name)
     }
 
-    fn loss(&self, b: &mut Builder, targets: &Value, sample_weights: &Value, total: Option<&Value>) -> (Value, Loss) {
+    pub(super) fn loss(
+        &self,
+        b: &mut Builder,
+        targets: &Value,
+        sample_weights: &Value,
+        total: Option<&Value>,
+    ) -> (Value, Loss) {
         let logits = b.value(&self.network.head.logits).cloned().expect("the trace has found the logits");
         let loss = loss::of(b, &logits, self.layout, targets, sample_weights, total);
         (logits, loss)
     }
 
-    fn backward(
+    pub(super) fn backward(
         &self,
         b: &mut Builder,
         logits: &Value,

@@ -242,6 +242,67 @@ fn a_place_past_the_end_of_a_list() {
     }
 }
 
+/// Makes a table of another one.
+type Table<'t> = &'t dyn Fn(&mut Builder, &Value) -> Value;
+
+/// A classifier of tokens, each of which has a segment as well. `table` makes a table of 9 rows of 4 from one of 4 rows of
+/// 9, which is looked up along `axis`; there is only one segment.
+fn segments(path: &Path, axis: i64, table: Table<'_>) {
+    let mut b = Builder::new(17);
+    let [tokens, kinds] = ["tokens", "kinds"].map(|name| b.input(name, DType::I64, &[1, 6]));
+    let mut stored = |name: &str, shape: [usize; 2]| {
+        let values = (0..shape[0] * shape[1]).map(|i| ((i * 7 % 11) as f32 - 5.0) / 10.0).collect();
+        b.named_constant(name, Arc::new(Tensor::f32(shape, values)))
+    };
+    let [across, segment, w] = [("across", [4, 9]), ("segment", [1, 4]), ("w", [4, 3])].map(|(n, s)| stored(n, s));
+    let table = table(&mut b, &across);
+    let rows = b.op("Gather", &[&table, &tokens], &[("axis", axis.into())], &[1, 6, 4]);
+    let segments = b.op("Gather", &[&segment, &kinds], &[], &[1, 6, 4]);
+    let sum = b.op("Add", &[&rows, &segments], &[], &[1, 6, 4]);
+    let curved = b.op("Tanh", &[&sum], &[], &[1, 6, 4]);
+    let mean = b.op("ReduceMean", &[&curved], &[("axes", vec![1i64].into()), ("keepdims", 0i64.into())], &[1, 4]);
+    let score = b.op("MatMul", &[&mean, &w], &[], &[1, 3]);
+    b.output(&score);
+    let mut graph = b.finish();
+    graph.inputs.iter_mut().for_each(|port| port.dims = Some(vec![None, Some(6)]));
+    graph.outputs[0].dtype = Some(DType::F32);
+    fs::write(path, export(&graph)).expect("written");
+}
+
+#[test]
+fn indices_are_those_of_the_table_wherever_it_comes_from() {
+    let folder = temporary();
+    let path = folder.path().join("segments.onnx");
+    let across =
+        |b: &mut Builder, table: &Value| b.op("Transpose", &[table], &[("perm", vec![1i64, 0].into())], &[9, 4]);
+    let reshaped = |b: &mut Builder, table: &Value| {
+        let shape = b.constant(Tensor::ints(&[9, 4]));
+        b.op("Reshape", &[table, &shape], &[], &[9, 4])
+    };
+    let seven = |b: &mut Builder, table: &Value| {
+        let table = across(b, table);
+        let [from, to] = [0, 7].map(|at| b.constant(Tensor::ints(&[at])));
+        b.op("Slice", &[&table, &from, &to], &[], &[7, 4])
+    };
+    let tables: [Table<'_>; 3] = [&across, &reshaped, &seven];
+    for (i, table) in tables.iter().enumerate() {
+        for axis in [0, -2] {
+            segments(&path, axis, table);
+            // Enough tokens for every row of the table to be asked for, and for any other.
+            let ran = run([
+                "gradcheck",
+                path.to_str().expect("UTF-8"),
+                "--input=tokens",
+                "--samples=16",
+                "--json",
+                "--quiet",
+            ]);
+            let json = ran.exits(0).json();
+            assert_eq!(json["weights"].as_u64(), Some(3), "table {i}, axis {axis}: {json:#}");
+        }
+    }
+}
+
 #[test]
 fn refusals_leave_stdout_alone() {
     let folder = temporary();

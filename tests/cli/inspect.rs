@@ -104,6 +104,19 @@ fn rounding_operators_and_what_lies_before_them_are_shown() {
     assert_eq!(plain["dead_ends"], serde_json::json!([]));
 }
 
+#[test]
+fn tract_runs_what_cannot_be_trained_too() {
+    let folder = temporary();
+    let path = folder.path().join("rounded.onnx");
+    let build = |b: &mut Builder, x: Value| {
+        let whole = b.op("Floor", &[&x], &[], x.shape());
+        vec![models::dense(b, &whole, 10)]
+    };
+    models::write(&path, build, |_| {});
+    let json = run(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]).exits(1).json();
+    assert_eq!((&json["trainable"], &json["tract"]), (&false.into(), &"can run the file".into()), "{json:#}");
+}
+
 /// Zeros to start from are how exporters say "nothing yet"; a first state that was learned is a weight.
 #[test]
 fn initial_states_of_zeros_are_frozen() {

@@ -69,7 +69,7 @@ pub fn run(args: &GradcheckArgs, printer: Printer) -> Result<Status> {
     printer.note(runtime.describe());
 
     let draw = |purpose: &str, n: usize| Seeded::new(args.seed, &format!("gradcheck {purpose}")).normal(n);
-    let samples = samples::random(&network, batch, resize, &draw)?;
+    let samples = samples::random(&network, &runtime.engine, batch, resize, &draw)?;
     let batched = network.at_batch_of(&runtime.engine, samples.clone(), BatchNorm::Frozen)?;
     let x = rows(&batched, &weights, &samples, &draw)?;
     let targets = targets(batched.predictions(), batched.layout.classes, &draw);
@@ -126,10 +126,10 @@ fn rows(
     draw: &dyn Fn(&str, usize) -> Vec<f32>,
 ) -> Result<Tensor> {
     let (row, batch) = (&batched.row, batched.batch);
+    let samples: Vec<Vec<f32>> = samples.iter().map(|(_, t)| t.to_f32s()).collect();
     let mut data = vec![0.0; batch * row.data];
     for (i, to) in data.chunks_exact_mut(row.data).enumerate() {
-        let parts = samples.iter().filter_map(|(_, t)| t.as_f32());
-        let own = parts.flat_map(|v| &v[i * v.len() / batch..(i + 1) * v.len() / batch]);
+        let own = samples.iter().flat_map(|v| &v[i * v.len() / batch..(i + 1) * v.len() / batch]);
         to.iter_mut().zip(own).for_each(|(to, from)| *to = *from);
     }
     let Some(flag) = row.flag else { return Ok(Tensor::f32([batch, row.data], data)) };

@@ -8,7 +8,7 @@ use crate::{
     onnx::{self, Model},
     provenance::stamp,
     tensor,
-    train::{BatchNorm, Head, Network, Site, Stored, TrainError},
+    train::{BatchNorm, Choice, Head, Network, Reading, Site, Stored, TrainError, live_batch_norm},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -75,9 +75,10 @@ struct Tensor {
 
 pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
     let model = onnx::read(&args.model)?;
-    let network = Network::with(&model, &plan::choice(&args.choice)?);
+    let choice = plan::choice(&args.choice)?;
+    let network = Network::with(&model, &choice);
     let resize = args.resize.as_deref().map(plan::size).transpose()?;
-    let mut shown = inspection(&model, &network, resize);
+    let mut shown = inspection(&model, &network, tract(&model, &choice, resize));
     if let (Some(batch_size), Ok(network)) = (args.batch_size, &network) {
         let bytes = memory(args, network, batch_size, resize)?;
         shown.memory = Some(Memory { batch_size, bytes });
@@ -96,29 +97,22 @@ fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(u
 }
 
 /// What tract can do with the file: run it, on a sample of zeros, where it is known how it is fed.
-fn tract(model: &Model, network: Option<&Network>, resize: Option<(usize, usize)>) -> String {
-    let loads = || check::can_load(&model.path).map(|()| "can load the file".to_owned());
-    let runs = |network: &Network| -> Result<Vec<(String, tensor::Tensor)>> {
-        let batch = network.inputs.frozen_batch().unwrap_or(1);
-        let mut feeds = samples::zeros(&network.inputs, batch, resize)?;
-        feeds.extend(network.constants_at(batch)?);
-        for (name, zeros) in &mut feeds {
-            let port = model.graph.inputs.iter().find(|p| p.name == *name);
-            if let Some(dtype) = port.and_then(|p| p.dtype) {
-                *zeros = tensor::Tensor::from_f32s(dtype, zeros.shape(), zeros.to_f32s());
-            }
-        }
-        Ok(feeds)
+fn tract(model: &Model, choice: &Choice, resize: Option<(usize, usize)>) -> String {
+    let fed = || -> Result<(String, Vec<(String, tensor::Tensor)>)> {
+        let Reading { path, head, inputs, .. } = Reading::of(model, choice)?;
+        let batch = inputs.frozen_batch().unwrap_or(1);
+        let mut feeds = samples::zeros(&inputs, batch, resize)?;
+        feeds.extend(inputs.constants_at(&path, batch)?);
+        Ok((head.output, feeds))
     };
-    let feeds = network.and_then(|n| Some((n, runs(n).ok()?)));
-    let found = match feeds {
-        Some((n, feeds)) => check::run(&model.path, &feeds, &n.head.output).map(|_| "can run the file".to_owned()),
-        None => loads(),
+    let found = match fed() {
+        Ok((output, feeds)) => check::run(&model.path, &feeds, &output).map(|_| "can run the file"),
+        Err(_) => check::can_load(&model.path).map(|()| "can load the file"),
     };
-    found.unwrap_or_else(|e| e.to_string())
+    found.map_or_else(|e| e.to_string(), str::to_owned)
 }
 
-fn inspection(model: &Model, network: &Result<Network, TrainError>, resize: Option<(usize, usize)>) -> Inspection {
+fn inspection(model: &Model, network: &Result<Network, TrainError>, tract: String) -> Inspection {
     let mut operators = BTreeMap::new();
     for node in &model.graph.nodes {
         *operators.entry(node.op.clone()).or_insert(0) += 1;
@@ -160,13 +154,13 @@ fn inspection(model: &Model, network: &Result<Network, TrainError>, resize: Opti
         classes: ready.and_then(|n| classes(model, &n.head)),
         batch_norm: BatchNorms {
             nodes: operators.get("BatchNormalization").copied().unwrap_or(0),
-            training_mode: ready.is_some_and(Network::has_live_batch_norm),
+            training_mode: live_batch_norm(&model.graph),
         },
         operators,
         external_files: model.external.iter().cloned().collect(),
         stamped,
         stamp_problem,
-        tract: tract(model, ready, resize),
+        tract,
         memory: None,
         trainable: problem.is_none(),
         noise: ready.map(|n| n.site.clone()),

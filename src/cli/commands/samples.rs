@@ -1,9 +1,10 @@
-//! Made-up samples: zeros for a first run that tells shapes, random ones for checking gradients.
+//! Made-up samples in the types of the inputs: zeros for a first run that tells shapes, random ones for checking gradients.
 
 use crate::{
     graph::Port,
+    runtime::Engine,
     tensor::{DType, Tensor},
-    train::{Inputs, Network},
+    train::{BatchNorm, Inputs, Network},
 };
 use anyhow::{Result, bail};
 
@@ -25,26 +26,36 @@ pub fn zeros(inputs: &Inputs, batch: usize, resize: Option<(usize, usize)>) -> R
 }
 
 /// A batch of random samples from standard normal numbers: floats are those, integers of the main input indices that the
-/// model can look up; integers of further inputs, which tend to be masks, are 1.
+/// model can look up; integers of further inputs, which tend to be masks, are 1, or 0 where that is the only row to look up.
+/// What is looked up, a run on zeros tells.
 pub fn random(
     network: &Network,
+    engine: &Engine,
     batch: usize,
     resize: Option<(usize, usize)>,
     draw: &dyn Fn(&str, usize) -> Vec<f32>,
 ) -> Result<Vec<(String, Tensor)>> {
     let main = &network.input;
-    let below = network.indices().unwrap_or(BYTES) as f32;
+    let integers = |port: &Port| port.dtype.is_some_and(|t| !t.is_float());
+    let trial = if network.inputs.ports().any(integers) {
+        let zeros = zeros(&network.inputs, batch, resize)?;
+        Some(network.at_batch_of(engine, zeros, BatchNorm::Frozen)?)
+    } else {
+        None
+    };
+    let rows = |port: &Port| trial.as_ref().and_then(|trial| trial.indices(&port.name));
     filled(&network.inputs, batch, resize, |port, n| {
         let purpose = if port.name == *main { "data".to_owned() } else { format!("data of {}", port.name) };
-        match port.dtype {
-            Some(t) if !t.is_float() && port.name != *main => vec![ON; n],
-            // The share of a standard normal number that lies behind the point is as good as uniform.
-            Some(t) if !t.is_float() => draw(&purpose, n)
-                .iter()
-                .map(|z| ((z.abs() * 1000.0).fract() * below).floor().min(below - 1.0))
-                .collect(),
-            _ => draw(&purpose, n),
+        if !integers(port) {
+            return draw(&purpose, n);
         }
+        if port.name != *main {
+            let only = rows(port).is_some_and(|rows| rows < 2);
+            return vec![if only { 0.0 } else { ON }; n];
+        }
+        let below = rows(port).unwrap_or(BYTES) as f32;
+        // The share of a standard normal number that lies behind the point is as good as uniform.
+        draw(&purpose, n).iter().map(|z| ((z.abs() * 1000.0).fract() * below).floor().min(below - 1.0)).collect()
     })
 }
 
@@ -80,7 +91,7 @@ fn filled(
         let lengths = lengths.map(|d| d.unwrap_or_else(|| sides.next().unwrap_or(TRIAL_LENGTH)));
         let shape: Vec<usize> = std::iter::once(batch).chain(lengths).collect();
         let values = values(port, shape.iter().product());
-        (port.name.clone(), Tensor::f32(shape, values))
+        (port.name.clone(), Tensor::from_f32s(port.dtype.unwrap_or(DType::F32), shape, values))
     };
     let further = inputs.further.iter().map(|port| fill(port, &[]));
     Ok(std::iter::once(fill(&inputs.main, &sides)).chain(further).collect())

@@ -4,13 +4,13 @@ use crate::{
     cli::{args::EngineArgs, plan, plan::DeviceChoice},
     report::{RuntimeRecord, Warning},
     runtime::{
-        Device, Engine,
+        Device, Engine, RuntimeError, Session,
         find::{self, Library},
     },
 };
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
-use std::num::NonZero;
+use std::{num::NonZero, path::Path};
 
 /// An opened runtime and where it came from.
 pub struct Opened {
@@ -40,6 +40,14 @@ pub fn open(args: &EngineArgs) -> Result<Opened> {
         DeviceChoice::Auto | DeviceChoice::Cpu => (open(Device::Cpu)?, None),
     };
     Ok(Opened { engine, library, warning })
+}
+
+/// Opens a model file to measure it; `live` says that it has BatchNormalization in training mode.
+///
+/// Optimisations take the unused outputs of such nodes away, and the scores of the CPU provider are wrong without them. The
+/// CUDA provider refuses these nodes from opset 14 on, so that they are measured on the CPU, whatever the device.
+pub fn measuring(engine: &Engine, path: &Path, live: bool) -> Result<Session, RuntimeError> {
+    if live { engine.on_cpu().session_from_file(path, true) } else { engine.session_from_file(path, false) }
 }
 
 impl Opened {

@@ -42,8 +42,8 @@ pub type Backward<'a> = &'a dyn Fn(
 ) -> Result<HashMap<String, Value>, NotDifferentiable>;
 
 /// Loss of the batch and its gradients by the names of weights and input, at given weights:
-/// [`BatchedNetwork::gradients`], or in tests something wrong on purpose.
-pub type Gradients<'a> = &'a dyn Fn(&Weights) -> Result<(f32, BTreeMap<String, Tensor>), TrainError>;
+/// [`Gradient::at`](super::Gradient::at), or in tests something wrong on purpose.
+pub type Gradients<'a> = &'a mut dyn FnMut(&Weights) -> Result<(f32, BTreeMap<String, Tensor>), TrainError>;
 
 /// How a check is made.
 pub struct Settings<'a> {
@@ -131,8 +131,9 @@ pub fn check(
     targets: &Tensor,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Checked, TrainError> {
-    let gradients = |weights: &Weights| batched.gradients(weights, x, targets);
-    check_gradients(batched, settings, weights, (x, targets), &gradients, progress)
+    let mut gradient = batched.gradient()?;
+    let mut gradients = |weights: &Weights| gradient.at(weights, x, targets);
+    check_gradients(batched, settings, weights, (x, targets), &mut gradients, progress)
 }
 
 /// [`check`] for gradients that come from elsewhere.
@@ -153,8 +154,9 @@ pub fn check_gradients(
     let native: Vec<Arithmetic> = traced.nodes.iter().map(native).collect();
     let mut wanted: BTreeSet<String> = weights.keys().cloned().collect();
     wanted.insert(batched.site().to_owned());
-    let (active, _) = autodiff::reach(&traced.nodes, &[batched.network.head.logits.as_str()], &wanted);
-    let heard = heard(&traced.nodes, &batched.network.head.logits);
+    let logits = [batched.network.head.logits.as_str()];
+    let (active, _) = autodiff::reach(&traced.nodes, &logits, &wanted);
+    let heard = autodiff::heard(&traced.nodes, &logits);
 
     let parts = traced.nodes.len() + 2 * whole::DIRECTIONS;
     let mut nodes = Vec::new();
@@ -249,21 +251,4 @@ fn values(
         }
     }
     Ok(values)
-}
-
-/// Values from which a gradient path leads to the logits.
-fn heard<'n>(nodes: &'n [Node], logits: &'n str) -> BTreeSet<&'n str> {
-    let mut heard = BTreeSet::from([logits]);
-    for node in nodes.iter().rev() {
-        if !node.outputs.iter().any(|o| heard.contains(o.as_str())) {
-            continue;
-        }
-        let Some(op) = ops::find(node) else { continue };
-        for i in 0..node.inputs.len() {
-            if let (Some(name), Some(Flow::Vjp(_))) = (node.input(i), op.flow(i)) {
-                heard.insert(name);
-            }
-        }
-    }
-    heard
 }

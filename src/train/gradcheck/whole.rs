@@ -118,7 +118,7 @@ impl Whole<'_> {
     /// Where the loss has a kink at these very weights (a bias of 0 before a Relu that nothing else reaches), weights that
     /// differ by a hundredth are tried, and the more certain of both counts.
     pub fn check(
-        &self,
+        &mut self,
         weights: &Weights,
         mut arithmetic: Vec<Arithmetic>,
         progress: &mut dyn FnMut(usize),
@@ -132,7 +132,8 @@ impl Whole<'_> {
         if first.outcome == Outcome::Disagrees || first.uncertainty() <= self.settings.tolerance {
             return Ok(first);
         }
-        let mut second = self.at(&self.moved(weights, "nudge", NUDGE), &mut session, &float32, progress)?;
+        let nudged = self.moved(weights, "nudge", NUDGE);
+        let mut second = self.at(&nudged, &mut session, &float32, progress)?;
         second.nudged = true;
         let better = second.outcome == Outcome::Disagrees || second.uncertainty() < first.uncertainty();
         Ok(if better { second } else { first })
@@ -150,7 +151,7 @@ impl Whole<'_> {
     }
 
     fn at(
-        &self,
+        &mut self,
         weights: &Weights,
         session: &mut Session,
         float32: &BTreeSet<String>,
@@ -158,8 +159,11 @@ impl Whole<'_> {
     ) -> Result<EndToEnd, TrainError> {
         let (loss, gradients) = (self.gradients)(weights)?;
         // In a deep network rounding alone moves some values across a kink, and the gradient with them.
-        let shaken = |k| Ok((self.gradients)(&self.moved(weights, &format!("shake {k}"), SHAKE))?.1);
-        let shaken = (0..SHAKES).map(shaken).collect::<Result<Vec<_>, TrainError>>()?;
+        let shaken = (0..SHAKES).map(|k| {
+            let moved = self.moved(weights, &format!("shake {k}"), SHAKE);
+            Ok((self.gradients)(&moved)?.1)
+        });
+        let shaken = shaken.collect::<Result<Vec<_>, TrainError>>()?;
         let input = self.batched.site();
         let (steps, rounding) = if float32.is_empty() { (STEPS_64, ROUNDING_64) } else { (STEPS_32, ROUNDING_32) };
         let mut values: Weights = weights.clone();
@@ -270,8 +274,10 @@ impl Bench<'_> {
             names.iter().filter_map(|n| Some(dot(gradients.get(*n)?.as_f32()?, d[*n].as_f32()?))).sum()
         };
         let gradients: Vec<f64> = self.directions.iter().map(|d| product(self.gradients, d)).collect();
+        // One that is no number is wrong, whatever rounding does.
         let rounding = |(d, own): (&BTreeMap<String, Tensor>, &f64)| {
-            self.shaken.iter().map(|g| (product(g, d) - own).abs()).fold(0.0, worse)
+            let others = self.shaken.iter().filter(|_| own.is_finite());
+            others.map(|g| (product(g, d) - own).abs()).fold(0.0, worse)
         };
         let rounding: Vec<f64> = self.directions.iter().zip(&gradients).map(rounding).collect();
         let mut best: Option<Along> = None;
@@ -310,7 +316,7 @@ impl Bench<'_> {
             self.directions[0].extend(still.map(|still| (name.to_owned(), still)));
             let g = self.gradients.get(name).and_then(|g| g.as_f32()).unwrap_or_default();
             let error = (dot(g, all[name].as_f32().unwrap_or_default()) - differences).abs();
-            if error > worst.0 {
+            if error > worst.0 || (error.is_nan() && worst.0.is_finite()) {
                 worst = (error, Some(name.to_owned()));
             }
         }
@@ -353,10 +359,13 @@ fn judged(gradients: &[f64], slopes: &[(f64, f64)], expected: f64, tolerance: f6
     let uncertainty = median(slopes.iter().map(|s| s.1).collect()) / scale;
     let median_error = median(errors.clone());
     let worst_error = errors.into_iter().fold(0.0, worse);
-    // Comparisons with NaN are false: differences that are no numbers show nothing, a gradient that is none is wrong.
+    // A gradient that is no number is wrong wherever there are differences. These show nothing where they are no numbers,
+    // which makes the comparison false.
+    let no_number = directions.iter().any(|d| d.differences.is_finite() && !d.gradient.is_finite());
     let certain = uncertainty <= UNCERTAIN;
     let allowed = tolerance + 3.0 * uncertainty;
     let outcome = match (certain, median_error <= allowed) {
+        _ if no_number => Outcome::Disagrees,
         (false, _) => Outcome::NotComparable,
         (true, true) => Outcome::Agrees,
         (true, false) => Outcome::Disagrees,

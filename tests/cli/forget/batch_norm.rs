@@ -87,4 +87,26 @@ fn scores_that_depend_on_the_batch_are_pointed_out_and_measured_as_defined() {
     let shown = run(["inspect".as_ref(), path.as_os_str()]).exits(0);
     assert!(shown.stdout.contains("batch norm  is in training mode"), "{}", shown.stdout);
     run(["gradcheck".as_ref(), path.as_os_str(), "--quiet".as_ref()]).exits(0);
+
+    // It is what it is where it cannot be trained, too.
+    let mut graph = onnx::read(&path).expect("a model").graph;
+    graph.nodes.iter_mut().filter(|n| n.op == "Relu").for_each(|n| n.op = "DeformConv".into());
+    fs::write(&path, onnx::export(&graph)).expect("written");
+    let shown = run(["inspect".as_ref(), path.as_os_str(), "--json".as_ref()]).exits(1).json();
+    assert_eq!(shown["batch_norm"], serde_json::json!({"nodes": 6, "training_mode": true}));
+}
+
+#[test]
+fn one_sample_has_no_statistics() {
+    let folder = temporary();
+    let path = folder.path().join("one.onnx");
+    let mut graph = onnx::read(&model("fashion-mnist-bn")).expect("a model").graph;
+    graph.inputs[0].dims.as_mut().expect("a shape")[0] = Some(1);
+    fs::write(&path, onnx::export(&graph)).expect("written");
+    // What is said has to help where batch statistics are the default as well.
+    let forget =
+        || Forget::new(&path).set("--variant", "reference").set("--batch-size", "1").set("--noise-images", "1");
+    forget().run().fails(&["the file fixes the batch at one sample", "pass --batch-norm frozen"]);
+    let ran = forget().set("--batch-norm", "frozen").flag("--keep-failed").run();
+    assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
 }

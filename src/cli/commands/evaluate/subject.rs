@@ -2,7 +2,7 @@
 
 use super::ModelShown;
 use crate::{
-    cli::commands::{samples, source},
+    cli::commands::{samples, session, source},
     data::InputSpec,
     evaluate::{Classifier, EvaluateError, Measurement, Scores},
     onnx,
@@ -38,8 +38,7 @@ impl Subject {
 
     /// What the data has to look like, for the input of the samples and the further ones. The batch does not matter to it.
     pub(super) fn specs(&self) -> Vec<InputSpec> {
-        let inputs = std::iter::once(&self.reading.inputs.main).chain(&self.reading.inputs.further);
-        inputs.map(|port| InputSpec { batch: None, ..source::spec(port) }).collect()
+        self.reading.inputs.ports().map(|port| InputSpec { batch: None, ..source::spec(port) }).collect()
     }
 }
 
@@ -61,18 +60,15 @@ impl<'a> Opened<'a> {
         let reading = &subject.reading;
         let trial = reading.inputs.frozen_batch().unwrap_or(TRIAL);
         let mut classifier = Classifier {
-            // Optimisations take the unused outputs of BatchNormalization in training mode away, and the scores of the
-            // CPU provider are wrong without them.
-            session: engine.session_from_file(&reading.path, reading.live_batch_norm)?,
+            session: session::measuring(engine, &reading.path, reading.live_batch_norm)?,
             inputs: reading.inputs.sampled().map(str::to_owned).collect(),
             constants: reading.inputs.constants_at(&reading.path, trial)?,
             output: &reading.head.output,
             scores: Scores::Logits,
             batch: trial,
         };
-        let zeros = samples::zeros(&reading.inputs, trial, resize).with_context(|| subject.name())?;
-        let feeds = zeros.iter().chain(&classifier.constants);
-        let feeds: Vec<_> = feeds.map(|(name, t)| (name.clone(), classifier.typed(name, t))).collect();
+        let mut feeds = samples::zeros(&reading.inputs, trial, resize).with_context(|| subject.name())?;
+        feeds.extend(classifier.constants.iter().cloned());
         let scores = classifier.run(&feeds).map_err(|e| match e {
             EvaluateError::Runtime(source) => {
                 anyhow::Error::new(TrainError::Batch { path: reading.path.clone(), batch: trial, source })

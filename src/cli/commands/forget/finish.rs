@@ -4,7 +4,10 @@ use super::{Job, folder_of, train::Work, values};
 use crate::{
     check::{self, CheckError, Tolerance},
     cli::{
-        commands::output::{self, Output},
+        commands::{
+            output::{self, Output},
+            session,
+        },
         interrupt,
     },
     evaluate::{Classifier, Evaluation, Scores},
@@ -50,9 +53,7 @@ impl Job<'_> {
         let batch = self.input.batch.unwrap_or(EVAL_BATCH);
         let scores = Scores::of(self.network.head.behind.as_deref(), self.layout.independent);
         Ok(Classifier {
-            // Optimisations take the unused outputs of BatchNormalization in training mode away, and the scores of the
-            // CPU provider are wrong without them.
-            session: self.runtime.engine.session_from_file(path, self.network.has_live_batch_norm())?,
+            session: session::measuring(&self.runtime.engine, path, self.network.has_live_batch_norm())?,
             inputs: self.network.inputs.sampled().map(str::to_owned).collect(),
             constants: self.network.constants_at(batch)?,
             output: &self.network.head.output,
