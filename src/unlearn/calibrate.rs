@@ -21,11 +21,14 @@ pub const HELD: usize = 10;
 /// Of every so many samples of held-out data one judges trials.
 pub const JUDGING: usize = 5;
 
-/// Share of turned samples below which a class counts as gone.
-const GONE: f64 = 0.02;
+/// Share of turned samples up to which a class counts as gone.
+pub const GONE: f64 = 0.02;
+
+/// A model that has lost this part of its accuracy is destroyed: what it knows says nothing about milder rates.
+const DESTROYED: f64 = 0.25;
 
 /// A sign is of use where the source model takes at least this share of the turned samples for the class.
-const USABLE: f64 = 0.9;
+const USABLE: f64 = 0.8;
 
 /// What a trial is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -34,15 +37,9 @@ pub struct Limits {
     pub turned: f64,
     /// Largest accuracy on held-out samples of a forgotten class, where there are any.
     pub forget: f64,
-    /// Largest fall of the accuracy on validation samples.
+    /// Largest fall of the accuracy (micro-F1, where labels are multi-hot) on validation samples; what lies within one
+    /// standard error of it is let pass.
     pub drop: f64,
-}
-
-impl Limits {
-    /// From those of the verdict: half of what it allows, because it measures on other samples.
-    pub fn new(max_forget: f64, max_drop: f64) -> Self {
-        Self { turned: GONE, forget: max_forget / 2.0, drop: max_drop / 2.0 }
-    }
 }
 
 /// Held-out samples that judge trials; the verdict does not measure on them.
@@ -73,6 +70,9 @@ pub struct Row {
     pub forget: Vec<Sign>,
     /// Quality (accuracy, or micro-F1 where labels are multi-hot) on validation samples of the retained classes.
     pub retain: Option<f64>,
+    /// Whether the label of each validation sample of a retained class was predicted.
+    #[serde(skip)]
+    pub hits: Vec<bool>,
     /// How the trial was judged.
     pub outcome: Outcome,
 }
@@ -214,6 +214,7 @@ impl Calibrator<'_> {
             turned: signs,
             forget: forget.iter().filter_map(of).collect(),
             retain: quality(&found),
+            hits: found.hits.iter().filter(|(class, _)| kept(*class)).map(|&(_, hit)| hit).collect(),
             outcome: Outcome::TooWeak,
         })
     }
@@ -221,36 +222,48 @@ impl Calibrator<'_> {
     /// Judges all trials so far, each beside the best: training without the validation samples costs accuracy on them that
     /// no learning rate can keep, where the source model was trained on them.
     fn judge(&self, source: &Row, rows: &mut [Row]) {
-        let best = rows.iter().filter_map(|r| r.retain).fold(f64::NEG_INFINITY, f64::max);
-        let reference = source.retain.map(|s| if self.validation.is_some() { s } else { s.min(best) });
+        let quality = |r: &Row| r.retain.unwrap_or(f64::NEG_INFINITY);
+        let best = rows.iter().max_by(|a, b| quality(a).total_cmp(&quality(b))).cloned();
+        let held_out = self.validation.is_some();
+        let beside = best.filter(|b| !held_out && quality(b) < quality(source)).unwrap_or_else(|| source.clone());
         for row in rows {
-            let kept = match (row.retain, reference) {
-                (Some(now), Some(before)) => before - now <= self.limits.drop,
-                _ => false,
-            };
-            let evident = |class: usize| {
-                let usable = source.turned.iter().any(|s| s.class == class && s.known >= USABLE);
-                let turned = row.turned.iter().filter(|s| usable && s.class == class);
-                let turned: Vec<bool> = turned.map(|s| s.known <= self.limits.turned).collect();
-                let real = row.forget.iter().filter(|s| s.class == class).map(|s| s.known <= self.limits.forget);
-                let all: Vec<bool> = real.chain(turned).collect();
-                // Where nothing tells, the class counts as known.
-                !all.is_empty() && all.into_iter().all(|gone| gone)
-            };
-            let gone = row.loss.is_some() && self.recipe.forget.iter().all(|&class| evident(class));
+            let drop = quality(&beside) - quality(row);
+            let kept = drop - standard_error(&beside.hits, &row.hits) <= self.limits.drop;
+            let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class));
+            let destroyed = row.loss.is_none() || drop > DESTROYED * quality(&beside);
             row.outcome = match (gone, kept) {
+                _ if destroyed => Outcome::Destroys,
                 (true, true) => Outcome::Fits,
                 (true, false) => Outcome::TooStrong,
                 (false, true) => Outcome::TooWeak,
-                (false, false) => Outcome::Fails,
+                (false, false) => Outcome::Harms,
             };
         }
     }
+
+    /// True when everything that tells says that a class is gone. Where nothing tells, it counts as known.
+    fn gone(&self, source: &Row, row: &Row, class: usize) -> bool {
+        let of = |signs: &[Sign]| signs.iter().find(|s| s.class == class).map(|s| s.known);
+        let turned = of(&row.turned).filter(|_| of(&source.turned).is_some_and(|known| known >= USABLE));
+        let real = of(&row.forget).map(|known| known <= self.limits.forget);
+        let signs: Vec<bool> = turned.map(|known| known <= self.limits.turned).into_iter().chain(real).collect();
+        !signs.is_empty() && signs.into_iter().all(|gone| gone)
+    }
+}
+
+/// Standard error of the difference of two accuracies on the same samples, from those that only one of them gets right.
+fn standard_error(a: &[bool], b: &[bool]) -> f64 {
+    let n = a.len().min(b.len());
+    let differ = a.iter().zip(b).filter(|(a, b)| a != b).count();
+    let gained = a.iter().zip(b).filter(|(a, b)| !**a && **b).count() as f64;
+    let (n, differ) = (n.max(1) as f64, differ as f64);
+    let mean = (differ - 2.0 * gained) / n;
+    ((differ / n - mean * mean).max(0.0) / n).sqrt()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::split_by;
+    use super::{split_by, standard_error};
 
     #[test]
     fn a_part_of_each_class_is_split_off() {
@@ -260,5 +273,14 @@ mod tests {
         assert_eq!(held.iter().filter(|&&i| class(i) == Some(1)).count(), 2);
         // Too few samples of a class to spare one.
         assert_eq!(split_by(9, |_| Some(0), 10), ((0..9).collect(), Vec::new()));
+    }
+
+    #[test]
+    fn the_error_of_a_difference_comes_from_what_differs() {
+        assert!(standard_error(&[true; 100], &[true; 100]) < 1e-12);
+        // Eight lost and two gained of 100: variance of values -1, 0, 1 around 0.06.
+        let a: Vec<bool> = (0..100).map(|i| i < 8 || i >= 10).collect();
+        let b: Vec<bool> = (0..100).map(|i| i >= 8).collect();
+        assert!((standard_error(&a, &b) - ((0.1 - 0.0036) / 100.0f64).sqrt()).abs() < 1e-12);
     }
 }

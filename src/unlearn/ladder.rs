@@ -12,14 +12,16 @@ const FINEST: f64 = 1.5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The classes are still known.
+    /// The classes are still known, and the others are kept.
     TooWeak,
     /// The classes are gone and the others are kept.
     Fits,
-    /// The classes are gone, and others have suffered more than they may.
+    /// The classes are gone, and others have lost more than they may.
     TooStrong,
-    /// The classes are still known although others have suffered more than they may, or the loss was no number.
-    Fails,
+    /// The classes are still known although others have lost more than they may.
+    Harms,
+    /// The model is destroyed, or the loss was no number.
+    Destroys,
 }
 
 /// Rates tried so far.
@@ -27,8 +29,8 @@ pub type Tried = [(f64, Outcome)];
 
 /// The rate to try next; `None` when it is known well enough or [`TRIALS`] are used up. `start` is the first one.
 ///
-/// Searched is the mildest rate that fits: factors of two up while the classes are known and down while they are not, then
-/// the geometric mean of the two rates around the edge.
+/// Searched is the mildest rate that forgets: factors of two up while the classes are known and down while they are gone,
+/// then the geometric mean of the two rates around the edge.
 pub fn next(tried: &Tried, start: f64) -> Option<f64> {
     if tried.is_empty() {
         return Some(start);
@@ -36,18 +38,18 @@ pub fn next(tried: &Tried, start: f64) -> Option<f64> {
     if tried.len() >= TRIALS {
         return None;
     }
-    let rates =
-        |wanted: &[Outcome]| tried.iter().filter(|(_, o)| wanted.contains(o)).map(|&(r, _)| r).collect::<Vec<_>>();
-    let weak = rates(&[Outcome::TooWeak]).into_iter().fold(0.0, f64::max);
-    let strong = rates(&[Outcome::Fits, Outcome::TooStrong, Outcome::Fails]).into_iter().fold(f64::INFINITY, f64::min);
+    let known = |o: Outcome| matches!(o, Outcome::TooWeak | Outcome::Harms);
+    let rates = |side: bool| tried.iter().filter(move |(_, o)| known(*o) == side).map(|&(rate, _)| rate);
+    let strong = rates(false).fold(f64::INFINITY, f64::min);
+    // Accuracies are noisy: what a stronger trial still knows, a milder one knows as well.
+    let weak = rates(true).filter(|&rate| rate < strong).fold(0.0, f64::max);
     if strong.is_infinite() {
         return Some(weak * 2.0);
     }
     if weak == 0.0 {
         return Some(strong / 2.0);
     }
-    let middle = (weak * strong).sqrt();
-    (strong / weak > FINEST).then_some(middle)
+    (strong / weak > FINEST).then(|| (weak * strong).sqrt())
 }
 
 /// Number of the trial that decides: the mildest that fits; where none does, the strongest that keeps the other classes.
@@ -71,7 +73,7 @@ mod tests {
                 (true, true) => Outcome::Fits,
                 (false, true) => Outcome::TooWeak,
                 (true, false) => Outcome::TooStrong,
-                (false, false) => Outcome::Fails,
+                (false, false) => Outcome::Harms,
             };
             tried.push((rate, outcome));
         }

@@ -13,8 +13,11 @@ use crate::{
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Gradient steps that turn a sample.
-const STEPS: usize = 10;
+/// Most gradient steps that turn samples.
+const STEPS: usize = 60;
+
+/// Mean cross-entropy, in nats, at which the source model is sure of the class.
+const SURE: f32 = 0.02;
 
 /// Learning rate of Adam in these steps, in standard deviations of the values.
 const LR: f64 = 0.02;
@@ -70,7 +73,9 @@ impl Turned {
         let mut stepper = network.noise_stepper(weights, Goal::Likeness, loss, range, &samples)?;
         stepper.restart(&Arc::new(start), &targets)?;
         for _ in 0..STEPS {
-            stepper.step(LR)?;
+            if stepper.step(LR)? < SURE {
+                break;
+            }
         }
         let turned: Tensor = stepper.noise()?;
         let turned = turned.to_f32s();

@@ -6,7 +6,7 @@ use crate::{
     report::percent,
     train::{BatchNorm, Range, Weights},
     unlearn::{
-        self, CANDIDATES, Calibration, Calibrator, HELD, Limits, Material, Outcome, Row, Sign, Trials, Turned,
+        self, CANDIDATES, Calibration, Calibrator, GONE, HELD, Limits, Material, Outcome, Row, Sign, Trials, Turned,
         Validation,
     },
 };
@@ -31,7 +31,7 @@ impl Job<'_> {
             retain: &self.retain,
             validation: self.validation(),
             turned,
-            limits: Limits::new(gates.max_forget_accuracy, gates.max_retain_drop),
+            limits: Limits { turned: GONE, forget: gates.max_forget_accuracy, drop: gates.max_retain_drop },
         };
         let on = match &calibrator.validation {
             Some(v) => format!("{} of the held-out samples, which the verdict leaves out", v.rows.len()),
@@ -89,7 +89,8 @@ fn line(row: &Row) -> String {
         (_, Outcome::TooWeak) => format!(": too weak ({:.1} s)", row.seconds),
         (_, Outcome::Fits) => format!(": fits ({:.1} s)", row.seconds),
         (_, Outcome::TooStrong) => format!(": too strong ({:.1} s)", row.seconds),
-        (_, Outcome::Fails) => format!(": fails ({:.1} s)", row.seconds),
+        (_, Outcome::Harms) => format!(": harms ({:.1} s)", row.seconds),
+        (_, Outcome::Destroys) => format!(": destroys ({:.1} s)", row.seconds),
     };
     let retain = row.retain.map_or("-".to_owned(), percent);
     format!("{:>7} {name:>8}: turned {}{real}, retained {retain}{outcome}", "trial", shares(&row.turned))
