@@ -1,7 +1,9 @@
-//! Which label-free signs of forgetting go with the accuracy on the forgotten class? Trials over learning rates, measured
-//! on real data of the class beside signs that need none.
+//! Which signs of forgetting that need no sample of the class go with the accuracy on real ones?
 //!
 //! cargo bench --bench signs -- --model M.onnx --retain R.npz --eval E.npz --mean .. --std .. --forget 0,3
+//!
+//! Prints a row for every class and rate: the accuracy on the samples of the class in `--eval`, and for every sign the share
+//! of its samples that is still taken for the class after repair. Rate 0 is the source model.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use clap::Parser;
@@ -10,50 +12,46 @@ use onnx_unlearn::{
     onnx,
     runtime::{Device, Engine, find},
     tensor::Tensor,
-    train::{BatchNorm, Goal, Network, NoiseLoss, Optimizer, Range, Weights},
-    unlearn::{self, Material, Mix, NoiseSettings, PhaseSettings, Recipe, Trials, Variant, Watch},
+    train::{BatchNorm, BatchedNetwork, Goal, Network, NoiseLoss, Optimizer, Range, Weights},
+    unlearn::{
+        self, CANDIDATES, HELD, Material, Mix, NoiseSettings, PhaseSettings, Recipe, Trials, Turned, Variant, Watch,
+    },
 };
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
 };
 
-/// Trials over learning rates, with signs.
+/// Signs of forgetting beside the accuracy on real samples.
 #[derive(Parser)]
 struct Args {
+    /// A classifier of images
     #[arg(long)]
     model: PathBuf,
     #[arg(long)]
     retain: PathBuf,
     #[arg(long)]
     eval: PathBuf,
-    #[arg(long, value_delimiter = ',')]
+    /// Classes, each forgotten alone
+    #[arg(long, value_delimiter = ',', default_value = "0")]
     forget: Vec<usize>,
+    /// Learning rates of impair; repair takes half of them
     #[arg(long, value_delimiter = ',', default_value = "0.0001,0.0002,0.0004,0.0008,0.0016")]
     lr: Vec<f64>,
     #[arg(long, value_delimiter = ',')]
     mean: Vec<f32>,
     #[arg(long, value_delimiter = ',')]
     std: Vec<f32>,
-    #[arg(long)]
-    batch_norm: bool,
-    /// Share of the usual retain and noise samples
-    #[arg(long, default_value_t = 1.0)]
-    share: f64,
-    #[arg(long, default_value_t = 5120)]
-    noise_samples: usize,
-    #[arg(long, default_value_t = 40)]
-    noise_steps: usize,
-    #[arg(long, default_value_t = 2.0)]
-    ratio: f64,
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Ignored: cargo passes it to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 struct Silent;
 impl Watch for Silent {
@@ -63,32 +61,29 @@ impl Watch for Silent {
     }
 }
 
-struct Probe {
-    name: &'static str,
-    rows: Vec<f32>,
-}
-
-type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
-
 fn main() -> Fallible<()> {
     if std::env::args().len() <= 2 {
-        println!("signs: skipped; it needs --model, --retain and --eval");
+        println!("signs: skipped; it needs --model, --retain and --eval (see the head of benches/signs.rs)");
         return Ok(());
     }
     let args = Args::parse();
-    for &class in &args.forget {
-        one(&args, class)?;
-    }
-    Ok(())
+    println!(
+        "class     rate   real  turned nearest   mixed    like  random  impaired    kept (share taken for the class; \
+         real: held-out samples of it; kept: accuracy on those of others)"
+    );
+    args.forget.iter().try_for_each(|&class| one(&args, class))
 }
 
 fn one(args: &Args, class: usize) -> Fallible<()> {
     let model = onnx::read(&args.model)?;
     let network = Network::new(&model, None)?;
+    let library = find::find(None, false)?;
+    let engine = Engine::open(&library.path, Device::Cpu, args.threads)?;
     let dims = model.graph.inputs[0].dims.clone().unwrap_or_default();
-    let classes = 10;
     let preprocess = Preprocess { mean: args.mean.clone(), std: args.std.clone(), ..Preprocess::default() };
-    let load = |path: &Path, drop: &[usize], per_class| {
+    let output = model.graph.outputs[0].dims.clone().unwrap_or_default();
+    let classes = output.get(1).copied().flatten().ok_or("the number of classes has to be in the file")?;
+    let load = |path: &Path, drop: &[usize], per_class| -> Fallible<Dataset> {
         let plan = LoadPlan {
             path,
             classes,
@@ -101,148 +96,109 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
             independent: false,
             preprocess: &preprocess,
         };
-        Ok::<_, Box<dyn std::error::Error>>(data::load(&plan)?.0)
+        Ok(data::load(&plan)?.0)
     };
-    let retain = load(&args.retain, &[class], Some(1000))?;
     let others: Vec<usize> = (0..classes).filter(|&c| c != class).collect();
-    let forgotten = load(&args.eval, &others, None)?;
-    let kept = load(&args.eval, &[class], Some(300))?;
-    let library = find::find(None, false)?;
-    let engine = Engine::open(&library.path, Device::Cpu, args.threads)?;
-    let recipe = Recipe {
+    let retain = load(&args.retain, &[class], Some(1000))?;
+    let (real, kept) = (load(&args.eval, &others, None)?, load(&args.eval, &[class], None)?);
+    let recipe = recipe(class, args.seed);
+
+    let source = network.weights()?;
+    let first: Vec<usize> = (0..recipe.batch_size).map(|i| i % retain.len()).collect();
+    let rows = rows_of(&retain, &first);
+    let mut shape = vec![first.len()];
+    shape.extend(retain.sample_shape());
+    let batched = network.at_batch(&engine, &Tensor::f32(shape, rows.clone()), BatchNorm::Frozen)?;
+    let range = batched.range(&source, None, &rows)?;
+    let noise = unlearn::learn(&batched, &source, &recipe, range, &rows, &mut Silent)?;
+    let (trained, _) = unlearn::split(&retain, HELD);
+    let entries = noise.noise.iter().map(|(c, z)| (*c, z, recipe.noise.images)).collect();
+    let row = &batched.row;
+    let material = Material {
+        impair: Mix::new(&retain, row.clone(), entries, recipe.noise.samples).of(trained.clone()),
+        repair: Mix::retain_only(&retain, row.clone()).of(trained),
+    };
+    let mut trials = Trials::new(&batched, &batched, &recipe, &source)?;
+    let signs = signs(&mut trials, &batched, &source, range, &retain, class, args.seed)?;
+
+    let all = |d: &Dataset| (0..d.len()).collect::<Vec<_>>();
+    let show = |trials: &mut Trials, lr: f64, stages: [&Weights; 2]| -> Fallible<()> {
+        let accuracy = |trials: &mut Trials, weights, d: &Dataset| -> Fallible<f64> {
+            Ok(trials.evaluate(weights, d, &all(d))?.accuracy(|_| true).unwrap_or(f64::NAN))
+        };
+        let mut line = format!("{class:>5} {lr:>8} {:>6.2}", 100.0 * accuracy(trials, stages[1], &real)?);
+        for turned in &signs {
+            let scores = trials.scores_of_full_rows(stages[1], &turned.rows)?;
+            line += &format!(" {:>7.2}", 100.0 * turned.sign(&scores, classes, false).known);
+        }
+        let impaired = accuracy(trials, stages[0], &real)?;
+        println!("{line} {:>9.2} {:>7.2}", 100.0 * impaired, 100.0 * accuracy(trials, stages[1], &kept)?);
+        Ok(())
+    };
+    show(&mut trials, 0.0, [&source, &source])?;
+    for &lr in &args.lr {
+        let phase = |lr| PhaseSettings { lr, epochs: 1 };
+        match trials.run(&material, phase(lr), phase(lr / 2.0), &mut Silent) {
+            Ok(trial) => show(&mut trials, lr, [&trial.weights[0], &trial.weights[1]])?,
+            Err(e) => println!("{class:>5} {lr:>8} {e}"),
+        }
+    }
+    Ok(())
+}
+
+/// The defaults of `forget`.
+fn recipe(class: usize, seed: u64) -> Recipe {
+    Recipe {
         variant: Variant::Corrected,
         forget: vec![class],
-        seed: args.seed,
+        seed,
         batch_size: 256,
         noise: NoiseSettings {
             images: 256,
-            steps: args.noise_steps,
+            steps: 40,
             lr: 0.1,
             loss: NoiseLoss { penalty: 0.1, per_element: false },
             range: None,
-            samples: (args.noise_samples as f64 * args.share) as usize,
+            samples: 5120,
         },
         impair: PhaseSettings { lr: 0.0, epochs: 1 },
         repair: PhaseSettings { lr: 0.0, epochs: 1 },
         optimizer: Optimizer::ADAM,
         clip_norm: None,
-        batch_norm: if args.batch_norm { BatchNorm::Batch } else { BatchNorm::Frozen },
-    };
-    let source = network.weights()?;
-    let rows = rows_of(&retain, &(0..256).collect::<Vec<_>>());
-    let mut shape = vec![256];
-    shape.extend(retain.sample_shape());
-    let batched = network.at_batch(&engine, &Tensor::f32(shape.clone(), rows.clone()), BatchNorm::Frozen)?;
-    let range = batched.range(&source, None, &rows)?;
-    let t = Instant::now();
-    let noise = unlearn::learn(&batched, &source, &recipe, range, &rows, &mut Silent)?;
-    eprintln!("class {class}: noise {:.1} s", t.elapsed().as_secs_f64());
-
-    // Every tenth sample of each class validates.
-    let labels: Vec<u32> =
-        (0..retain.len()).flat_map(|i| retain.labels_of(i).flatten().copied().collect::<Vec<_>>()).collect();
-    let mut seen = [0usize; 10];
-    let (mut train, mut valid) = (Vec::new(), Vec::new());
-    for (i, &l) in labels.iter().enumerate() {
-        seen[l as usize] += 1;
-        if seen[l as usize] % 10 == 0 {
-            valid.push(i);
-        } else if (seen[l as usize] as f64) <= 1000.0 * args.share {
-            train.push(i);
-        }
+        batch_norm: BatchNorm::Frozen,
     }
-    let entries = || noise.noise.iter().map(|(c, z)| (*c, z, 256)).collect::<Vec<_>>();
-    let impair = Mix::new(&retain, batched.row.clone(), entries(), recipe.noise.samples).of(train.clone());
-    let repair = Mix::retain_only(&retain, batched.row.clone()).of(train.clone());
-    let mut trials = Trials::new(&batched, &batched, &recipe, &source)?;
-    let material = Material { impair, repair };
+}
 
-    // Probes.
-    let all: Vec<usize> = (0..retain.len()).collect();
-    let scores = trials.scores_of_data(&source, &retain, &all)?;
-    let margin = |row: &[f32]| {
-        let best = row.iter().enumerate().filter(|(i, _)| *i != class).map(|(_, &v)| v).fold(f32::MIN, f32::max);
-        row[class] - best
-    };
-    let mut order: Vec<usize> = all.clone();
-    let margins: Vec<f32> = scores.chunks_exact(classes).map(margin).collect();
-    order.sort_by(|&a, &b| margins[b].total_cmp(&margins[a]));
-    let near: Vec<usize> = order[..256].to_vec();
-    let near_rows = rows_of(&retain, &near);
-    let width = retain.sample_len();
-    let mixed: Vec<f32> = near_rows
-        .chunks_exact(width)
-        .zip(near_rows.chunks_exact(width).skip(1).chain(near_rows.chunks_exact(width)))
-        .flat_map(|(a, b)| a.iter().zip(b).map(|(x, y)| 0.5 * (x + y)).collect::<Vec<_>>())
-        .collect();
-    let mut targets = vec![0.0; 256 * classes];
+/// Samples of every sign, in the order of the table.
+fn signs(
+    trials: &mut Trials,
+    network: &BatchedNetwork<'_>,
+    source: &Weights,
+    range: Range,
+    retain: &Dataset,
+    class: usize,
+    seed: u64,
+) -> Fallible<Vec<Turned>> {
+    let (n, classes, width) = (network.batch, network.layout.classes, retain.sample_len());
+    let count = retain.len().min(CANDIDATES);
+    let candidates: Vec<usize> = (0..count).map(|i| i * retain.len() / count).collect();
+    let scores = trials.scores_of_data(source, retain, &candidates)?;
+    let near = unlearn::nearest(&candidates, &scores, classes, class, false, n);
+    let turned = Turned::new(network, source, range, retain, &near, class)?;
+    let nearest = rows_of(retain, &near);
+    let next = nearest.chunks_exact(width).cycle().skip(1);
+    let mixed = nearest.chunks_exact(width).zip(next).flat_map(|(a, b)| a.iter().zip(b).map(|(x, y)| 0.5 * (x + y)));
+    let mixed = mixed.collect();
+    let random = |purpose: &str| Seeded::new(seed, purpose).normal(n * width);
+    let mut targets = vec![0.0; n * classes];
     targets.chunks_exact_mut(classes).for_each(|row| row[class] = 1.0);
-    let learn = |start: Vec<f32>, steps: usize, lr: f64, penalty: f64| -> Fallible<Vec<f32>> {
-        let loss = NoiseLoss { penalty, per_element: false };
-        let mut stepper = batched.noise_stepper(&source, Goal::Likeness, loss, Range::NORMALISED, &rows)?;
-        stepper.restart(&Arc::new(Tensor::f32(shape.clone(), start)), &targets)?;
-        for _ in 0..steps {
-            stepper.step(lr)?;
-        }
-        Ok(stepper.noise()?.to_f32s())
-    };
-    let random = |purpose: &str| Seeded::new(args.seed, purpose).normal(256 * width);
-    let like = learn(random("likeness"), 40, 0.1, 0.001)?;
-    let like_long = learn(random("likeness"), 100, 0.05, 0.01)?;
-    let turned = learn(near_rows.clone(), 10, 0.02, 0.0)?;
-    let turned_far = learn(near_rows.clone(), 30, 0.05, 0.0)?;
-    let probes = [
-        Probe { name: "valid", rows: rows_of(&retain, &valid) },
-        Probe { name: "near", rows: near_rows },
-        Probe { name: "mixed", rows: mixed },
-        Probe { name: "random", rows: random("random") },
-        Probe { name: "like", rows: like },
-        Probe { name: "like-long", rows: like_long },
-        Probe { name: "turned", rows: turned },
-        Probe { name: "turned-far", rows: turned_far },
-    ];
-    let everything = |d: &Dataset| (0..d.len()).collect::<Vec<_>>();
-    let show = |trials: &mut Trials, lr: f64, stage: &str, w: &Weights| -> Fallible<()> {
-        let of = |t: &mut Trials, d: &Dataset, rows: &[usize]| -> Fallible<f64> {
-            Ok(t.evaluate(w, d, rows)?.accuracy(|_| true).unwrap_or(f64::NAN))
-        };
-        let forget = of(trials, &forgotten, &everything(&forgotten))?;
-        let keep = of(trials, &kept, &everything(&kept))?;
-        let val = of(trials, &retain, &valid)?;
-        print!(
-            "{{\"class\":{class},\"lr\":{lr},\"stage\":\"{stage}\",\"forget\":{forget:.4},\"retain\":{keep:.4},\"val\":{val:.4}"
-        );
-        for p in &probes {
-            let n = p.rows.len() / width;
-            let s = trials.scores_of_full_rows(w, &p.rows)?;
-            let (mut top, mut prob, mut mar) = (0, 0.0f64, 0.0f64);
-            for row in s.chunks_exact(classes) {
-                let m = row.iter().copied().fold(f32::MIN, f32::max);
-                let sum: f64 = row.iter().map(|&v| f64::from(v - m).exp()).sum();
-                prob += f64::from(row[class] - m).exp() / sum;
-                top += usize::from(margin(row) > 0.0);
-                mar += f64::from(margin(row));
-            }
-            let n = n as f64;
-            print!(",\"{}\":[{:.4},{:.5},{:.3}]", p.name, top as f64 / n, prob / n, mar / n);
-        }
-        println!("}}");
-        Ok(())
-    };
-    show(&mut trials, 0.0, "original", &source)?;
-    for &lr in &args.lr {
-        let t = Instant::now();
-        let phase = |lr| PhaseSettings { lr, epochs: 1 };
-        match trials.run(&material, phase(lr), phase(lr / args.ratio), &mut Silent) {
-            Ok(trial) => {
-                eprintln!("class {class} lr {lr}: {:.1} s", t.elapsed().as_secs_f64());
-                show(&mut trials, lr, "impair", &trial.weights[0])?;
-                show(&mut trials, lr, "repair", &trial.weights[1])?;
-            }
-            Err(e) => eprintln!("class {class} lr {lr}: {e}"),
-        }
-    }
-    Ok(())
+    let loss = NoiseLoss { penalty: 0.001, per_element: false };
+    let mut like = network.noise_stepper(source, Goal::Likeness, loss, range, &rows_of(retain, &near))?;
+    like.restart(&Arc::new(Tensor::f32(network.noise_shape(), random("likeness"))), &targets)?;
+    (0..40).try_for_each(|_| like.step(0.1).map(|_| ()))?;
+    let like = like.noise()?.to_f32s();
+    let of = |rows| Turned { class, rows };
+    Ok(vec![turned, of(nearest), of(mixed), of(like), of(random("random"))])
 }
 
 fn rows_of(data: &Dataset, rows: &[usize]) -> Vec<f32> {

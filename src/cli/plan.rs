@@ -24,6 +24,9 @@ pub enum DeviceChoice {
     Cuda(i32),
 }
 
+/// Noise samples in the impair set, for all classes together: 20 copies of the 256 images of one class.
+const NOISE_SAMPLES: usize = 5120;
+
 /// Reads `--device`.
 pub fn device(text: &str) -> Result<DeviceChoice> {
     Ok(match text {
@@ -155,10 +158,11 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
             "--variant reference is defined for images with channels first; this model takes something else",
         )?;
     }
+    // A budget for all classes together keeps the number of steps about the same; the notebook has one for each.
     let samples = match args.noise_samples {
-        Some(n) => n,
+        Some(n) => n.div_ceil(forget.len().max(1)),
         None if reference => 20 * channels.unwrap_or(1),
-        None => 5120,
+        None => NOISE_SAMPLES.div_ceil(forget.len().max(1)),
     };
     // The published settings, and their ratio.
     let (impair, repair) = match (args.impair_lr, args.repair_lr) {

@@ -21,8 +21,11 @@ pub const HELD: usize = 10;
 /// Of every so many samples of held-out data one judges trials.
 pub const JUDGING: usize = 5;
 
-/// Share of turned samples up to which a class counts as gone.
+/// Share of turned samples up to which a class counts as gone where nothing else tells.
 pub const GONE: f64 = 0.02;
+
+/// The same beside real samples of the class, of which there may be few.
+pub const GONE_BESIDE: f64 = 0.2;
 
 /// A model that has lost this part of its accuracy is destroyed: what it knows says nothing about milder rates.
 const DESTROYED: f64 = 0.25;
@@ -35,6 +38,8 @@ const USABLE: f64 = 0.8;
 pub struct Limits {
     /// Largest share of turned samples that may be taken for their class.
     pub turned: f64,
+    /// The same for a class of which there are held-out samples.
+    pub turned_beside: f64,
     /// Largest accuracy on held-out samples of a forgotten class, where there are any.
     pub forget: f64,
     /// Largest fall of the accuracy (micro-F1, where labels are multi-hot) on validation samples; what lies within one
@@ -245,9 +250,12 @@ impl Calibrator<'_> {
     fn gone(&self, source: &Row, row: &Row, class: usize) -> bool {
         let of = |signs: &[Sign]| signs.iter().find(|s| s.class == class).map(|s| s.known);
         let turned = of(&row.turned).filter(|_| of(&source.turned).is_some_and(|known| known >= USABLE));
-        let real = of(&row.forget).map(|known| known <= self.limits.forget);
-        let signs: Vec<bool> = turned.map(|known| known <= self.limits.turned).into_iter().chain(real).collect();
-        !signs.is_empty() && signs.into_iter().all(|gone| gone)
+        match (of(&row.forget), turned) {
+            (Some(real), Some(turned)) => real <= self.limits.forget && turned <= self.limits.turned_beside,
+            (Some(real), None) => real <= self.limits.forget,
+            (None, Some(turned)) => turned <= self.limits.turned,
+            (None, None) => false,
+        }
     }
 }
 

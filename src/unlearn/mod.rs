@@ -11,7 +11,7 @@ mod recipe;
 mod trials;
 mod turned;
 
-pub use calibrate::{Calibration, Calibrator, GONE, HELD, JUDGING, Limits, Row, Validation, split};
+pub use calibrate::{Calibration, Calibrator, GONE, GONE_BESIDE, HELD, JUDGING, Limits, Row, Validation, split};
 pub use ladder::Outcome;
 pub use mix::Mix;
 pub use noise::{NoiseRun, learn};

@@ -119,6 +119,8 @@ impl Forget {
             ("--noise-images", "8"),
             ("--noise-steps", "2"),
             ("--noise-samples", "32"),
+            // Without trials.
+            ("--impair-lr", "0.0005"),
             ("--check-samples", "4"),
             ("--device", "cpu"),
             ("--threads", "1"),

@@ -107,7 +107,7 @@ pub struct ForgetArgs {
     /// Folder that the result is written to
     #[arg(short, long = "out", value_name = "DIR")]
     pub out: PathBuf,
-    /// Held-out labelled samples, those of the forgotten classes included; only ever measured
+    /// Held-out labelled samples, those of the forgotten classes included; never trained on
     #[arg(long, value_name = "DATA")]
     pub eval: Option<PathBuf>,
     /// Class names, one a line, in the order of the model's scores
@@ -152,8 +152,8 @@ pub struct MethodArgs {
     /// Noise images learned for each class
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub noise_images: usize,
-    /// Noise samples of each class in the impair set, images repeated; 0 is the control without noise [default: 5120;
-    /// reference: 20 per channel]
+    /// Noise samples in the impair set, the same number of each class to forget, images repeated; 0 is the control without
+    /// noise [default: 5120; reference: 20 per channel for each class]
     #[arg(long, value_name = "N")]
     pub noise_samples: Option<usize>,
     /// Steps of noise learning

@@ -2,6 +2,7 @@
 
 mod batch;
 mod batch_norm;
+mod calibration;
 mod classes;
 mod data;
 mod forms;

@@ -6,8 +6,8 @@ use crate::{
     report::percent,
     train::{BatchNorm, Range, Weights},
     unlearn::{
-        self, CANDIDATES, Calibration, Calibrator, GONE, HELD, Limits, Material, Outcome, Row, Sign, Trials, Turned,
-        Validation,
+        self, CANDIDATES, Calibration, Calibrator, GONE, GONE_BESIDE, HELD, Limits, Material, Outcome, Row, Sign,
+        Trials, Turned, Validation,
     },
 };
 use anyhow::Result;
@@ -31,7 +31,12 @@ impl Job<'_> {
             retain: &self.retain,
             validation: self.validation(),
             turned,
-            limits: Limits { turned: GONE, forget: gates.max_forget_accuracy, drop: gates.max_retain_drop },
+            limits: Limits {
+                turned: GONE,
+                turned_beside: GONE_BESIDE,
+                forget: gates.max_forget_accuracy,
+                drop: gates.max_retain_drop,
+            },
         };
         let on = match &calibrator.validation {
             Some(v) => format!("{} of the held-out samples, which the verdict leaves out", v.rows.len()),

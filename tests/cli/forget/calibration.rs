@@ -1,0 +1,120 @@
+//! Learning rates that are found by trials.
+
+use crate::common::{data, model, program::Forget, temporary};
+use onnx_unlearn::{data::Seeded, graph::Graph, onnx, tensor::Tensor};
+use serde_json::Value;
+use std::{fs, path::Path, sync::Arc};
+
+/// Enough of everything to forget; the rates are left to trials.
+fn forget(source: &Path) -> Forget {
+    Forget::passing(source).without("--impair-lr").flag("--keep-failed")
+}
+
+fn trials(report: &Value) -> &Vec<Value> {
+    report["calibration"]["trials"].as_array().expect("trials")
+}
+
+/// Exit code does not matter: the little data of the tests is for the mechanics.
+#[track_caller]
+fn report(forget: &Forget) -> Value {
+    let ran = forget.run();
+    assert!(matches!(ran.code, Some(0 | 1)), "{}{}", ran.stdout, ran.stderr);
+    forget.report()
+}
+
+#[test]
+fn what_is_found_is_what_is_run() {
+    let source = model("fashion-mnist");
+    let found = forget(&source);
+    let first = report(&found);
+    let calibration = &first["calibration"];
+    let trials = trials(&first);
+    assert!((1..=5).contains(&trials.len()), "{calibration:#}");
+    assert_eq!(calibration["judged_on"], "eval");
+    let chosen = &trials[calibration["chosen"].as_u64().expect("one keeps the others") as usize];
+    let rates = ["impair", "repair"].map(|phase| &first["parameters"]["recipe"][phase]["lr"]);
+    assert_eq!(rates, [&chosen["impair_lr"], &chosen["repair_lr"]]);
+    assert_eq!(chosen["repair_lr"].as_f64().map(|v| 2.0 * v), chosen["impair_lr"].as_f64());
+    for trial in trials {
+        assert_eq!(trial["turned"][0]["class"], 5, "{trial:#}");
+        assert_eq!(trial["forget"][0]["class"], 5, "{trial:#}");
+    }
+    // Two of the ten held-out samples of a class judge; the verdict is measured on the others.
+    assert_eq!(calibration["samples"], 20);
+    let classes = first["measured"]["before"]["classes"].as_array().expect("classes");
+    assert!(classes.iter().all(|c| c["total"] == 8), "{classes:?}");
+
+    // The same rates given make the same weights, without trials and with every sample in the verdict.
+    let given = forget(&source).set("--impair-lr", chosen["impair_lr"].to_string());
+    let second = report(&given);
+    assert_eq!(second["calibration"], Value::Null);
+    assert_eq!(first["result"]["weights"], second["result"]["weights"]);
+    assert_eq!(second["measured"]["before"]["classes"][0]["total"], 10);
+
+    // And a second calibration finds the same.
+    let again = forget(&source);
+    assert_eq!(report(&again)["calibration"], *calibration);
+}
+
+#[test]
+fn without_samples_of_the_class_turned_ones_tell() {
+    let folder = temporary();
+    let eval = folder.path().join("eval.npz");
+    data::eval().without(5).write_npz(&eval);
+    let source = model("fashion-mnist");
+    for forget in [forget(&source).set("--eval", &eval), forget(&source).without("--eval")] {
+        let report = report(&forget);
+        assert_eq!(report["calibration"]["judged_on"], "retain");
+        let known = |row: &Value| row["turned"][0]["known"].as_f64().expect("a share");
+        let before = known(&report["calibration"]["source"]);
+        assert!(before >= 0.8, "the source model takes turned samples for the class: {before}");
+        let strongest = trials(&report).iter().max_by_key(|t| (t["impair_lr"].as_f64().expect("a rate") * 1e9) as u64);
+        let after = known(strongest.expect("a trial"));
+        assert!(after < before, "{before} before, {after} at the strongest rate");
+        assert!(trials(&report).iter().all(|t| t["forget"].as_array().is_some_and(Vec::is_empty)));
+        assert_eq!(report["verdict"]["outcome"], "not_assessed", "{:#}", report["verdict"]);
+    }
+}
+
+/// A model that knows nothing, and data that says nothing, never end in a pass.
+#[test]
+fn where_it_cannot_work_it_does_not_pass() {
+    let folder = temporary();
+    let random = folder.path().join("random.onnx");
+    let mut graph: Graph = onnx::read(&model("fashion-mnist")).expect("a model").graph;
+    for (name, tensor) in &mut graph.constants {
+        if tensor.dtype().is_float() {
+            let values = Seeded::new(3, name).normal(tensor.len()).into_iter().map(|v| 0.1 * v).collect();
+            *tensor = Arc::new(Tensor::f32(tensor.shape(), values));
+        }
+    }
+    fs::write(&random, onnx::export(&graph)).expect("written");
+    let outcome = |forget: &Forget| report(forget)["verdict"]["outcome"].clone();
+    assert_ne!(outcome(&forget(&random)), "pass");
+    assert_eq!(outcome(&forget(&random).without("--eval")), "not_assessed");
+
+    let one = folder.path().join("one.npz");
+    data::retain().first(1).write_npz(&one);
+    let source = model("fashion-mnist");
+    assert_eq!(outcome(&forget(&source).set("--retain", &one).without("--eval")), "not_assessed");
+}
+
+/// The rate of other toolkits forgets nothing, and the gate says so.
+#[test]
+fn the_rate_of_other_toolkits_fails() {
+    let forget = Forget::passing(model("fashion-mnist")).set("--impair-lr", "0.0001").set("--repair-lr", "0.0001");
+    forget.flag("--keep-failed").run().exits(1);
+}
+
+#[test]
+fn several_classes_share_the_noise() {
+    let steps = |classes: &str| {
+        let forget = Forget::new(model("fashion-mnist")).set("--forget", classes).set("--noise-samples", "64");
+        let report = report(&forget.flag("--keep-failed"));
+        let phases = report["phases"].as_array().expect("phases").clone();
+        let impair = phases.iter().find(|p| p["phase"] == "impair").expect("impair");
+        impair["samples"].as_u64().expect("a number")
+    };
+    // 20 retained samples of each other class, and 64 noise samples in all.
+    assert_eq!([steps("5"), steps("5,3"), steps("1,2,3,5")], [180 + 64, 160 + 64, 120 + 64]);
+}
