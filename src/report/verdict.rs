@@ -1,6 +1,6 @@
 //! Gates: what was asked, what was measured, and what it comes to.
 
-use crate::evaluate::Evaluation;
+use crate::evaluate::{Evaluation, wilson};
 use serde::Serialize;
 
 /// Thresholds, fixed before the run.
@@ -88,7 +88,19 @@ impl Gates {
             .iter()
             .filter_map(|&c| m.after_repair.accuracy(|k| k == c))
             .fold(None, |w: Option<f64>, a| Some(w.map_or(a, |w| w.max(a))));
+        let unknown: Vec<usize> = forget.iter().copied().filter(|&c| !known(&m.before, |k| k == c)).collect();
         let forget_gate = match worst {
+            Some(worst) if held_out && complete && worst <= self.max_forget_accuracy && !unknown.is_empty() => Gate {
+                name: "forget",
+                outcome: GateOutcome::NotAssessed,
+                measure: recall,
+                threshold: self.max_forget_accuracy,
+                measured: Some(worst),
+                detail: format!(
+                    "the source model knows class {} no better than chance, so nothing shows that it was forgotten",
+                    unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                ),
+            },
             Some(worst) if held_out && complete => Gate {
                 name: "forget",
                 outcome: if worst <= self.max_forget_accuracy { GateOutcome::Pass } else { GateOutcome::Fail },
@@ -117,12 +129,17 @@ impl Gates {
         let retain_gate = match (retained(&m.before), retained(&m.after_repair)) {
             (Some(before), Some(after)) => {
                 let drop = before - after;
-                let outcome = match (drop <= self.max_retain_drop, held_out) {
+                let known = known(&m.before, |c| !forgotten(c));
+                let outcome = match (drop <= self.max_retain_drop, held_out && known) {
                     (false, _) => GateOutcome::Fail,
                     (true, true) => GateOutcome::Pass,
                     (true, false) => GateOutcome::NotAssessed,
                 };
-                let on = if held_out { "held-out data" } else { "the retain sample, which was trained on" };
+                let on = match (held_out, known) {
+                    (true, true) => "held-out data",
+                    (true, false) => "held-out data; the source model knows them no better than chance",
+                    (false, _) => "the retain sample, which was trained on",
+                };
                 Gate {
                     name: "retain",
                     outcome,
@@ -157,6 +174,15 @@ impl Gates {
         };
         Verdict { outcome, gates }
     }
+}
+
+/// True where the classes are told better than by chance: the lower end of the 95 % interval of the recall is above one share
+/// in all classes (with multi-hot labels, where chance is not that, above 0).
+fn known(e: &Evaluation, pick: impl Fn(usize) -> bool) -> bool {
+    let picked = || e.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s);
+    let (correct, total) = picked().fold((0, 0), |(c, t), s| (c + s.correct, t + s.total));
+    let chance = if e.multi_hot() { 0.0 } else { 1.0 / e.classes.len().max(1) as f64 };
+    wilson(correct, total).is_some_and(|[low, _]| low > chance)
 }
 
 /// A share as a percentage.
@@ -197,6 +223,15 @@ mod tests {
         // Nothing changed, or everything was destroyed.
         assert_eq!(outcome("eval", &[90, 80, 70], &[90, 80, 70], &[0]), GateOutcome::Fail);
         assert_eq!(outcome("eval", &[90, 80, 70], &[0, 50, 0], &[0]), GateOutcome::Fail);
+    }
+
+    #[test]
+    fn what_was_not_known_cannot_be_forgotten() {
+        // One in three of 100 samples is chance; 50 are more than that.
+        assert_eq!(outcome("eval", &[36, 80, 70], &[0, 80, 70], &[0]), GateOutcome::NotAssessed);
+        assert_eq!(outcome("eval", &[50, 80, 70], &[0, 80, 70], &[0]), GateOutcome::Pass);
+        assert_eq!(outcome("eval", &[36, 80, 70], &[20, 80, 70], &[0]), GateOutcome::Fail);
+        assert_eq!(outcome("eval", &[90, 30, 30], &[0, 30, 30], &[0]), GateOutcome::NotAssessed);
     }
 
     #[test]
