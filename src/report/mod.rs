@@ -1,9 +1,11 @@
 //! Writes down what happened: the report file, and every warning the tool can give.
 
+mod html;
 mod notebook;
 mod verdict;
 mod warning;
 
+pub use html::page;
 pub use notebook::Notebook;
 pub use verdict::{Gate, GateOutcome, Gates, Measured, Verdict, percent};
 pub use warning::Warning;
@@ -11,6 +13,7 @@ pub use warning::Warning;
 use crate::{
     check::Comparison,
     data::LoadSummary,
+    evaluate::{Evaluation, Route},
     provenance::digest::Digests,
     train::Stored,
     unlearn::{Calibration, PhaseRecord, Recipe},
@@ -60,6 +63,9 @@ pub struct Report {
     pub noise_objective: Vec<Vec<f32>>,
     /// The measurements.
     pub measured: Measured,
+    /// Where the samples of each forgotten class are predicted; those without samples are left out, and with multi-hot
+    /// labels there are none.
+    pub routing: Vec<Routing>,
     /// Reference variant: the numbers as the published notebook counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notebook: Option<Notebook>,
@@ -183,6 +189,27 @@ pub struct TrainedTensor {
     pub change: f64,
     /// The same, divided by the norm before.
     pub relative_change: f64,
+    /// True for running statistics of BatchNormalization, which follow the data and are no weights.
+    pub statistic: bool,
+}
+
+/// Where the samples of a forgotten class are predicted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Routing {
+    /// The class.
+    pub class: usize,
+    /// By the source model.
+    pub before: Route,
+    /// By the finished one.
+    pub after: Route,
+}
+
+impl Routing {
+    /// Of each class that has samples.
+    pub fn new(forget: &[usize], before: &Evaluation, after: &Evaluation) -> Vec<Self> {
+        let of = |&class: &usize| Some(Self { class, before: before.route(class)?, after: after.route(class)? });
+        forget.iter().filter_map(of).collect()
+    }
 }
 
 /// The data that was read.

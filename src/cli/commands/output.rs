@@ -12,6 +12,8 @@ use tempfile::TempDir;
 pub const MODEL: &str = "model.onnx";
 /// Name of its report.
 pub const REPORT: &str = crate::provenance::stamp::REPORT;
+/// Name of the report for people.
+pub const PAGE: &str = "unlearn-report.html";
 
 /// A folder for results and, inside it, one for what is not finished. Dropping it without [`Output::publish`] leaves
 /// the folder as it was.
@@ -25,7 +27,7 @@ impl Output {
     /// Refuses a folder that holds a result already (unless `force`), and one that cannot be written to. `inputs` must
     /// not be overwritten.
     pub fn prepare(folder: &Path, force: bool, inputs: &[&Path]) -> Result<Self> {
-        for name in [MODEL, REPORT] {
+        for name in [MODEL, REPORT, PAGE] {
             let path = folder.join(name);
             if path.symlink_metadata().is_ok() && !force {
                 bail!("{} exists; choose another --out folder, or pass --force to replace it", path.display());

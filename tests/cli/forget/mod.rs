@@ -11,6 +11,7 @@ mod inputs;
 mod models;
 pub mod multi_hot;
 mod output;
+mod page;
 mod refused_data;
 mod refused_flags;
 mod refused_models;

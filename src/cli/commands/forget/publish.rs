@@ -13,8 +13,8 @@ use crate::{
         printer::Printer,
     },
     report::{
-        CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, SCHEMA_VERSION,
-        TrainedTensor, Verdict,
+        self, CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, Routing,
+        SCHEMA_VERSION, TrainedTensor, Verdict,
     },
     train::Weights,
     unlearn::Variant,
@@ -54,6 +54,8 @@ impl Job<'_> {
         if publish {
             let text = serde_json_canonicalizer::to_vec(&report)?;
             output::write(&finished.folder.join(output::REPORT), &text)?;
+            let page = report::page(&report, &work.noise);
+            output::write(&finished.folder.join(output::PAGE), page.as_bytes())?;
             written = output.publish(&finished.folder)?;
         } else {
             drop(output);
@@ -106,6 +108,7 @@ impl Job<'_> {
             },
             noise_objective: work.objective.clone(),
             measured: finished.measured.clone(),
+            routing: Routing::new(&self.recipe.forget, &finished.measured.before, &finished.measured.after_repair),
             // The notebook has no multi-hot labels to count.
             notebook: (self.recipe.variant == Variant::Reference && !finished.measured.before.multi_hot())
                 .then(|| Notebook::new(&work.phases, &finished.measured, &self.recipe.forget)),
@@ -128,6 +131,7 @@ impl Job<'_> {
             shape: stored.map(|t| t.shape().to_vec()).unwrap_or_default(),
             change,
             relative_change: if size > 0.0 { change / size } else { 0.0 },
+            statistic: self.network.stored.iter().any(|s| s.name == name && s.frozen.is_some()),
         }
     }
 }
