@@ -69,6 +69,9 @@ pub struct Report {
     /// Reference variant: the numbers as the published notebook counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notebook: Option<Notebook>,
+    /// The masking of the output, where it was asked for. It is no part of what is measured and judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masking: Option<Masking>,
     /// Comparison of two inference engines on the finished bytes.
     pub check: CheckRecord,
     /// The gates and what they came to.
@@ -102,6 +105,9 @@ pub struct Parameters {
     pub freeze: Vec<String>,
     /// Patterns of tensors that are trained although the rules take them for constants.
     pub train: Vec<String>,
+    /// `mask` where the output of the forgotten classes is masked in the finished file; absent elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_output: Option<&'static str>,
 }
 
 /// Preprocessing as it was applied.
@@ -210,6 +216,19 @@ impl Routing {
         let of = |&class: &usize| Some(Self { class, before: before.route(class)?, after: after.route(class)? });
         forget.iter().filter_map(of).collect()
     }
+}
+
+/// The output of classes, masked in the finished file: this hides, it does not forget.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Masking {
+    /// The bias of the final layer.
+    pub tensor: String,
+    /// What its entries of the masked classes were set to.
+    pub score: f32,
+    /// The masked classes.
+    pub classes: Vec<usize>,
+    /// The finished file, masking included, on the data of [`Measured`]: for information, no gate looks at it.
+    pub published: Evaluation,
 }
 
 /// The data that was read.

@@ -32,7 +32,7 @@ impl Page<'_> {
                 div.wide { table {
                     thead { tr {
                         th { "trial" } th.n { "impair rate" } th.n { "repair rate" } th.n { "turned" } th.n { "forgotten" }
-                        th.n { "retained" } th { "outcome" }
+                        th.n { "retained" } th.says { "outcome" }
                     } }
                     tbody {
                         tr { th { "source" } (self.trial(&calibration.source)) td { "as it was" } }

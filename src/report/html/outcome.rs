@@ -29,7 +29,7 @@ impl Page<'_> {
                 strong { "Verdict: " (verdict.outcome.label()) }
                 p { (meaning) " The thresholds were set before the run." }
                 div.wide { table {
-                    thead { tr { th { "gate" } th { "outcome" } th.n { "measured" } th.n { "threshold" } th { "what was measured" } } }
+                    thead { tr { th { "gate" } th { "outcome" } th.n { "measured" } th.n { "threshold" } th.says { "what was measured" } } }
                     tbody {
                         @for gate in &verdict.gates {
                             tr {
@@ -63,8 +63,28 @@ impl Page<'_> {
                     }
                 } }
             }
+            (self.masking())
             @for warning in &self.report.warnings {
                 p.warning { strong { "Warning. " } (warning) }
+            }
+        }
+    }
+
+    /// What was hidden on top, told apart from what was measured.
+    fn masking(&self) -> Markup {
+        let gone = |c: usize| self.forget().contains(&c);
+        html! {
+            @if let Some(masking) = &self.report.masking {
+                p.warning {
+                    strong { "Output masked (hides, does not forget). " }
+                    "In the published file the bias " code { (masking.tensor) } " of the final layer was set to "
+                    (masking.score) " for " (self.forgotten()) ", so that the file never answers with it. Whoever has the \
+                     file can take this back. It is no part of the verdict: gates and tables are of the weights before it. \
+                     Of the published file, for information: "
+                    (percent(masking.published.accuracy(gone))) " on the classes named, "
+                    (percent(masking.published.accuracy(|c| !gone(c)))) " on the others. The check by the second engine ran \
+                     on the published file."
+                }
             }
         }
     }
@@ -146,7 +166,8 @@ impl Page<'_> {
             h2 { "Before and after, class by class" }
             p {
                 (if multi_hot { "Recall and precision" } else { "Accuracy" }) " on " (self.measured_on())
-                ": of the source file, of the weights after the impair phase, and of the finished file."
+                ": of the source file, of the weights after the impair phase, and of the "
+                @if self.report.masking.is_some() { "repaired weights, before the output was masked." } @else { "finished file." }
             }
             figure {
                 (chart::legend([(BEFORE, "before"), (IMPAIRED, "after impair"), (AFTER, "after repair (the result)")]))

@@ -8,6 +8,7 @@ mod forms;
 mod hardware;
 pub mod heads;
 mod inputs;
+mod mask;
 mod models;
 pub mod multi_hot;
 mod output;

@@ -22,6 +22,10 @@ use crate::{
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
+/// What the statement says of a masked output.
+const MASKED: &str = " On top of that the output of these classes is masked in the result, which hides and does not forget; \
+                      all measurements but those named published are of the weights before that.";
+
 impl Job<'_> {
     /// Judges, publishes what may be published, and says so.
     pub(super) fn judge_and_publish(
@@ -86,9 +90,10 @@ impl Job<'_> {
             schema_version: SCHEMA_VERSION,
             tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
             statement: format!(
-                "UNSIR was run to suppress {} of {}; the measurements below are what is known about the result.",
+                "UNSIR was run to suppress {} of {}; the measurements below are what is known about the result.{}",
                 forget.join(", "),
-                file_name(&self.args.model)
+                file_name(&self.args.model),
+                if finished.masking.is_some() { MASKED } else { "" }
             ),
             parameters: self.parameters(&work.recipe),
             calibration: work.calibration.clone(),
@@ -112,6 +117,7 @@ impl Job<'_> {
             // The notebook has no multi-hot labels to count.
             notebook: (self.recipe.variant == Variant::Reference && !finished.measured.before.multi_hot())
                 .then(|| Notebook::new(&work.phases, &finished.measured, &self.recipe.forget)),
+            masking: finished.masking.clone(),
             check: finished.check.clone(),
             verdict,
             warnings: self.warnings.iter().chain(&work.warning).map(ToString::to_string).collect(),
@@ -122,7 +128,8 @@ impl Job<'_> {
     fn trained_tensor(&self, name: &str, source: &Weights, weights: &Weights) -> TrainedTensor {
         let stored = self.model.graph.constants.get(name);
         let before = source.get(name).or(stored).map(|t| t.to_f32s()).unwrap_or_default();
-        let after = weights.get(name).map(|t| t.to_f32s()).unwrap_or_default();
+        // A bias that was masked, but not trained.
+        let after = weights.get(name).map_or_else(|| before.clone(), |t| t.to_f32s());
         let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
         let change = norm(&mut before.iter().zip(&after).map(|(&a, &b)| f64::from(a) - f64::from(b)));
         let size = norm(&mut before.iter().map(|&a| f64::from(a)));
@@ -131,7 +138,8 @@ impl Job<'_> {
             shape: stored.map(|t| t.shape().to_vec()).unwrap_or_default(),
             change,
             relative_change: if size > 0.0 { change / size } else { 0.0 },
-            statistic: self.network.stored.iter().any(|s| s.name == name && s.frozen.is_some()),
+            statistic: weights.contains_key(name)
+                && self.network.stored.iter().any(|s| s.name == name && s.frozen.is_some()),
         }
     }
 }
@@ -139,6 +147,13 @@ impl Job<'_> {
 fn print_verdict(report: &Report, written: &[PathBuf], args: &ForgetArgs, printer: Printer) {
     for gate in &report.verdict.gates {
         printer.result(format!("gate {:<7} {:<13} {}", gate.name, gate.outcome.label(), gate.detail));
+    }
+    if let Some(masking) = &report.masking {
+        printer.result(format!(
+            "output       masked        hides, does not forget: {:?} is {} for the classes to forget; the gates judge the \
+             weights before that",
+            masking.tensor, masking.score
+        ));
     }
     printer.result(match &report.check {
         CheckRecord::Compared { engine, comparison: c } => format!(
