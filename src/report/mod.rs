@@ -268,7 +268,7 @@ impl CheckRecord {
 
 /// What no run of this tool shows, printed in every report.
 pub const LIMITATIONS: &[&str] = &[
-    "The class is suppressed in the model's predictions; that its features are gone from the inner layers was not measured.",
+    "What was measured is how the model's predictions changed; that features of the class are gone from the inner layers was not measured.",
     "No membership inference, relearning or probing was done; nothing is claimed about privacy.",
     "Copies of the source model made earlier still know the class.",
 ];

@@ -102,7 +102,9 @@ fn along_classes(bias: &Tensor, layout: Layout) -> bool {
 /// The bias with the entries of `classes` at [`MASKED_SCORE`], in its own element type.
 pub fn masked(bias: &Tensor, classes: &[usize]) -> Tensor {
     let mut values = bias.to_f32s();
-    classes.iter().for_each(|&class| values[class] = MASKED_SCORE);
+    for &class in classes {
+        values[class] = MASKED_SCORE;
+    }
     Tensor::from_f32s(bias.dtype(), bias.shape(), values)
 }
 

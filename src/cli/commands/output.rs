@@ -53,13 +53,13 @@ impl Output {
     /// must survive), and any other unless `force`.
     pub fn claim<'n>(&self, names: impl IntoIterator<Item = &'n String>, source: &Path, force: bool) -> Result<()> {
         for name in names {
-            if [MODEL, REPORT, PAGE].iter().any(|own| Path::new(own) == Path::new(name)) {
+            let (target, original) = (self.folder.join(name), source.join(name));
+            if [MODEL, REPORT, PAGE].iter().any(|own| self.folder.join(own) == target) {
                 bail!(
-                    "the source keeps data in a file called {name}, as a file of the result is called; save the model with \
-                     its data under another name"
+                    "the source keeps data in {name}, which is the name of a file of the result; save the model with its data \
+                     under another name"
                 );
             }
-            let (target, original) = (self.folder.join(name), source.join(name));
             if let (Ok(a), Ok(b)) = (target.canonicalize(), original.canonicalize())
                 && a == b
             {

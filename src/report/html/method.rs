@@ -105,8 +105,8 @@ impl Page<'_> {
                     (chart::legend(names.iter().map(|(colour, name)| (*colour, name.as_str()))))
                     (chart::curves("Curve of the noise objective over its steps", &lines))
                     figcaption {
-                        "Noise: the objective by step, a curve per class. The lower, the more wrong the model is about the \
-                         noise under the label of its class."
+                        "Noise: the objective by step, a curve per class. It falls as the model gets more wrong about the \
+                         noise under the label of its class, and as the noise gets smaller."
                     }
                 }
             }

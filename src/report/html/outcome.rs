@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     evaluate::{Evaluation, Route},
-    report::{CheckRecord, GateOutcome, Routing},
+    report::{CheckRecord, Gate, GateOutcome, Measured, Routing},
 };
 use maud::{Markup, html};
 
@@ -35,8 +35,8 @@ impl Page<'_> {
                             tr {
                                 th { (gate.name) }
                                 td { (outcome(gate.outcome)) }
-                                td.n { (percent(gate.measured)) }
-                                td.n { "at most " (crate::report::percent(gate.threshold)) }
+                                td.n { (gate.measured.map_or("–".to_owned(), |m| amount(gate, m))) }
+                                td.n { "at most " (amount(gate, gate.threshold)) }
                                 td { (gate.detail) }
                             }
                         }
@@ -144,7 +144,7 @@ impl Page<'_> {
     pub(super) fn measurements(&self) -> Markup {
         let m = &self.report.measured;
         let multi_hot = m.before.multi_hot();
-        let classes = self.listed(ROWS);
+        let classes = listed(m, self.forget(), ROWS);
         let samples = |pick: &dyn Fn(usize) -> bool| -> usize {
             m.before.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s.total).sum()
         };
@@ -170,7 +170,7 @@ impl Page<'_> {
                 @if self.report.masking.is_some() { "repaired weights, before the output was masked." } @else { "finished file." }
             }
             figure {
-                (chart::legend([(BEFORE, "before"), (IMPAIRED, "after impair"), (AFTER, "after repair (the result)")]))
+                (chart::legend([(BEFORE, "before"), (IMPAIRED, "after impair"), (AFTER, if self.report.masking.is_some() { "after repair" } else { "after repair (the result)" })]))
                 (self.class_chart())
                 figcaption {
                     (if multi_hot { "Recall" } else { "Accuracy" }) " per class; 0 on the left, 100 % on the right."
@@ -219,7 +219,7 @@ impl Page<'_> {
             let mark = if self.forget().contains(&class) { "✕ " } else { "" };
             (format!("{mark}{}", self.class(class)), all.map(|e| e.accuracy(|c| c == class)).to_vec())
         };
-        let rows: Vec<_> = self.listed(CHARTED).into_iter().map(row).collect();
+        let rows: Vec<_> = listed(m, self.forget(), CHARTED).into_iter().map(row).collect();
         Bars {
             label: "Bars of the accuracy of each class before, after impair and after repair",
             colours: &[BEFORE, IMPAIRED, AFTER],
@@ -228,23 +228,6 @@ impl Page<'_> {
             show: |v| format!("{:.1} %", 100.0 * v),
         }
         .draw()
-    }
-
-    /// The classes to show: all, or the ones to forget and those that lost most, in the order of the model.
-    fn listed(&self, most: usize) -> Vec<usize> {
-        let m = &self.report.measured;
-        let loss = |class: usize| {
-            let of = |e: &Evaluation| e.accuracy(|c| c == class).unwrap_or(0.0);
-            of(&m.before) - of(&m.after_repair)
-        };
-        let mut classes: Vec<usize> = (0..m.before.classes.len()).collect();
-        classes.sort_by(|&a, &b| {
-            let gone = |c| self.forget().contains(&c);
-            gone(b).cmp(&gone(a)).then(loss(b).total_cmp(&loss(a))).then(a.cmp(&b))
-        });
-        classes.truncate(most);
-        classes.sort_unstable();
-        classes
     }
 
     /// Where the samples of the forgotten classes are predicted.
@@ -304,7 +287,50 @@ impl Page<'_> {
     }
 }
 
+/// What a gate measures: a share, or a fall in points.
+fn amount(gate: &Gate, value: f64) -> String {
+    if gate.name == "retain" { format!("{:.2} points", 100.0 * value) } else { crate::report::percent(value) }
+}
+
 fn change(before: &Evaluation, after: &Evaluation, pick: &dyn Fn(usize) -> bool) -> String {
     let both = before.accuracy(pick).zip(after.accuracy(pick));
     both.map_or("–".to_owned(), |(before, after)| format!("{:+.2}", 100.0 * (after - before)))
+}
+
+/// The classes to show: all, or the ones to forget and those that lost most, in the order of the model.
+fn listed(m: &Measured, forget: &[usize], most: usize) -> Vec<usize> {
+    let loss = |class: usize| {
+        let of = |e: &Evaluation| e.accuracy(|c| c == class).unwrap_or(0.0);
+        of(&m.before) - of(&m.after_repair)
+    };
+    let mut classes: Vec<usize> = (0..m.before.classes.len()).collect();
+    classes.sort_by(|&a, &b| {
+        let gone = |c| forget.contains(&c);
+        gone(b).cmp(&gone(a)).then(loss(b).total_cmp(&loss(a))).then(a.cmp(&b))
+    });
+    classes.truncate(most);
+    classes.sort_unstable();
+    classes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::ClassScore;
+
+    #[test]
+    fn of_many_classes_those_to_forget_and_the_worst_are_listed() {
+        let scores = |correct: &[usize]| Evaluation {
+            classes: correct
+                .iter()
+                .map(|&correct| ClassScore { total: 10, correct, ..ClassScore::default() })
+                .collect(),
+            ..Evaluation::default()
+        };
+        let (before, after) = (scores(&[9, 9, 9, 9, 9, 9]), scores(&[9, 5, 9, 8, 9, 2]));
+        let m = Measured { on: "eval", before, after_impair: after.clone(), after_repair: after };
+        assert_eq!(listed(&m, &[2], 3), [1, 2, 5]);
+        assert_eq!(listed(&m, &[2], 4), [1, 2, 3, 5]);
+        assert_eq!(listed(&m, &[2], 100), [0, 1, 2, 3, 4, 5]);
+    }
 }

@@ -10,8 +10,8 @@ impl Page<'_> {
         html! {
             h2 { "What this report does not show" }
             p {
-                "It shows that the procedure above was run and what was measured. The classes are suppressed in the model's \
-                 predictions; more is not claimed."
+                "It shows that the procedure above was run, and what was measured about the model's predictions. More is not \
+                 claimed."
             }
             ul { @for limit in &self.report.limitations { li { (limit) } } }
         }

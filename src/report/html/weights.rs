@@ -34,8 +34,12 @@ impl Page<'_> {
             h2 { "What was changed in the weights" }
             p {
                 "Training moved " (weights.len()) " tensor(s) of weights. The relative change of a tensor is the length of \
-                 its difference divided by its length before (Euclidean norms). Nothing else in the file differs from the \
-                 source but the stamp, as " code { "onnx-unlearn verify --source" } " checks."
+                 its difference divided by its length before (Euclidean norms). The file differs from the source in the \
+                 tensors listed in this chapter and in the stamp, and in nothing else: "
+                code { "onnx-unlearn verify --source" } " checks that."
+                @if let Some(masking) = &self.report.masking {
+                    " How the mask changed " code { (masking.tensor) } " is not counted here."
+                }
             }
             @if !weights.is_empty() {
                 figure {

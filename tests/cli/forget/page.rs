@@ -88,6 +88,10 @@ fn reports_of_other_runs_are_as_the_schema_says() {
         let ran = forget.run();
         assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
         valid(&forget.report());
+        let (page, held_out) = (page(&forget), forget.report()["measured"]["on"] == "eval");
+        assert_eq!(page.contains("not assessed"), !held_out, "without held-out data nothing passes");
+        assert_eq!(page.contains("there were no samples of them"), !held_out);
+        assert_eq!(page.contains("Where their samples go"), held_out);
     }
 }
 

@@ -82,7 +82,7 @@ impl Job<'_> {
             let score = &published.classes[class];
             let positives = score.correct + score.negatives.unwrap_or_default().false_positives;
             // Scores that are no numbers are counted as wrong, and predict nothing.
-            let single = published.top.iter().any(|top| *top == Some(class)) && !published.multi_hot();
+            let single = published.top.contains(&Some(class)) && !published.multi_hot();
             single || (published.multi_hot() && positives > published.not_finite)
         };
         let missed = forget.iter().find(|class| predicted(class));

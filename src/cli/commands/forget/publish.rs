@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 /// What the statement says of a masked output.
 const MASKED: &str = " On top of that the output of these classes is masked in the result, which hides and does not forget; \
-                      all measurements but those named published are of the weights before that.";
+                      all measurements but that of the published file and the check are of the weights before that.";
 
 impl Job<'_> {
     /// Judges, publishes what may be published, and says so.
