@@ -64,6 +64,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("onnx", &["prost::"]),
     ("runtime", &["ort::"]),
     ("check", &["tract_onnx::", "tract_ndarray::"]),
+    ("report", &["maud::", "plotters::", "base64::"]),
     (
         "cli",
         &[

@@ -180,6 +180,17 @@ fn confusion(p: &Predictions) -> Vec<Vec<usize>> {
     rows
 }
 
+impl Evaluation {
+    /// Where the samples of a class are predicted; `None` where there are none of it, and with multi-hot labels, where a
+    /// sample may be predicted as many classes.
+    pub fn route(&self, class: usize) -> Option<Route> {
+        let mut row = vec![0; self.classes.len()];
+        let tops = self.hits.iter().zip(&self.top).filter(|((label, _), _)| *label == class);
+        tops.filter_map(|(_, top)| *top).for_each(|top| row[top] += 1);
+        (!self.multi_hot() && self.classes[class].total > 0).then(|| routing(self, class, &row))
+    }
+}
+
 fn routing(e: &Evaluation, class: usize, row: &[usize]) -> Route {
     let samples: usize = row.iter().sum();
     let bits = entropy(row);
@@ -262,6 +273,8 @@ mod tests {
         assert_eq!((route.samples, route.not_finite), (3, 1));
         let shares: Vec<_> = route.predicted.iter().map(|s| (s.class, s.samples)).collect();
         assert_eq!((shares, route.top1_share), (vec![(0, 2), (1, 1)], Some(2.0 / 3.0)));
+        assert_eq!(p.evaluation.route(0).as_ref(), Some(route), "told without the confusion of all classes");
+        assert_eq!(Evaluation::new(3, false).route(0), None);
         // 2/3 log2(3/2) + 1/3 log2 3 = log2 3 - 2/3.
         let bits = 3f64.log2() - 2.0 / 3.0;
         assert!((route.entropy.expect("samples") - bits).abs() < 1e-12);

@@ -71,6 +71,9 @@ pub struct Evaluation {
     /// Class of every label and whether it was predicted, in the order of the data.
     #[serde(skip)]
     pub hits: Vec<(usize, bool)>,
+    /// Beside each of these the class with the largest score, the first one among equals; `None` where a score is not finite.
+    #[serde(skip)]
+    pub top: Vec<Option<usize>>,
 }
 
 impl Evaluation {
@@ -99,6 +102,7 @@ impl Evaluation {
             class.correct += usize::from(hit);
             class.loss += if finite { scores.cross_entropy(row, labels) } else { f64::INFINITY };
             self.hits.push((label, hit));
+            self.top.push(finite.then(|| argmax(row)));
         }
         for ((label, class), &score) in (0..).zip(&mut self.classes).zip(row) {
             if let Some(negatives) = class.negatives.as_mut().filter(|_| !labels.contains(&label)) {

@@ -1,9 +1,11 @@
 //! Writes down what happened: the report file, and every warning the tool can give.
 
+mod html;
 mod notebook;
 mod verdict;
 mod warning;
 
+pub use html::page;
 pub use notebook::Notebook;
 pub use verdict::{Gate, GateOutcome, Gates, Measured, Verdict, percent};
 pub use warning::Warning;
@@ -11,6 +13,7 @@ pub use warning::Warning;
 use crate::{
     check::Comparison,
     data::LoadSummary,
+    evaluate::{Evaluation, Route},
     provenance::digest::Digests,
     train::Stored,
     unlearn::{Calibration, PhaseRecord, Recipe},
@@ -60,9 +63,15 @@ pub struct Report {
     pub noise_objective: Vec<Vec<f32>>,
     /// The measurements.
     pub measured: Measured,
+    /// Where the samples of each forgotten class are predicted; those without samples are left out, and with multi-hot
+    /// labels there are none.
+    pub routing: Vec<Routing>,
     /// Reference variant: the numbers as the published notebook counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notebook: Option<Notebook>,
+    /// The masking of the output, where it was asked for. It is no part of what is measured and judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masking: Option<Masking>,
     /// Comparison of two inference engines on the finished bytes.
     pub check: CheckRecord,
     /// The gates and what they came to.
@@ -96,6 +105,9 @@ pub struct Parameters {
     pub freeze: Vec<String>,
     /// Patterns of tensors that are trained although the rules take them for constants.
     pub train: Vec<String>,
+    /// `mask` where the output of the forgotten classes is masked in the finished file; absent elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_output: Option<&'static str>,
 }
 
 /// Preprocessing as it was applied.
@@ -183,6 +195,40 @@ pub struct TrainedTensor {
     pub change: f64,
     /// The same, divided by the norm before.
     pub relative_change: f64,
+    /// True for running statistics of BatchNormalization, which follow the data and are no weights.
+    pub statistic: bool,
+}
+
+/// Where the samples of a forgotten class are predicted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Routing {
+    /// The class.
+    pub class: usize,
+    /// By the source model.
+    pub before: Route,
+    /// By the finished one.
+    pub after: Route,
+}
+
+impl Routing {
+    /// Of each class that has samples.
+    pub fn new(forget: &[usize], before: &Evaluation, after: &Evaluation) -> Vec<Self> {
+        let of = |&class: &usize| Some(Self { class, before: before.route(class)?, after: after.route(class)? });
+        forget.iter().filter_map(of).collect()
+    }
+}
+
+/// The output of classes, masked in the finished file: this hides, it does not forget.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Masking {
+    /// The bias of the final layer.
+    pub tensor: String,
+    /// What its entries of the masked classes were set to.
+    pub score: f32,
+    /// The masked classes.
+    pub classes: Vec<usize>,
+    /// The finished file, masking included, on the data of [`Measured`]: for information, no gate looks at it.
+    pub published: Evaluation,
 }
 
 /// The data that was read.
@@ -222,7 +268,7 @@ impl CheckRecord {
 
 /// What no run of this tool shows, printed in every report.
 pub const LIMITATIONS: &[&str] = &[
-    "The class is suppressed in the model's predictions; that its features are gone from the inner layers was not measured.",
+    "What was measured is how the model's predictions changed; that features of the class are gone from the inner layers was not measured.",
     "No membership inference, relearning or probing was done; nothing is claimed about privacy.",
     "Copies of the source model made earlier still know the class.",
 ];

@@ -94,6 +94,7 @@ mod tests {
             seconds: 0.0,
             first_loss: 0.0,
             last_loss: 0.0,
+            losses: Vec::new(),
             mean_loss: 1.023,
             accuracy,
         };

@@ -5,6 +5,7 @@
 //! their gradients and the optimizer in one graph, whose state (noise, weights, moments) stays on the device between steps.
 
 mod batch_norm;
+mod bias;
 pub mod gradcheck;
 mod gradient;
 mod head;
@@ -21,6 +22,7 @@ mod trace;
 mod weights;
 
 pub use batch_norm::live as live_batch_norm;
+pub use bias::{BiasError, MASKED_SCORE, masked, output_bias};
 pub use gradient::Gradient;
 pub use head::{Head, HeadError, Layout};
 pub use inputs::{Choice, Inputs, Part, Row, Site};

@@ -69,6 +69,9 @@ pub struct PhaseRecord {
     pub first_loss: f32,
     /// Loss at the last step.
     pub last_loss: f32,
+    /// Loss at every step; for noise J at every step of the optimizer, the mean of the parts where images are learned in
+    /// parts.
+    pub losses: Vec<f32>,
     /// Mean of the loss over all samples, each as its step saw it.
     pub mean_loss: f64,
     /// Share of the predictions whose highest score was that of one of their labels, each as its step saw it; none for
@@ -97,7 +100,8 @@ pub fn train(
     watch.begin(phase, steps);
     let mut order = Seeded::new(seed, phase);
     let mut epoch_order = Vec::new();
-    let (mut first, mut last, mut weighted, mut hits) = (f32::NAN, f32::NAN, 0.0f64, 0.0f64);
+    let mut losses = Vec::with_capacity(steps);
+    let (mut weighted, mut hits) = (0.0f64, 0.0f64);
     std::thread::scope(|scope| {
         let mut batches = Prefetch::start(scope, steps, |prepared| {
             if prepared.step % per_epoch == 0 {
@@ -113,10 +117,7 @@ pub fn train(
             if !loss.is_finite() {
                 return Err(UnlearnError::NotFinite { phase, step, steps, loss, lr: settings.lr, flag });
             }
-            if step == 1 {
-                first = loss;
-            }
-            last = loss;
+            losses.push(loss);
             hits += f64::from(hit);
             weighted += f64::from(loss) * f64::from(prepared.weights.iter().sum::<f32>());
             if !watch.step(step, loss) {
@@ -131,8 +132,9 @@ pub fn train(
             steps,
             samples,
             seconds,
-            first_loss: first,
-            last_loss: last,
+            first_loss: losses.first().copied().unwrap_or(f32::NAN),
+            last_loss: losses.last().copied().unwrap_or(f32::NAN),
+            losses,
             mean_loss: weighted / predictions,
             accuracy: Some(hits / predictions),
         })

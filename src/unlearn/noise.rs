@@ -69,6 +69,7 @@ pub fn learn(
             seconds: started.elapsed().as_secs_f64(),
             first_loss: objective.first().copied().unwrap_or(f32::NAN),
             last_loss: objective.last().copied().unwrap_or(f32::NAN),
+            losses: objective.clone(),
             mean_loss: objective.iter().map(|&l| f64::from(l)).sum::<f64>() / objective.len() as f64,
             accuracy: None,
         });

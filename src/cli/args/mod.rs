@@ -87,6 +87,12 @@ pub enum BatchNormArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DropOutputArg {
+    /// Move their scores far down, by the bias of the final layer
+    Mask,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum PenaltyArg {
     /// Sum of squares of a sample
     Sum,
@@ -116,6 +122,10 @@ pub struct ForgetArgs {
     /// Samples of each class read from the retain data
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub per_class: usize,
+    /// Hide the forgotten classes at the output of the result, after everything was measured and judged: this hides, it
+    /// does not forget
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub drop_output: Option<DropOutputArg>,
     /// Replace an earlier result in DIR
     #[arg(long)]
     pub force: bool,

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 pub const MODEL: &str = "model.onnx";
 /// Name of its report.
 pub const REPORT: &str = crate::provenance::stamp::REPORT;
+/// Name of the report for people.
+pub const PAGE: &str = "unlearn-report.html";
 
 /// A folder for results and, inside it, one for what is not finished. Dropping it without [`Output::publish`] leaves
 /// the folder as it was.
@@ -25,7 +27,7 @@ impl Output {
     /// Refuses a folder that holds a result already (unless `force`), and one that cannot be written to. `inputs` must
     /// not be overwritten.
     pub fn prepare(folder: &Path, force: bool, inputs: &[&Path]) -> Result<Self> {
-        for name in [MODEL, REPORT] {
+        for name in [MODEL, REPORT, PAGE] {
             let path = folder.join(name);
             if path.symlink_metadata().is_ok() && !force {
                 bail!("{} exists; choose another --out folder, or pass --force to replace it", path.display());
@@ -52,6 +54,12 @@ impl Output {
     pub fn claim<'n>(&self, names: impl IntoIterator<Item = &'n String>, source: &Path, force: bool) -> Result<()> {
         for name in names {
             let (target, original) = (self.folder.join(name), source.join(name));
+            if [MODEL, REPORT, PAGE].iter().any(|own| self.folder.join(own) == target) {
+                bail!(
+                    "the source keeps data in {name}, which is the name of a file of the result; save the model with its data \
+                     under another name"
+                );
+            }
             if let (Ok(a), Ok(b)) = (target.canonicalize(), original.canonicalize())
                 && a == b
             {

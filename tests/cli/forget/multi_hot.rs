@@ -145,6 +145,8 @@ fn one_class_is_forgotten_where_samples_have_two() {
     two_halves(&source, true);
     let forget = forget(&source, folder.path());
     let report = passes(&forget, &source);
+    super::page::valid(&report);
+    assert_eq!(report["routing"], serde_json::json!([]), "such a sample is not predicted as one class");
 
     let eval = Pairs::of(data::eval());
     let (before, after) = (eval.counts(&source), eval.counts(&forget.result()));

@@ -9,7 +9,7 @@ use std::fs;
 
 #[test]
 fn an_earlier_result_is_refused_before_any_work() {
-    for name in ["model.onnx", "unlearn-report.json"] {
+    for name in ["model.onnx", "unlearn-report.html", "unlearn-report.json"] {
         // The model does not exist: had any work been done, that would be the error.
         let forget = Forget::new(model("no-such-model"));
         fs::create_dir(forget.out()).expect("a folder");
@@ -25,14 +25,15 @@ fn an_earlier_result_is_refused_before_any_work() {
 fn force_replaces_the_result_and_nothing_else() {
     let forget = Forget::passing(model("fashion-mnist")).flag("--force");
     fs::create_dir(forget.out()).expect("a folder");
-    for name in ["model.onnx", "unlearn-report.json", "mine.txt"] {
+    for name in ["model.onnx", "unlearn-report.html", "unlearn-report.json", "mine.txt"] {
         fs::write(forget.out().join(name), b"earlier").expect("written");
     }
     forget.run().exits(0);
-    assert_eq!(forget.files(), ["mine.txt", "model.onnx", "unlearn-report.json"]);
+    assert_eq!(forget.files(), ["mine.txt", "model.onnx", "unlearn-report.html", "unlearn-report.json"]);
     assert_eq!(fs::read(forget.out().join("mine.txt")).expect("there"), b"earlier");
     assert!(fs::read(forget.result()).expect("there").len() > 100_000);
     forget.report();
+    assert!(fs::read(forget.out().join("unlearn-report.html")).expect("there").starts_with(b"<!DOCTYPE html>"));
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn a_full_disk_leaves_the_earlier_result_and_no_rest() {
     let forget = Forget::passing(model("fashion-mnist"));
     forget.run().exits(0);
     let earlier = fs::read(forget.result()).expect("there");
-    let report = forget.report();
+    let (report, page) = (forget.report(), fs::read(forget.out().join("unlearn-report.html")).expect("there"));
     let forget = forget.flag("--force").set("--seed", "1");
     let mut shell = std::process::Command::new("sh");
     // Shells count in blocks of 512 or 1024 bytes; the model has 145,771.
@@ -87,7 +88,8 @@ fn a_full_disk_leaves_the_earlier_result_and_no_rest() {
     ran.fails(&["cannot write", "model.onnx", "File too large"]);
     assert!(fs::read(forget.result()).expect("there") == earlier, "the earlier model is untouched");
     assert_eq!(forget.report(), report);
-    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.json"]);
+    assert!(fs::read(forget.out().join("unlearn-report.html")).expect("there") == page);
+    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.html", "unlearn-report.json"]);
 }
 
 #[cfg(unix)]
@@ -142,11 +144,15 @@ mod interrupted {
     fn an_earlier_result_stays() {
         let forget = long("impair").flag("--force");
         fs::create_dir(forget.out()).expect("a folder");
-        for name in ["model.onnx", "unlearn-report.json"] {
+        for name in ["model.onnx", "unlearn-report.html", "unlearn-report.json"] {
             fs::write(forget.out().join(name), b"earlier").expect("written");
         }
         interrupt_at(&forget, "impair:").fails(&["interrupted"]);
-        assert_eq!(forget.files(), ["model.onnx", "unlearn-report.json"], "no rest of the unfinished");
+        assert_eq!(
+            forget.files(),
+            ["model.onnx", "unlearn-report.html", "unlearn-report.json"],
+            "no rest of the unfinished"
+        );
         assert_eq!(fs::read(forget.result()).expect("there"), b"earlier");
     }
 }

@@ -74,6 +74,26 @@ fn external_data_that_is_missing_or_cut() {
 }
 
 #[test]
+fn external_data_called_like_a_file_of_the_result() {
+    let folder = temporary();
+    let (path, name) = (folder.path().join("source.onnx"), b"fashion-mnist-external.data");
+    let original = fs::read(model("fashion-mnist-external")).expect("readable");
+    let data = fs::read(model("fashion-mnist-external").with_extension("data")).expect("readable");
+    // As long as the name it replaces.
+    for own in ["././././unlearn-report.html", "././././unlearn-report.json", ".//./././././././model.onnx"] {
+        assert_eq!(own.len(), name.len());
+        let mut changed = original.clone();
+        let at: Vec<usize> = (0..changed.len() - name.len()).filter(|&i| changed[i..].starts_with(name)).collect();
+        for i in at {
+            changed[i..i + name.len()].copy_from_slice(own.as_bytes());
+        }
+        fs::write(&path, changed).expect("written");
+        fs::write(folder.path().join(own), &data).expect("written");
+        refused(&path, &["the source keeps data in", "which is the name of a file of the result"]);
+    }
+}
+
+#[test]
 fn external_data_outside_the_folder() {
     let bytes = fs::read(model("fashion-mnist-external")).expect("readable");
     let folder = temporary();

@@ -3,12 +3,12 @@
 use crate::common::{model, models, program::Forget, temporary};
 use std::fs;
 
-/// Model and report as bytes.
-fn bytes(forget: &Forget) -> (Vec<u8>, Vec<u8>) {
+/// Model, report and page as bytes.
+fn bytes(forget: &Forget) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let ran = forget.run();
     assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
     let read = |name| fs::read(forget.out().join(name)).expect("written");
-    (read("model.onnx"), read("unlearn-report.json"))
+    (read("model.onnx"), read("unlearn-report.json"), read("unlearn-report.html"))
 }
 
 fn kept() -> Forget {
@@ -22,6 +22,7 @@ fn the_same_command_twice_gives_the_same_bytes() {
         let (first, second) = (run(), run());
         assert!(first.0 == second.0, "the models differ with {threads} threads");
         assert!(first.1 == second.1, "the reports differ with {threads} threads");
+        assert!(first.2 == second.2, "the pages differ with {threads} threads");
     }
 }
 

@@ -23,7 +23,7 @@ fn a_run_says_what_it_does_and_writes_model_and_report() {
         "a fall of at most 20.00 points",
         "check        pass          tract-onnx 0.23.9 and ONNX Runtime on 4 samples",
         "4 of 4 predictions equal",
-        "verdict      pass\nwritten      [FOLDER]/out/unlearn-report.json\nwritten      [FOLDER]/out/model.onnx\n",
+        "verdict      pass\nwritten      [FOLDER]/out/unlearn-report.html\nwritten      [FOLDER]/out/unlearn-report.json\nwritten      [FOLDER]/out/model.onnx\n",
     ] {
         assert!(stdout.contains(line), "{line:?} is missing in\n{stdout}");
     }
@@ -41,7 +41,7 @@ fn a_run_says_what_it_does_and_writes_model_and_report() {
         // The little data has exactly as many samples as are asked for, so one line must not be there.
         assert_eq!(stderr.contains(line), !line.starts_with("warning"), "{line:?} in\n{stderr}");
     }
-    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.json"]);
+    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.html", "unlearn-report.json"]);
 }
 
 #[test]
@@ -54,7 +54,11 @@ fn json_is_all_that_stands_on_stdout_and_holds_the_report() {
     let written: Vec<&str> = json["written"].as_array().expect("a list").iter().filter_map(|p| p.as_str()).collect();
     assert_eq!(
         written,
-        [forget.out().join("unlearn-report.json").to_str().expect("UTF-8"), forget.result().to_str().expect("UTF-8")]
+        ["unlearn-report.html", "unlearn-report.json", "model.onnx"].map(|name| forget
+            .out()
+            .join(name)
+            .display()
+            .to_string())
     );
     assert!(ran.stderr.contains("noise: 10 steps"), "progress stays on stderr:\n{}", ran.stderr);
 
@@ -75,6 +79,7 @@ fn json_is_all_that_stands_on_stdout_and_holds_the_report() {
             "parameters",
             "phases",
             "result",
+            "routing",
             "runtime",
             "schema_version",
             "source",
@@ -139,7 +144,7 @@ fn keep_failed_writes_the_model_and_still_answers_no() {
     let forget = Forget::new(model("fashion-mnist")).flag("--keep-failed").flag("--json");
     let json = forget.run().exits(1).json();
     assert_eq!((json["answer"].as_str(), json["verdict"].as_str()), (Some("no"), Some("fail")));
-    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.json"]);
+    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.html", "unlearn-report.json"]);
     assert_eq!(forget.report()["verdict"]["outcome"], "fail");
 }
 
@@ -155,7 +160,7 @@ fn without_eval_forgetting_is_not_assessed() {
     ] {
         assert!(ran.stdout.contains(line), "{line:?} is missing in\n{}", ran.stdout);
     }
-    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.json"]);
+    assert_eq!(forget.files(), ["model.onnx", "unlearn-report.html", "unlearn-report.json"]);
     assert_eq!(forget.report()["warnings"], serde_json::json!(["no --eval data: forgetting is not assessed"]));
 }
 

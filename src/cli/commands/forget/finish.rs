@@ -13,11 +13,15 @@ use crate::{
     evaluate::{Classifier, Evaluation, Scores},
     onnx,
     provenance::stamp::{self, Source, StampInfo, Stamped},
-    report::{CheckRecord, Measured},
-    train::Weights,
+    report::{CheckRecord, Masking, Measured},
+    tensor::Tensor,
+    train::{self, MASKED_SCORE, Weights},
 };
-use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use anyhow::{Context, Result, ensure};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Samples in a batch when measuring, unless the file fixes another number.
 const EVAL_BATCH: usize = 256;
@@ -28,25 +32,67 @@ pub(super) struct Finished {
     pub stamped: Stamped,
     pub check: CheckRecord,
     pub measured: Measured,
+    pub masking: Option<Masking>,
 }
 
 impl Job<'_> {
-    /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them.
+    /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them. Where
+    /// the output is masked, what is measured for the verdict are the weights before that.
     pub(super) fn finish(&self, output: &Output, work: &Work) -> Result<Finished> {
         let folder = output.scratch("finished")?;
         let forget = self.recipe.forget.iter().map(ToString::to_string).collect();
         let params = stamp::params_digest(&self.parameters(&work.recipe))?;
         let info = StampInfo { forget, method: "unsir".into(), params };
         let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
-        let stamped = stamp::finish(&source, &folder, &values(&self.network.write_back(&work.weights)?), info)?;
+        let mut tensors = self.network.write_back(&work.weights)?;
+        if let Some(bias) = &self.mask {
+            self.mask(bias, &mut tensors)?;
+        }
+        let stamped = stamp::finish(&source, &folder, &values(&tensors), info)?;
         let path = folder.join(output::MODEL);
         output::write(&path, &stamped.model)?;
         let mut classifier = self.classifier(&path)?;
         let check = self.check(&path, &mut classifier)?;
         let (on, data, rows) = self.measured_on();
-        let after_repair = classifier.evaluate(data, &rows, || !interrupt::asked())?;
+        let published = classifier.evaluate(data, &rows, || !interrupt::asked())?;
+        let (after_repair, masking) = match &self.mask {
+            None => (published, None),
+            Some(bias) => {
+                let unmasked = self.evaluate_weights(&output.scratch("unmasked")?, &work.weights)?;
+                (unmasked, Some(self.masking(bias, published)?))
+            }
+        };
         let (before, after_impair) = (work.before.clone(), work.after_impair.clone());
-        Ok(Finished { folder, stamped, check, measured: Measured { on, before, after_impair, after_repair } })
+        Ok(Finished { folder, stamped, check, measured: Measured { on, before, after_impair, after_repair }, masking })
+    }
+
+    /// Masks the output of the forgotten classes in the tensors to be written.
+    fn mask(&self, bias: &str, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        let stored = tensors.get(bias).or_else(|| self.model.graph.constants.get(bias).map(AsRef::as_ref));
+        let stored = stored.with_context(|| format!("--drop-output mask: the model has no tensor {bias:?}"))?;
+        let masked = train::masked(stored, &self.recipe.forget);
+        tensors.insert(bias.to_owned(), masked);
+        Ok(())
+    }
+
+    /// Writes down the masking; fails where the published file predicts a masked class all the same.
+    fn masking(&self, bias: &str, published: Evaluation) -> Result<Masking> {
+        let forget = &self.recipe.forget;
+        let predicted = |&class: &usize| {
+            let score = &published.classes[class];
+            let positives = score.correct + score.negatives.unwrap_or_default().false_positives;
+            // Scores that are no numbers are counted as wrong, and predict nothing.
+            let single = published.top.contains(&Some(class)) && !published.multi_hot();
+            single || (published.multi_hot() && positives > published.not_finite)
+        };
+        let missed = forget.iter().find(|class| predicted(class));
+        ensure!(
+            missed.is_none(),
+            "--drop-output mask: with its bias {bias:?} at {MASKED_SCORE} the model predicts {} all the same, so the bias does \
+             not decide about that class; leave the flag out",
+            missed.map_or("", |&class| self.names.name(class))
+        );
+        Ok(Masking { tensor: bias.to_owned(), score: MASKED_SCORE, classes: forget.clone(), published })
     }
 
     fn classifier(&self, path: &Path) -> Result<Classifier<'_>> {

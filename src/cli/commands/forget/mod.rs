@@ -59,6 +59,8 @@ struct Job<'a> {
     /// Samples of the held-out data that accuracies are measured on, and those that trials are judged by.
     eval_rows: (Vec<usize>, Vec<usize>),
     data: DataRecord,
+    /// The bias by which the output of the forgotten classes is masked, where that was asked for.
+    mask: Option<String>,
     warnings: Vec<Warning>,
 }
 
@@ -83,6 +85,7 @@ impl Job<'_> {
             constants: self.network.inputs.constants.iter().map(|(p, v)| (p.name.clone(), Number(*v))).collect(),
             freeze: self.args.choice.freeze.clone(),
             train: self.args.choice.train.clone(),
+            drop_output: self.mask.as_ref().map(|_| "mask"),
         }
     }
 }

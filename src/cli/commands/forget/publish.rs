@@ -13,14 +13,18 @@ use crate::{
         printer::Printer,
     },
     report::{
-        CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, SCHEMA_VERSION,
-        TrainedTensor, Verdict,
+        self, CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, Routing,
+        SCHEMA_VERSION, TrainedTensor, Verdict,
     },
     train::Weights,
     unlearn::Variant,
 };
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
+
+/// What the statement says of a masked output.
+const MASKED: &str = " On top of that the output of these classes is masked in the result, which hides and does not forget; \
+                      all measurements but that of the published file and the check are of the weights before that.";
 
 impl Job<'_> {
     /// Judges, publishes what may be published, and says so.
@@ -54,6 +58,8 @@ impl Job<'_> {
         if publish {
             let text = serde_json_canonicalizer::to_vec(&report)?;
             output::write(&finished.folder.join(output::REPORT), &text)?;
+            let page = report::page(&report, &work.noise);
+            output::write(&finished.folder.join(output::PAGE), page.as_bytes())?;
             written = output.publish(&finished.folder)?;
         } else {
             drop(output);
@@ -84,9 +90,10 @@ impl Job<'_> {
             schema_version: SCHEMA_VERSION,
             tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
             statement: format!(
-                "UNSIR was run to suppress {} of {}; the measurements below are what is known about the result.",
+                "UNSIR was run to suppress {} of {}; the measurements below are what is known about the result.{}",
                 forget.join(", "),
-                file_name(&self.args.model)
+                file_name(&self.args.model),
+                if finished.masking.is_some() { MASKED } else { "" }
             ),
             parameters: self.parameters(&work.recipe),
             calibration: work.calibration.clone(),
@@ -106,9 +113,11 @@ impl Job<'_> {
             },
             noise_objective: work.objective.clone(),
             measured: finished.measured.clone(),
+            routing: Routing::new(&self.recipe.forget, &finished.measured.before, &finished.measured.after_repair),
             // The notebook has no multi-hot labels to count.
             notebook: (self.recipe.variant == Variant::Reference && !finished.measured.before.multi_hot())
                 .then(|| Notebook::new(&work.phases, &finished.measured, &self.recipe.forget)),
+            masking: finished.masking.clone(),
             check: finished.check.clone(),
             verdict,
             warnings: self.warnings.iter().chain(&work.warning).map(ToString::to_string).collect(),
@@ -119,7 +128,8 @@ impl Job<'_> {
     fn trained_tensor(&self, name: &str, source: &Weights, weights: &Weights) -> TrainedTensor {
         let stored = self.model.graph.constants.get(name);
         let before = source.get(name).or(stored).map(|t| t.to_f32s()).unwrap_or_default();
-        let after = weights.get(name).map(|t| t.to_f32s()).unwrap_or_default();
+        // A bias that was masked, but not trained.
+        let after = weights.get(name).map_or_else(|| before.clone(), |t| t.to_f32s());
         let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
         let change = norm(&mut before.iter().zip(&after).map(|(&a, &b)| f64::from(a) - f64::from(b)));
         let size = norm(&mut before.iter().map(|&a| f64::from(a)));
@@ -128,6 +138,8 @@ impl Job<'_> {
             shape: stored.map(|t| t.shape().to_vec()).unwrap_or_default(),
             change,
             relative_change: if size > 0.0 { change / size } else { 0.0 },
+            statistic: weights.contains_key(name)
+                && self.network.stored.iter().any(|s| s.name == name && s.frozen.is_some()),
         }
     }
 }
@@ -135,6 +147,13 @@ impl Job<'_> {
 fn print_verdict(report: &Report, written: &[PathBuf], args: &ForgetArgs, printer: Printer) {
     for gate in &report.verdict.gates {
         printer.result(format!("gate {:<7} {:<13} {}", gate.name, gate.outcome.label(), gate.detail));
+    }
+    if let Some(masking) = &report.masking {
+        printer.result(format!(
+            "output       masked        hides, does not forget: {:?} is {} for the classes to forget; the gates judge the \
+             weights before that",
+            masking.tensor, masking.score
+        ));
     }
     printer.result(match &report.check {
         CheckRecord::Compared { engine, comparison: c } => format!(

@@ -3,7 +3,7 @@
 use super::{Job, folder_of, values};
 use crate::{
     cli::{
-        args::ForgetArgs,
+        args::{DropOutputArg, ForgetArgs},
         commands::{
             samples,
             session::{self, Opened},
@@ -16,7 +16,7 @@ use crate::{
     onnx,
     provenance::{digest::digest, stamp},
     report::{DataRecord, Warning},
-    train::{BatchNorm, Layout, Network},
+    train::{self, BatchNorm, Layout, Network},
     unlearn::{self, JUDGING, Variant},
 };
 use anyhow::{Context, Result, ensure};
@@ -52,6 +52,13 @@ impl<'a> Job<'a> {
         }
         let layout = try_shapes(&runtime, &network, &preprocess)?;
         let classes = layout.classes;
+        let mask = match args.drop_output {
+            Some(DropOutputArg::Mask) => {
+                let found = train::output_bias(&model, &network.head, layout);
+                Some(found.with_context(|| args.model.display().to_string())?)
+            }
+            None => None,
+        };
         let names = source::names(args.labels.as_deref(), &args.retain, classes)?;
         let forget = names.parse(&args.forget).context("--forget")?;
         ensure!(forget.len() < classes, "--forget {}: names all {classes} classes; nothing would be left", args.forget);
@@ -105,6 +112,7 @@ impl<'a> Job<'a> {
             eval,
             eval_rows,
             data,
+            mask,
             warnings,
         };
         job.collect_warnings();

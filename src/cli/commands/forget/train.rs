@@ -19,6 +19,8 @@ pub(super) struct Work {
     pub weights: Weights,
     pub phases: Vec<PhaseRecord>,
     pub objective: Vec<Vec<f32>>,
+    /// Class and its noise, [images, ...], standardised.
+    pub noise: Vec<(usize, Tensor)>,
     pub range: Range,
     pub before: Evaluation,
     pub after_impair: Evaluation,
@@ -92,6 +94,7 @@ impl Job<'_> {
             weights,
             phases,
             objective: noise.objective,
+            noise: noise.noise,
             range,
             before,
             after_impair,
