@@ -37,6 +37,7 @@ pub fn main() -> ExitCode {
     let printer = Printer::new(cli.command.quiet(), cli.command.json());
     let status = match cli.command {
         Command::Forget(args) => commands::forget::run(&args, printer),
+        Command::Compare(args) => commands::forget::compare(&args, printer),
         Command::Evaluate(args) => commands::evaluate::run(&args, printer),
         Command::Verify(args) => commands::verify::run(&args, printer),
         Command::Inspect(args) => commands::inspect::run(&args, printer),

@@ -1,7 +1,7 @@
 //! What was typed means: a complete plan of a run, checked before any work starts.
 
 use super::args::{
-    BatchNormArg, ForgetArgs, GateArgs, LayoutArg, MethodArgs, ModelArgs, OptimizerArg, PenaltyArg, PreprocessArgs,
+    BatchNormArg, GateArgs, JobArgs, LayoutArg, MethodArgs, ModelArgs, OptimizerArg, PenaltyArg, PreprocessArgs,
     ReadArgs, VariantArg,
 };
 use crate::{
@@ -213,8 +213,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
 }
 
 /// Checks what can be checked before a file is opened.
-pub fn early(args: &ForgetArgs) -> Result<()> {
-    gates(&args.gates)?;
+pub fn early(args: &JobArgs) -> Result<()> {
     preprocess(&args.preprocess)?;
     device(&args.engine.device)?;
     ensure!(args.per_class > 0, "--per-class 0: at least one sample of each class is needed");

@@ -8,6 +8,7 @@ mod ladder;
 mod mix;
 mod noise;
 mod recipe;
+mod rivals;
 mod trials;
 mod turned;
 
@@ -16,6 +17,7 @@ pub use ladder::Outcome;
 pub use mix::Mix;
 pub use noise::{NoiseRun, learn};
 pub use recipe::{NoiseSettings, PhaseSettings, Recipe, Variant};
+pub use rivals::{Rival, Rivals};
 pub use trials::{Material, Trial, Trials};
 pub use turned::{CANDIDATES, Sign, Turned, nearest};
 

@@ -28,14 +28,20 @@ pub enum Rival {
 
 impl Rival {
     /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Unsir,
-        Self::GaussianNoise,
-        Self::GreyImages,
-        Self::FineTune,
-        Self::RandomLabels,
-        Self::GradientAscent,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Unsir, Self::GaussianNoise, Self::GreyImages, Self::FineTune, Self::RandomLabels, Self::GradientAscent];
+
+    /// Its name, as it is typed and printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unsir => "unsir",
+            Self::GaussianNoise => "gaussian-noise",
+            Self::GreyImages => "grey-images",
+            Self::FineTune => "fine-tune",
+            Self::RandomLabels => "random-labels",
+            Self::GradientAscent => "gradient-ascent",
+        }
+    }
 
     /// True for what learns from samples of the classes to forget.
     pub fn needs_forget_data(self) -> bool {

@@ -23,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Takes classes out of a model
     Forget(Box<ForgetArgs>),
+    /// Runs UNSIR beside its controls and other methods, with the same number of steps; writes nothing
+    Compare(Box<CompareArgs>),
     /// Measures models class by class, alone or side by side; trains nothing
     Evaluate(Box<EvaluateArgs>),
     /// Checks that a model is what its stamp says
@@ -43,6 +45,7 @@ impl Command {
     pub fn quiet(&self) -> bool {
         match self {
             Self::Forget(a) => a.quiet,
+            Self::Compare(a) => a.quiet,
             Self::Evaluate(a) => a.quiet,
             Self::Gradcheck(a) => a.quiet,
             Self::Demo(a) => a.quiet,
@@ -53,6 +56,7 @@ impl Command {
     pub fn json(&self) -> bool {
         match self {
             Self::Forget(a) => a.json,
+            Self::Compare(a) => a.json,
             Self::Evaluate(a) => a.json,
             Self::Verify(a) => a.json,
             Self::Inspect(a) => a.json,
@@ -70,6 +74,22 @@ pub enum VariantArg {
     Corrected,
     /// Step for step the published notebook, learning rates included
     Reference,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RivalArg {
+    /// Learned noise beside the retain sample
+    Unsir,
+    /// Standard normal noise in place of learned noise
+    GaussianNoise,
+    /// Grey images in place of learned noise
+    GreyImages,
+    /// The retain sample alone
+    FineTune,
+    /// Real samples of the class with labels of other classes drawn at random, beside the retain sample
+    RandomLabels,
+    /// Gradient ascent on real samples of the class
+    GradientAscent,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -100,8 +120,9 @@ pub enum PenaltyArg {
     Mean,
 }
 
+/// What unlearning is done to, and how.
 #[derive(Debug, Args)]
-pub struct ForgetArgs {
+pub struct JobArgs {
     /// The trained classifier, an ONNX file
     pub model: PathBuf,
     /// Classes to forget: indices or names, separated by commas
@@ -110,9 +131,6 @@ pub struct ForgetArgs {
     /// Labelled samples of the classes to keep: a folder with a subfolder per class, an .npz with x and y, or IDX files
     #[arg(long, value_name = "DATA")]
     pub retain: PathBuf,
-    /// Folder that the result is written to
-    #[arg(short, long = "out", value_name = "DIR")]
-    pub out: PathBuf,
     /// Held-out labelled samples, those of the forgotten classes included; never trained on
     #[arg(long, value_name = "DATA")]
     pub eval: Option<PathBuf>,
@@ -122,19 +140,6 @@ pub struct ForgetArgs {
     /// Samples of each class read from the retain data
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub per_class: usize,
-    /// Hide the forgotten classes at the output of the result, after everything was measured and judged: this hides, it
-    /// does not forget
-    #[arg(long, value_enum, value_name = "HOW")]
-    pub drop_output: Option<DropOutputArg>,
-    /// Replace an earlier result in DIR
-    #[arg(long)]
-    pub force: bool,
-    /// Print the result as JSON on stdout
-    #[arg(long)]
-    pub json: bool,
-    /// No notes and no progress
-    #[arg(long)]
-    pub quiet: bool,
     #[command(flatten)]
     pub choice: ModelArgs,
     #[command(flatten)]
@@ -142,9 +147,52 @@ pub struct ForgetArgs {
     #[command(flatten)]
     pub method: MethodArgs,
     #[command(flatten)]
-    pub gates: GateArgs,
-    #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Folder that the result is written to
+    #[arg(short, long = "out", value_name = "DIR", help_heading = None)]
+    pub out: PathBuf,
+    /// Hide the forgotten classes at the output of the result, after everything was measured and judged: this hides, it
+    /// does not forget
+    #[arg(long, value_enum, value_name = "HOW", help_heading = None)]
+    pub drop_output: Option<DropOutputArg>,
+    /// Replace an earlier result in DIR
+    #[arg(long, help_heading = None)]
+    pub force: bool,
+    /// Print the result as JSON on stdout
+    #[arg(long, help_heading = None)]
+    pub json: bool,
+    /// No notes and no progress
+    #[arg(long, help_heading = None)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub gates: GateArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Samples of the classes to forget, for the methods that learn from them; those of other classes are dropped
+    #[arg(long, value_name = "DATA", help_heading = None)]
+    pub forget_data: Option<PathBuf>,
+    /// Methods, separated by commas [default: all that the data allows]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "METHODS", help_heading = None)]
+    pub methods: Vec<RivalArg>,
+    /// Runs of each method, with seeds that follow --seed
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = None)]
+    pub runs: usize,
+    /// Print the result as JSON on stdout
+    #[arg(long, help_heading = None)]
+    pub json: bool,
+    /// No notes and no progress
+    #[arg(long, help_heading = None)]
+    pub quiet: bool,
 }
 
 #[derive(Clone, Debug, Args)]

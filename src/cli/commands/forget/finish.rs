@@ -4,6 +4,7 @@ use super::{Job, folder_of, train::Work, values};
 use crate::{
     check::{self, CheckError, Tolerance},
     cli::{
+        args::GateArgs,
         commands::{
             output::{self, Output},
             session,
@@ -38,7 +39,7 @@ pub(super) struct Finished {
 impl Job<'_> {
     /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them. Where
     /// the output is masked, what is measured for the verdict are the weights before that.
-    pub(super) fn finish(&self, output: &Output, work: &Work) -> Result<Finished> {
+    pub(super) fn finish(&self, output: &Output, work: &Work, gates: &GateArgs) -> Result<Finished> {
         let folder = output.scratch("finished")?;
         let forget = self.recipe.forget.iter().map(ToString::to_string).collect();
         let params = stamp::params_digest(&self.parameters(&work.recipe))?;
@@ -52,7 +53,7 @@ impl Job<'_> {
         let path = folder.join(output::MODEL);
         output::write(&path, &stamped.model)?;
         let mut classifier = self.classifier(&path)?;
-        let check = self.check(&path, &mut classifier)?;
+        let check = self.check(&path, &mut classifier, gates)?;
         let (on, data, rows) = self.measured_on();
         let published = classifier.evaluate(data, &rows, || !interrupt::asked())?;
         let (after_repair, masking) = match &self.mask {
@@ -130,9 +131,9 @@ impl Job<'_> {
         result
     }
 
-    fn check(&self, path: &Path, classifier: &mut Classifier<'_>) -> Result<CheckRecord> {
+    fn check(&self, path: &Path, classifier: &mut Classifier<'_>, gates: &GateArgs) -> Result<CheckRecord> {
         let data = self.measured_on().1;
-        let n = self.input.batch.unwrap_or(self.args.gates.check_samples.min(data.len()));
+        let n = self.input.batch.unwrap_or(gates.check_samples.min(data.len()));
         // Spread over the data, which is often sorted by class.
         let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
         let usual = classifier.batch;
@@ -142,7 +143,7 @@ impl Job<'_> {
         let ours = classifier.run(&feeds)?;
         classifier.batch = usual;
         classifier.constants = self.network.constants_at(usual)?;
-        let tolerance = Tolerance { absolute: self.args.gates.check_atol, relative: self.args.gates.check_rtol };
+        let tolerance = Tolerance { absolute: gates.check_atol, relative: gates.check_rtol };
         let threshold = data.multi_hot().then(|| classifier.scores.threshold());
         let compared = check::run(path, &feeds, classifier.output)
             .and_then(|theirs| check::compare(&theirs, &ours, threshold, tolerance));

@@ -2,14 +2,22 @@
 //! chapters.
 
 mod calibrate;
+mod compare;
 mod finish;
 mod publish;
 mod read;
 mod train;
 
+pub use compare::run as compare;
+
 use super::{output::Output, session::Opened};
 use crate::{
-    cli::{Status, args::ForgetArgs, interrupt, plan, printer::Printer},
+    cli::{
+        Status,
+        args::{ForgetArgs, JobArgs},
+        interrupt, plan,
+        printer::Printer,
+    },
     data::{ClassNames, Dataset, InputSpec, Preprocess},
     onnx::Model,
     provenance::digest::Digests,
@@ -25,25 +33,24 @@ use std::{
 };
 
 pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
-    plan::early(args)?;
-    let inputs: Vec<&Path> = [Some(&args.model), Some(&args.retain), args.eval.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::as_path)
-        .collect();
+    plan::early(&args.job)?;
+    let gates = plan::gates(&args.gates)?;
+    let ForgetArgs { job: JobArgs { model, retain, eval, .. }, .. } = args;
+    let inputs: Vec<&Path> =
+        [Some(model), Some(retain), eval.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     let output = Output::prepare(&args.out, args.force, &inputs)?;
     interrupt::catch();
 
-    let job = Job::read(args, printer)?;
-    output.claim(&job.model.external, folder_of(&args.model), args.force)?;
+    let job = Job::read(&args.job, gates, args.drop_output, printer)?;
+    output.claim(&job.model.external, folder_of(model), args.force)?;
     let work = job.train(&output, printer)?;
-    let finished = job.finish(&output, &work)?;
-    job.judge_and_publish(output, &work, &finished, printer)
+    let finished = job.finish(&output, &work, &args.gates)?;
+    job.judge_and_publish(output, &work, &finished, &args.gates, printer)
 }
 
 /// Everything that was read, before any training.
 struct Job<'a> {
-    args: &'a ForgetArgs,
+    args: &'a JobArgs,
     runtime: Opened,
     model: Model,
     source: Digests,

@@ -4,7 +4,7 @@ use super::{Job, finish::Finished, train::Work};
 use crate::{
     cli::{
         Status,
-        args::ForgetArgs,
+        args::GateArgs,
         commands::{
             output::{self, Output},
             table,
@@ -33,13 +33,14 @@ impl Job<'_> {
         output: Output,
         work: &Work,
         finished: &Finished,
+        gates: &GateArgs,
         printer: Printer,
     ) -> Result<Status> {
         let measured = &finished.measured;
         let verdict = self.gates.judge(measured, &self.recipe.forget);
-        let gates_allow = verdict.outcome != GateOutcome::Fail || self.args.gates.keep_failed;
+        let gates_allow = verdict.outcome != GateOutcome::Fail || gates.keep_failed;
         let check_allows = match &finished.check {
-            CheckRecord::NotChecked { .. } => self.args.gates.allow_unchecked,
+            CheckRecord::NotChecked { .. } => gates.allow_unchecked,
             CheckRecord::Compared { .. } => finished.check.passed(),
         };
         let publish = gates_allow && check_allows;
@@ -47,7 +48,7 @@ impl Job<'_> {
             && match verdict.outcome {
                 GateOutcome::Pass => true,
                 GateOutcome::Fail => false,
-                GateOutcome::NotAssessed => !self.args.gates.require_pass,
+                GateOutcome::NotAssessed => !gates.require_pass,
             };
         let table = table::per_class(measured, &self.names, &self.recipe.forget);
         let report = self.report(work, finished, verdict)?;
@@ -75,7 +76,7 @@ impl Job<'_> {
         if let Some(notebook) = &report.notebook {
             printer.result(notebook.text());
         }
-        print_verdict(&report, &written, self.args, printer);
+        print_verdict(&report, &written, gates, printer);
         Ok(if yes { Status::Yes } else { Status::No })
     }
 
@@ -144,7 +145,7 @@ impl Job<'_> {
     }
 }
 
-fn print_verdict(report: &Report, written: &[PathBuf], args: &ForgetArgs, printer: Printer) {
+fn print_verdict(report: &Report, written: &[PathBuf], gates: &GateArgs, printer: Printer) {
     for gate in &report.verdict.gates {
         printer.result(format!("gate {:<7} {:<13} {}", gate.name, gate.outcome.label(), gate.detail));
     }
@@ -175,7 +176,7 @@ fn print_verdict(report: &Report, written: &[PathBuf], args: &ForgetArgs, printe
         printer.result(format!("written      {}", path.display()));
     }
     if written.is_empty() {
-        let why = if report.verdict.outcome == GateOutcome::Fail && !args.gates.keep_failed {
+        let why = if report.verdict.outcome == GateOutcome::Fail && !gates.keep_failed {
             "a gate failed (--keep-failed writes the model all the same)"
         } else if matches!(report.check, CheckRecord::NotChecked { .. }) {
             "tract could not check the model (--allow-unchecked writes it all the same)"

@@ -3,7 +3,7 @@
 use super::{Job, folder_of, values};
 use crate::{
     cli::{
-        args::{DropOutputArg, ForgetArgs},
+        args::{DropOutputArg, JobArgs},
         commands::{
             samples,
             session::{self, Opened},
@@ -15,7 +15,7 @@ use crate::{
     data::{self, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
     onnx,
     provenance::{digest::digest, stamp},
-    report::{DataRecord, Warning},
+    report::{DataRecord, Gates, Warning},
     train::{self, BatchNorm, Layout, Network},
     unlearn::{self, JUDGING, Variant},
 };
@@ -23,10 +23,14 @@ use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
 impl<'a> Job<'a> {
-    pub(super) fn read(args: &'a ForgetArgs, printer: Printer) -> Result<Self> {
+    pub(super) fn read(
+        args: &'a JobArgs,
+        gates: Gates,
+        drop_output: Option<DropOutputArg>,
+        printer: Printer,
+    ) -> Result<Self> {
         let mut preprocess = plan::preprocess(&args.preprocess)?;
         let choice = plan::choice(&args.choice)?;
-        let gates = plan::gates(&args.gates)?;
         let model = onnx::read(&args.model)?;
         let folder = folder_of(&args.model);
         // A model that cannot be stamped is refused before the work, not after it.
@@ -52,7 +56,7 @@ impl<'a> Job<'a> {
         }
         let layout = try_shapes(&runtime, &network, &preprocess)?;
         let classes = layout.classes;
-        let mask = match args.drop_output {
+        let mask = match drop_output {
             Some(DropOutputArg::Mask) => {
                 let found = train::output_bias(&model, &network.head, layout);
                 Some(found.with_context(|| args.model.display().to_string())?)
@@ -118,6 +122,32 @@ impl<'a> Job<'a> {
         job.collect_warnings();
         job.announce(printer);
         Ok(job)
+    }
+
+    /// Samples of the classes to forget alone, for methods that learn from them.
+    pub(super) fn load_forgotten(&self, path: &Path) -> Result<Dataset> {
+        let further: Vec<InputSpec> = self.network.inputs.further.iter().map(source::spec).collect();
+        let kept: Vec<usize> = (0..self.layout.classes).filter(|c| !self.recipe.forget.contains(c)).collect();
+        let plan = LoadPlan {
+            path,
+            classes: self.layout.classes,
+            names: (!self.names.are_indices()).then_some(&self.names),
+            drop: &kept,
+            per_class: Some(self.args.per_class),
+            input: self.input.clone(),
+            further: &further,
+            predictions: self.layout.predictions,
+            independent: self.layout.independent,
+            preprocess: &self.preprocess,
+        };
+        let (data, _) = data::load(&plan).with_context(|| format!("--forget-data {}", path.display()))?;
+        ensure!(
+            data.sample_shape() == self.retain.sample_shape() && data.further() == self.retain.further(),
+            "--forget-data holds samples of shape {:?}, --retain of shape {:?}",
+            data.sample_shape(),
+            self.retain.sample_shape()
+        );
+        Ok(data)
     }
 
     fn collect_warnings(&mut self) {

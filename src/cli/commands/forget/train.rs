@@ -27,11 +27,18 @@ pub(super) struct Work {
     pub warning: Option<Warning>,
 }
 
+/// What trials share: loaded once.
+pub(super) struct Lab<'j> {
+    pub noise: NoiseRun,
+    pub range: Range,
+    pub network: BatchedNetwork<'j>,
+    pub trials: Trials,
+}
+
 impl Job<'_> {
     /// Noise, impair, repair; measures the source and the impaired model on the way.
     pub(super) fn train(&self, output: &Output, printer: Printer) -> Result<Work> {
         let mut progress = Progress::new(printer);
-        let engine = &self.runtime.engine;
         let source = self.network.weights()?;
         let before = self.evaluate_file(&self.args.model)?;
         let unknown = before.accuracy(|c| self.recipe.forget.contains(&c)).filter(|&a| a < 0.5);
@@ -40,29 +47,9 @@ impl Job<'_> {
             printer.warning(warning);
         }
 
-        let range;
-        let noise = {
-            let statistics = self.recipe.noise_batch_norm();
-            let rows = self.rows(self.recipe.noise.images);
-            let network = self.network.at_batch_of(engine, self.samples(&rows), statistics)?;
-            range = network.range(&source, self.recipe.noise.range, &rows)?;
-            printer.note(self.noise_note(range));
-            unlearn::learn(&network, &source, &self.recipe, range, &rows, &mut progress)?
-        };
-        let rows = self.rows(self.recipe.batch_size);
-        let network = self.network.at_batch_of(engine, self.samples(&rows), self.recipe.batch_norm)?;
-        let judge = match self.recipe.batch_norm {
-            BatchNorm::Frozen => None,
-            BatchNorm::Batch => Some(self.network.at_batch_of(engine, self.samples(&rows), BatchNorm::Frozen)?),
-        };
+        let Lab { noise, range, network, mut trials } = self.lab(&self.recipe, &source, &mut progress, printer)?;
         let mut recipe = self.recipe.clone();
-        let mut start = source.clone();
-        start.extend(noise.statistics.clone());
-        let mut trials = Trials::new(&network, judge.as_ref().unwrap_or(&network), &recipe, &start)?;
-        let material = |rows: Vec<usize>| Material {
-            impair: self.impair_mix(&noise, &network).of(rows.clone()),
-            repair: Mix::retain_only(&self.retain, network.row.clone()).of(rows),
-        };
+        let material = |rows: Vec<usize>| self.material(&noise, &network, rows);
         let mut calibration = None;
         if plan::calibrates(&self.args.method) {
             let found = self.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
@@ -100,6 +87,46 @@ impl Job<'_> {
             after_impair,
             warning,
         })
+    }
+
+    /// Learns the noise and loads what trials share, with the settings of `recipe`.
+    pub(super) fn lab(
+        &self,
+        recipe: &Recipe,
+        source: &Weights,
+        progress: &mut Progress,
+        printer: Printer,
+    ) -> Result<Lab<'_>> {
+        let engine = &self.runtime.engine;
+        let rows = self.rows(recipe.noise.images);
+        let network = self.network.at_batch_of(engine, self.samples(&rows), recipe.noise_batch_norm())?;
+        let range = network.range(source, recipe.noise.range, &rows)?;
+        printer.note(self.noise_note(range));
+        let noise = unlearn::learn(&network, source, recipe, range, &rows, progress)?;
+        drop(network);
+        let rows = self.rows(recipe.batch_size);
+        let network = self.network.at_batch_of(engine, self.samples(&rows), recipe.batch_norm)?;
+        let judge = match recipe.batch_norm {
+            BatchNorm::Frozen => None,
+            BatchNorm::Batch => Some(self.network.at_batch_of(engine, self.samples(&rows), BatchNorm::Frozen)?),
+        };
+        let mut start = source.clone();
+        start.extend(noise.statistics.clone());
+        let trials = Trials::new(&network, judge.as_ref().unwrap_or(&network), recipe, &start)?;
+        Ok(Lab { noise, range, network, trials })
+    }
+
+    /// What UNSIR learns from, with these samples of the retain sample.
+    pub(super) fn material<'m>(
+        &'m self,
+        noise: &NoiseRun,
+        network: &BatchedNetwork<'_>,
+        rows: Vec<usize>,
+    ) -> Material<'m> {
+        Material {
+            impair: self.impair_mix(noise, network).of(rows.clone()),
+            repair: Mix::retain_only(&self.retain, network.row.clone()).of(rows),
+        }
     }
 
     fn noise_note(&self, range: Range) -> String {
