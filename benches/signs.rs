@@ -18,6 +18,7 @@ use onnx_unlearn::{
     },
 };
 use std::{
+    fmt::Write,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -129,7 +130,7 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
         let mut line = format!("{class:>5} {lr:>8} {:>6.2}", 100.0 * accuracy(trials, stages[1], &real)?);
         for turned in &signs {
             let scores = trials.scores_of_full_rows(stages[1], &turned.rows)?;
-            line += &format!(" {:>7.2}", 100.0 * turned.sign(&scores, classes, false).known);
+            write!(line, " {:>7.2}", 100.0 * turned.sign(&scores, classes, false).known)?;
         }
         let impaired = accuracy(trials, stages[0], &real)?;
         println!("{line} {:>9.2} {:>7.2}", 100.0 * impaired, 100.0 * accuracy(trials, stages[1], &kept)?);

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("train", &["tensor", "graph", "onnx", "ops", "autodiff", "runtime"]),
     ("data", &["tensor"]),
     // `runtime` for its errors.
-    ("unlearn", &["tensor", "data", "train", "runtime"]),
+    ("unlearn", &["tensor", "data", "train", "runtime", "evaluate"]),
     ("evaluate", &["tensor", "data", "runtime"]),
     ("check", &["tensor", "data"]),
     ("provenance", &["tensor", "onnx"]),

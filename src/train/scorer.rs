@@ -66,8 +66,7 @@ impl BatchedNetwork<'_> {
             b.input(name, DType::F32, tensor.shape());
         }
         self.traced.replay(&mut b, true);
-        let logits = b.value(&self.network.head.logits).cloned().expect("the trace has found the logits");
-        let scores = loss::scores(&mut b, &logits, self.layout, self.predictions());
+        let scores = self.scores(&mut b);
         b.output(&scores);
         let session = self.engine.session("the scores", &onnx::export(&b.finish()))?;
         let asked = session.inputs();

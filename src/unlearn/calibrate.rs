@@ -134,7 +134,7 @@ fn split_by(n: usize, class: impl Fn(usize) -> Option<u32>, every: usize) -> (Ve
     (0..n).partition(|&i| {
         let seen = seen.entry(class(i)).or_default();
         *seen += 1;
-        *seen % every != 0
+        !seen.is_multiple_of(every)
     })
 }
 
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_part_of_each_class_is_split_off() {
-        let class = |i: usize| Some(u32::from(i % 3 == 0));
+        let class = |i: usize| Some(u32::from(i.is_multiple_of(3)));
         let (train, held) = split_by(60, class, 10);
         assert_eq!((train.len(), held.len()), (54, 6));
         assert_eq!(held.iter().filter(|&&i| class(i) == Some(1)).count(), 2);
@@ -287,7 +287,7 @@ mod tests {
     fn the_error_of_a_difference_comes_from_what_differs() {
         assert!(standard_error(&[true; 100], &[true; 100]) < 1e-12);
         // Eight lost and two gained of 100: variance of values -1, 0, 1 around 0.06.
-        let a: Vec<bool> = (0..100).map(|i| i < 8 || i >= 10).collect();
+        let a: Vec<bool> = (0..100).map(|i| !(8..10).contains(&i)).collect();
         let b: Vec<bool> = (0..100).map(|i| i >= 8).collect();
         assert!((standard_error(&a, &b) - ((0.1 - 0.0036) / 100.0f64).sqrt()).abs() < 1e-12);
     }

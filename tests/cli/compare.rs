@@ -7,7 +7,7 @@ use crate::common::{
 };
 use std::path::Path;
 
-/// Two runs on the little data of the tests.
+/// On the little data of the tests.
 fn compare(forget_data: Option<&Path>, more: &[&str]) -> Ran {
     let source = model("fashion-mnist");
     let mut args: Vec<String> = vec!["compare".into(), source.display().to_string()];
@@ -23,7 +23,6 @@ fn compare(forget_data: Option<&Path>, more: &[&str]) -> Ran {
         ("--noise-samples", "32"),
         ("--device", "cpu"),
         ("--threads", "1"),
-        ("--runs", "2"),
     ] {
         flag(name, value);
     }
@@ -41,7 +40,7 @@ fn methods_run_side_by_side_with_the_same_steps() {
     let folder = temporary();
     let forgotten = folder.path().join("forgotten.npz");
     data::retain().only(5).write_npz(&forgotten);
-    let shown = compare(Some(&forgotten), &["--impair-lr=0.002", "--json", "--quiet"]).exits(0).json();
+    let shown = compare(Some(&forgotten), &["--runs=2", "--impair-lr=0.002", "--json", "--quiet"]).exits(0).json();
     let methods = shown["methods"].as_array().expect("methods");
     let names: Vec<&str> = methods.iter().filter_map(|m| m["method"].as_str()).collect();
     assert_eq!(names, ["unsir", "gaussian-noise", "grey-images", "fine-tune", "random-labels", "gradient-ascent"]);
@@ -60,7 +59,7 @@ fn methods_run_side_by_side_with_the_same_steps() {
 
 #[test]
 fn without_samples_of_the_class_only_what_needs_none_runs() {
-    let table = compare(None, &["--impair-lr=0.001", "--quiet"]).exits(0).stdout;
+    let table = compare(None, &["--runs=2", "--impair-lr=0.001", "--quiet"]).exits(0).stdout;
     assert!(table.contains("fine-tune") && !table.contains("random-labels"), "{table}");
     compare(None, &["--methods=random-labels"]).fails(&["--methods random-labels", "--forget-data"]);
     compare(None, &["--runs=0"]).fails(&["--runs 0"]);

@@ -45,7 +45,8 @@ struct Figures {
 
 #[derive(Serialize)]
 struct Method {
-    method: Rival,
+    #[serde(rename = "method")]
+    rival: Rival,
     /// Steps of both phases.
     steps: usize,
     /// One entry a run; a run whose loss became no number has none.
@@ -103,7 +104,7 @@ impl Job<'_> {
         let mut progress = Progress::new(printer);
         let source = self.network.weights()?;
         let mut shown: Vec<Method> =
-            methods.iter().map(|&method| Method { method, steps: 0, runs: Vec::new(), seconds: 0.0 }).collect();
+            methods.iter().map(|&rival| Method { rival, steps: 0, runs: Vec::new(), seconds: 0.0 }).collect();
         let (mut rates, mut calibration, mut before) = (None, None, None);
         for run in 0..args.runs {
             self.recipe.seed = args.job.method.seed.wrapping_add(run as u64);
@@ -129,13 +130,13 @@ impl Job<'_> {
             let samples_fit = network.row.noise == (0..network.row.len());
             for method in &mut shown {
                 ensure!(
-                    samples_fit || !method.method.needs_forget_data(),
+                    samples_fit || !method.rival.needs_forget_data(),
                     "--methods {}: it takes models with one input of floats",
-                    method.method.name()
+                    method.rival.name()
                 );
-                let material = rivals.material(method.method).context("samples of the classes are missing")?;
+                let material = rivals.material(method.rival).context("samples of the classes are missing")?;
                 let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
-                let impair = phase(recipe.impair, impair * method.method.direction());
+                let impair = phase(recipe.impair, impair * method.rival.direction());
                 let done = trials.run(&material, impair, phase(recipe.repair, repair), &mut progress);
                 progress.finish();
                 let found = match done {
@@ -150,7 +151,7 @@ impl Job<'_> {
                 let said = found.map_or("the loss became no number".to_owned(), |f| {
                     format!("forgotten {}, retained {}", shown_share(f.forget), shown_share(f.retain))
                 });
-                printer.note(format!("run {}: {}: {said}", run + 1, method.method.name()));
+                printer.note(format!("run {}: {}: {said}", run + 1, method.rival.name()));
                 method.runs.push(found);
             }
         }
@@ -215,7 +216,7 @@ fn text(shown: &Shown) -> String {
         let _ = writeln!(
             text,
             "{:<16} {:>18} {:>18} {:>6} {:>8.1}{}",
-            method.method.name(),
+            method.rival.name(),
             of(|f| f.forget),
             of(|f| f.retain),
             method.steps,
