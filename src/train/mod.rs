@@ -5,6 +5,7 @@
 //! their gradients and the optimizer in one graph, whose state (noise, weights, moments) stays on the device between steps.
 
 mod batch_norm;
+mod channels;
 pub mod gradcheck;
 mod gradient;
 mod head;
@@ -12,6 +13,7 @@ mod inputs;
 mod loss;
 mod network;
 mod optimizer;
+mod penultimate;
 mod reading;
 mod rebatch;
 mod scorer;
@@ -27,6 +29,7 @@ pub use inputs::{Choice, Inputs, Part, Row, Site};
 pub use loss::Loss;
 pub use network::{BatchNorm, Network, TrainError, Weights};
 pub use optimizer::{Optimizer, Schedule};
+pub use penultimate::{Penultimate, PenultimateError};
 pub use reading::Reading;
 pub use scorer::Scorer;
 pub use stepper::{NoiseStepper, Step, WeightStepper};
