@@ -20,7 +20,7 @@ const LAMBDA: f64 = 1e-3;
 const ITERATIONS: usize = 300;
 
 /// Largest element of the gradient at the end.
-const TOLERANCE: f64 = 1e-5;
+const TOLERANCE: f64 = 1e-4;
 
 /// Sums over samples are made in so many parts, whatever the number of threads, and added in their order.
 const PARTS: usize = 16;

@@ -12,9 +12,7 @@ use super::{
     subject::{Opened, Subject, read_data, same_classes},
 };
 use crate::{
-    audit::{
-        AuditError, Figure, Measure, Outcome, Outputs, distance, membership, probe, prototype, quantisation,
-    },
+    audit::{AuditError, Figure, Measure, Outcome, Outputs, distance, membership, probe, prototype, quantisation},
     audit::{relearn, streisand, weights},
     cli::{
         Status,
