@@ -68,8 +68,9 @@ mod tests {
         close(of(agreement, &rows), 0.5);
         // 0.75 log2(4/3), 1 and 0 (see the divergence itself), over three samples.
         close(of(divergence, &rows), 0.437_093);
-        // sqrt(1/2), sqrt 2, 0.
-        close(of(activation, &rows), 0.707_107);
+        // sqrt(1/4 + 1/4); sqrt 2 and 0, halved.
+        close(of(activation, &[0]), (0.5f64.sqrt() * 1e6).round() / 1e6);
+        close(of(activation, &[1, 2]), (0.5f64.sqrt() * 1e6).round() / 1e6);
         // Shares of three finite samples (1/3, 2/3) and of four (2/4, 2/4): |1/3 - 1/2|.
         close(of(routing, &rows), 0.166_667);
         close(of(routing, &[1]), 1.0);

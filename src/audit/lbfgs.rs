@@ -13,7 +13,7 @@ const HALVINGS: usize = 30;
 /// gives value and gradient. Stops where the largest element of the gradient is at most `tolerance`, after `iterations`, or
 /// where no step along the direction falls any more.
 pub fn minimise(
-    f: &mut dyn FnMut(&[f64]) -> (f64, Vec<f64>),
+    mut f: impl FnMut(&[f64]) -> (f64, Vec<f64>),
     start: Vec<f64>,
     iterations: usize,
     tolerance: f64,
@@ -66,14 +66,15 @@ fn direction(gradient: &[f64], pairs: &[(Vec<f64>, Vec<f64>)]) -> Vec<f64> {
     }
     if let Some((s, y)) = pairs.last() {
         let scale = dot(s, y) / dot(y, y);
-        q.iter_mut().for_each(|v| *v *= scale);
+        for v in &mut q {
+            *v *= scale;
+        }
     }
     for ((s, y), a) in pairs.iter().zip(factors.into_iter().rev()) {
         let b = dot(y, &q) / dot(s, y);
         add(&mut q, a - b, s);
     }
-    q.iter_mut().for_each(|v| *v = -*v);
-    q
+    q.into_iter().map(|v| -v).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -91,18 +92,18 @@ mod tests {
     #[test]
     fn a_narrow_bowl_and_a_bent_valley() {
         // (x - 1)^2 + 1000 (y + 2)^2.
-        let mut bowl = |p: &[f64]| {
+        let bowl = |p: &[f64]| {
             let (a, b) = (p[0] - 1.0, p[1] + 2.0);
             (a * a + 1000.0 * b * b, vec![2.0 * a, 2000.0 * b])
         };
-        let found = minimise(&mut bowl, vec![10.0, 10.0], 100, 1e-9);
+        let found = minimise(bowl, vec![10.0, 10.0], 100, 1e-9);
         assert!((found[0] - 1.0).abs() < 1e-8 && (found[1] + 2.0).abs() < 1e-8, "{found:?}");
         // Rosenbrock's function, with its minimum at (1, 1).
-        let mut valley = |p: &[f64]| {
+        let valley = |p: &[f64]| {
             let (a, b) = (1.0 - p[0], p[1] - p[0] * p[0]);
             (a * a + 100.0 * b * b, vec![-2.0 * a - 400.0 * p[0] * b, 200.0 * b])
         };
-        let found = minimise(&mut valley, vec![-1.2, 1.0], 200, 1e-9);
+        let found = minimise(valley, vec![-1.2, 1.0], 200, 1e-9);
         assert!((found[0] - 1.0).abs() < 1e-6 && (found[1] - 1.0).abs() < 1e-6, "{found:?}");
     }
 }

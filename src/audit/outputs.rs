@@ -93,7 +93,9 @@ impl Outputs {
     #[cfg(test)]
     pub(super) fn made(rows: &[(usize, &[f64])]) -> Self {
         let mut all = Self { classes: rows[0].1.len(), ..Self::default() };
-        rows.iter().for_each(|(label, p)| all.push(*label, &p.iter().map(|p| p.ln()).collect::<Vec<_>>()));
+        for (label, p) in rows {
+            all.push(*label, &p.iter().map(|p| p.ln()).collect::<Vec<_>>());
+        }
         all
     }
 }

@@ -58,8 +58,8 @@ impl Probe {
             .collect();
         let mut probe = Self { classes, mean, scale, weights: vec![0.0; classes * (width + 1)] };
         let x = probe.standardised(features);
-        let mut objective = |w: &[f64]| objective(w, &x, &features.labels, classes);
-        probe.weights = lbfgs::minimise(&mut objective, probe.weights.clone(), ITERATIONS, TOLERANCE);
+        let objective = |w: &[f64]| objective(w, &x, &features.labels, classes);
+        probe.weights = lbfgs::minimise(objective, probe.weights.clone(), ITERATIONS, TOLERANCE);
         probe
     }
 

@@ -9,8 +9,9 @@ use crate::{
 
 /// What is printed with the figures.
 pub const DEFINITION: &str = "The whole model is trained on shuffled mini-batches of the training samples (--train-data, all \
-    classes, the forgotten ones included) by Adam (0.9, 0.999, 1e-8), BatchNormalization with its stored statistics; after \
-    each mini-batch the accuracy on the forgotten classes is measured on --data. RT is the number of mini-batches until it \
+    classes, the forgotten ones included) by Adam (0.9, 0.999, 1e-8), BatchNormalization as in training, with the \
+    statistics of the mini-batch, where the file has it; after each mini-batch the accuracy on the forgotten classes is \
+    measured on --data, with the stored statistics as they have moved. RT is the number of mini-batches until it \
     is at least 95 % of what the model before had. AIN = RT(after) / RT(retrained). All models are trained on the same \
     mini-batches.";
 /// Which values are good.

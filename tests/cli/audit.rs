@@ -222,7 +222,9 @@ fn rounded_to_int4(path: &Path) {
         let channel = values.len() / t.shape()[0];
         for row in values.chunks_exact_mut(channel) {
             let scale = row.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 7.0;
-            row.iter_mut().for_each(|v| *v = (*v / scale).round() * scale);
+            for v in row {
+                *v = (*v / scale).round() * scale;
+            }
         }
         Tensor::f32(t.shape(), values)
     };
@@ -375,7 +377,8 @@ fn text_and_csv_have_every_measure() {
     let json = full([&before, &after], &[&flags[..], &["--json"]].concat()).exits(0).json();
     let mut lines = csv.lines();
     assert_eq!(lines.next(), Some("measure,outcome,figure,of,value,unit,low,high,deviation,bound"));
-    let figures: Vec<&Json> = list(&json["measures"]).iter().flat_map(|m| m["figures"].as_array()).flatten().collect();
+    let figures: Vec<&Json> =
+        list(&json["measures"]).iter().filter_map(|m| m["figures"].as_array()).flatten().collect();
     let rows: Vec<&str> = lines.collect();
     assert_eq!(rows.len(), figures.len() + 1);
     let reason = "\"needs --retrained: a model that was trained without the classes\"".replace('"', "");

@@ -30,7 +30,10 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
-use std::{path::Path, rc::Rc};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 /// The models, in their order.
 const ROLES: [&str; 3] = ["before", "after", "retrained"];
@@ -103,7 +106,7 @@ pub fn run(args: &AuditArgs, printer: Printer) -> Result<Status> {
     check(args)?;
     interrupt::catch();
     let paths: Vec<&Path> =
-        [&args.before, &args.after].into_iter().chain(&args.retrained).map(|p| p.as_path()).collect();
+        [&args.before, &args.after].into_iter().chain(&args.retrained).map(PathBuf::as_path).collect();
     let files = paths.iter().map(|path| Ok(onnx::read(path)?)).collect::<Result<Vec<Model>>>()?;
     let subjects = files.iter().map(|model| Subject::of(model, &choice)).collect::<Result<Vec<_>>>()?;
     let runtime = session::open(&args.engine)?;

@@ -60,7 +60,9 @@ fn section(m: &Measure, said: bool, text: &mut String) {
             if left_out > 0 {
                 let _ = writeln!(text, "  and {left_out} more figures in --json and --csv");
             }
-            notes.iter().for_each(|note| wrapped(note, text));
+            for note in notes {
+                wrapped(note, text);
+            }
         }
     }
 }

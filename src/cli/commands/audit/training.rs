@@ -30,9 +30,13 @@ impl Job<'_> {
         let [forgotten, _] = self.groups();
         let before = self.sides[0].outputs.accuracy(&forgotten).unwrap_or(0.0);
         let target = TARGET * before;
-        let mut found: Vec<Relearned> = Vec::new();
+        let (mut found, mut frozen): (Vec<Relearned>, Vec<&str>) = (Vec::new(), Vec::new());
         for side in &self.sides {
-            found.push(self.relearn_one(side, target, &forgotten)?);
+            let (relearned, usual) = self.relearn_one(side, target, &forgotten)?;
+            found.push(relearned);
+            if !usual {
+                frozen.push(side.role);
+            }
         }
         let mut figures = Vec::new();
         for (side, r) in self.sides.iter().zip(&found) {
@@ -54,25 +58,42 @@ impl Job<'_> {
             self.args.relearn_lr,
             self.args.seed
         )];
+        if found[0].steps != Some(1) {
+            notes.push(
+                "The model before needs more than one mini-batch itself: at this learning rate training disturbs what it knew \
+                 (as it tends to where BatchNormalization is folded into the layers before it), and RT counts the way back from \
+                 that. Lower --relearn-lr until before needs 1, or audit files that have kept it."
+                    .into(),
+            );
+        }
+        if !frozen.is_empty() {
+            notes.push(format!("BatchNormalization with its stored statistics: {}", frozen.join(", ")));
+        }
         match found.get(2).map(|retrained| relearn::index(&found[1], retrained, cap)) {
             Some(Some((value, bound))) => {
                 figures.push(Figure { bound, ..Figure::number("AIN", "after, retrained", Some(value)) });
             }
             Some(None) => {
-                notes.push("AIN is not known: neither model reached the target; raise --relearn-steps".into())
+                notes.push("AIN is not known: neither model reached the target; raise --relearn-steps".into());
             }
             None => notes.push("AIN is not assessed: it needs --retrained".into()),
         }
         Ok(Outcome::Assessed { figures, notes })
     }
 
-    fn relearn_one(&self, side: &Side<'_>, target: f64, forgotten: &[usize]) -> Result<Relearned, AuditError> {
-        let Some(train) = &side.train else { return Ok(Relearned { steps: None, accuracy: Vec::new() }) };
+    /// Relearns a model; false where its BatchNormalization cannot compute with the statistics of a batch.
+    fn relearn_one(&self, side: &Side<'_>, target: f64, forgotten: &[usize]) -> Result<(Relearned, bool), AuditError> {
+        let Some(train) = &side.train else { return Ok((Relearned { steps: None, accuracy: Vec::new() }, true)) };
         let network = Network::with(side.model, &self.choice)?;
         let batch = self.args.batch_size;
-        let batched = self.at_batch(side, &network)?;
-        let weights = network.weights()?;
-        let mut judge = Judge::new(batched.scorer(&weights)?);
+        let (batched, usual) = match self.at_batch(side, &network, BatchNorm::Batch) {
+            Err(TrainError::BatchNorm { .. }) => (self.at_batch(side, &network, BatchNorm::Frozen)?, false),
+            found => (found?, true),
+        };
+        // It learns with the statistics of the batch, and is measured with the stored ones.
+        let judge = self.at_batch(side, &network, BatchNorm::Frozen)?;
+        let weights = batched.with_statistics(&network.weights()?);
+        let mut judge = Judge::new(judge.scorer(&weights)?);
         let mut stepper = batched.weight_stepper(&weights, OPTIMIZER, None, batch)?;
         let plan = Plan { target, cap: self.args.relearn_steps, batch, lr: self.args.relearn_lr, seed: self.args.seed };
         let mix = Mix::retain_only(train, batched.row.clone());
@@ -89,15 +110,20 @@ impl Job<'_> {
         };
         let found = relearn::relearn(&mut stepper, &mix, plan, &mut accuracy, &mut go_on)?;
         progress.finish();
-        Ok(found)
+        Ok((found, usual))
     }
 
-    /// The network at the batch of the audit, BatchNormalization with its stored statistics.
-    fn at_batch<'n>(&self, side: &Side<'_>, network: &'n Network) -> Result<BatchedNetwork<'n>, TrainError> {
+    /// The network at the batch of the audit.
+    fn at_batch<'n>(
+        &self,
+        side: &Side<'_>,
+        network: &'n Network,
+        batch_norm: BatchNorm,
+    ) -> Result<BatchedNetwork<'n>, TrainError> {
         let n = self.args.batch_size;
         let rows: Vec<usize> = (0..side.held.len().min(n)).collect();
         let samples = side.opened.classifier.samples(&side.held, &rows, n);
-        network.at_batch_of(&self.engine, samples, BatchNorm::Frozen)
+        network.at_batch_of(&self.engine, samples, batch_norm)
     }
 
     pub(super) fn quantisation(&mut self) -> Result<Outcome> {
@@ -113,7 +139,7 @@ impl Job<'_> {
                 figures.push(Figure::share(format!("as it is: {name}"), side.role, side.outputs.accuracy(rows)));
             }
             let network = Network::with(side.model, &self.choice)?;
-            let batched = self.at_batch(side, &network)?;
+            let batched = self.at_batch(side, &network, BatchNorm::Frozen)?;
             let weights = network.weights()?;
             let mut judge = Judge::new(batched.scorer(&weights)?);
             for form in Form::ALL {
