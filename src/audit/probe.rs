@@ -13,7 +13,7 @@ pub const DEFINITION: &str = "The model is cut before its last layer with weight
 pub const DIRECTION: &str = "What a model retrained without the class comes to is the target: features for other classes \
     tell an unseen class too. A recall above that shows what inner layers still hold of the class.";
 
-/// Half the weight of the squared weights beside the mean cross-entropy, times two: lambda/2 |W|^2.
+/// lambda/2 |W|^2 is added to the mean cross-entropy.
 const LAMBDA: f64 = 1e-3;
 
 /// Most steps of the minimiser.

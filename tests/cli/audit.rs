@@ -415,3 +415,18 @@ fn what_is_refused() {
     run(["audit", &path, &path, "--forget=1", "--data", &samples.display().to_string(), "--device=cpu"])
         .fails(&["steps.onnx", "6 predictions a sample"]);
 }
+
+#[test]
+fn training_that_disturbs_the_model_itself_is_said() {
+    let disturbed = |name: &str, lr: &str| {
+        let path = model(name);
+        let flags = ["--only=relearn", "--relearn-steps=3", "--json", lr];
+        let json = full([&path, &path], &flags).exits(0).json();
+        let notes = list(&measure(&json, "relearn")["notes"]);
+        notes.iter().any(|n| n.as_str().is_some_and(|n| n.starts_with("The model before needs more than one")))
+    };
+    assert!(disturbed("fashion-mnist", "--relearn-lr=0.05"));
+    assert!(!disturbed("fashion-mnist", "--relearn-lr=0.001"));
+    // BatchNormalization with the statistics of the mini-batch.
+    assert!(!disturbed("fashion-mnist-bn", "--relearn-lr=0.001"));
+}

@@ -60,7 +60,7 @@ impl Job<'_> {
         for side in &self.sides {
             let (layer, [train, held]) = self.features(side)?;
             self.printer.note(format!("fitting the probe of {}", side.opened.subject.name()));
-            let predicted = Probe::fit(&train, self.names.len()).predict(&held);
+            let predicted = Probe::fit(train, self.names.len()).predict(held);
             self.recalls(side.role, &predicted, &held.labels, &mut figures);
             notes.push(format!("{}: {} features, which node {} reads", side.role, train.width, layer.node));
         }
@@ -79,7 +79,7 @@ impl Job<'_> {
         let (mut figures, mut notes) = (Vec::new(), Vec::new());
         for side in &self.sides {
             let (layer, [train, held]) = self.features(side)?;
-            let last = layer.rows.as_ref().and_then(|rows| LastLayer::of(rows, &train));
+            let last = layer.rows.as_ref().and_then(|rows| LastLayer::of(rows, train));
             let Some(last) = last else {
                 return Ok(not_assessed(format!(
                     "{}: the scores are not the features times the weights of node {} plus offsets, so that no row of them \
@@ -88,7 +88,7 @@ impl Job<'_> {
                     layer.node
                 )));
             };
-            let draws = (0..prototype::DRAWS).map(|d| last.attacked(&train, &self.forget, self.args.seed, d));
+            let draws = (0..prototype::DRAWS).map(|d| last.attacked(train, &self.forget, self.args.seed, d));
             let Some(attacked) = draws.collect::<Option<Vec<LastLayer>>>() else {
                 let (shots, data) = (prototype::SHOTS, "--train-data");
                 return Ok(not_assessed(format!(
@@ -98,7 +98,7 @@ impl Job<'_> {
             let mut runs: Vec<Vec<Figure>> = Vec::new();
             for layer in &attacked {
                 let mut of_draw = Vec::new();
-                self.recalls(side.role, &layer.predict(&held), &held.labels, &mut of_draw);
+                self.recalls(side.role, &layer.predict(held), &held.labels, &mut of_draw);
                 runs.push(of_draw);
             }
             for i in 0..runs[0].len() {
@@ -129,7 +129,10 @@ impl Job<'_> {
     }
 
     /// The penultimate layer, and its features of training and of held-out samples.
-    fn features(&self, side: &Side<'_>) -> Result<(Penultimate, [Features; 2]), AuditError> {
+    fn features<'s>(&self, side: &'s Side<'_>) -> Result<&'s (Penultimate, [Features; 2]), AuditError> {
+        if let Some(known) = side.features.get() {
+            return Ok(known);
+        }
         let layer = Penultimate::of(side.model, &self.choice)?;
         let mut session = layer.session(&self.engine, side.opened.subject.reading.live_batch_norm)?;
         let mut of = |data: &Dataset| {
@@ -142,6 +145,6 @@ impl Job<'_> {
         };
         let train = side.train.as_deref().map_or_else(|| Ok(Features::default()), &mut of)?;
         let held = of(&side.held)?;
-        Ok((layer, [train, held]))
+        Ok(side.features.get_or_init(|| (layer, [train, held])))
     }
 }

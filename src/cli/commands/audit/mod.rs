@@ -12,7 +12,9 @@ use super::{
     subject::{Opened, Subject, read_data, same_classes},
 };
 use crate::{
-    audit::{AuditError, Figure, Measure, Outcome, Outputs, distance, membership, probe, prototype, quantisation},
+    audit::{
+        AuditError, Features, Figure, Measure, Outcome, Outputs, distance, membership, probe, prototype, quantisation,
+    },
     audit::{relearn, streisand, weights},
     cli::{
         Status,
@@ -25,12 +27,13 @@ use crate::{
     onnx::{self, Model},
     report::{PreprocessRecord, RuntimeRecord, Warning},
     runtime::Engine,
-    train::Choice,
+    train::{Choice, Penultimate},
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::{
+    cell::OnceCell,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -86,6 +89,8 @@ struct Side<'a> {
     train: Option<Rc<Dataset>>,
     /// What it says about the held-out data.
     outputs: Outputs,
+    /// Its penultimate layer, with the features of training and of held-out samples, once they were asked for.
+    features: OnceCell<(Penultimate, [Features; 2])>,
 }
 
 /// Everything that measures need.
@@ -141,7 +146,7 @@ pub fn run(args: &AuditArgs, printer: Printer) -> Result<Status> {
         let batches = held.len().div_ceil(opened.classifier.batch);
         let outputs = Outputs::of(&mut opened.classifier, &held, &all, ticking(&mut progress, "measure", batches))?;
         progress.finish();
-        sides.push(Side { role: ROLES[i], model: &files[i], opened, held, train, outputs });
+        sides.push(Side { role: ROLES[i], model: &files[i], opened, held, train, outputs, features: OnceCell::new() });
     }
     let engine = runtime.engine.clone();
     let mut job = Job { args, engine, choice, names, forget, sides, printer };
