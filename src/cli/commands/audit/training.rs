@@ -14,7 +14,7 @@ use crate::{
 };
 use anyhow::Result;
 
-/// Tensors that a table lists, those that moved most; the others are in the JSON.
+/// Tensors that a table lists, those that moved most; the others, and those that did not move, are in the JSON.
 const MOST_TENSORS: usize = 10;
 
 impl Job<'_> {
@@ -193,6 +193,6 @@ fn each(moved: &Moved, kind: &str, figures: &mut Vec<Figure>) {
     tensors.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     for (i, (name, value)) in tensors.into_iter().enumerate() {
         let figure = Figure::number(format!("{kind}{name}"), "after, before", Some(value));
-        figures.push(Figure { detail: i >= MOST_TENSORS, ..figure });
+        figures.push(Figure { detail: i >= MOST_TENSORS || value <= 0.0, ..figure });
     }
 }
