@@ -9,8 +9,10 @@
 //! 4. [`unlearn`] learns error-maximising noise for the classes, impairs and repairs the weights (UNSIR).
 //! 5. [`onnx`] patches the new weights into a copy of the source bytes; [`provenance`] stamps them; [`check`] runs the
 //!    finished bytes in tract; [`evaluate`] measures them.
-//! 6. [`report`] writes down what happened; [`cli`] is the only module that prints or chooses an exit code.
+//! 6. [`audit`] measures what a model still holds of classes that were taken out, in a command of its own.
+//! 7. [`report`] writes down what happened; [`cli`] is the only module that prints or chooses an exit code.
 
+pub mod audit;
 pub mod autodiff;
 pub mod check;
 pub mod cli;

@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // `runtime` for its errors.
     ("unlearn", &["tensor", "data", "train", "runtime", "evaluate"]),
     ("evaluate", &["tensor", "data", "runtime"]),
+    ("audit", &["tensor", "data", "train", "runtime", "unlearn", "evaluate"]),
     ("check", &["tensor", "data"]),
     ("provenance", &["tensor", "onnx"]),
     (
@@ -52,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "data",
             "unlearn",
             "evaluate",
+            "audit",
             "check",
             "provenance",
             "report",

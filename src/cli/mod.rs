@@ -39,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Forget(args) => commands::forget::run(&args, printer),
         Command::Compare(args) => commands::forget::compare(&args, printer),
         Command::Evaluate(args) => commands::evaluate::run(&args, printer),
+        Command::Audit(args) => commands::audit::run(&args, printer),
         Command::Verify(args) => commands::verify::run(&args, printer),
         Command::Inspect(args) => commands::inspect::run(&args, printer),
         Command::Gradcheck(args) => commands::gradcheck::run(&args, printer),

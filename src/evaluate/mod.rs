@@ -10,7 +10,7 @@ pub use distribution::{calibration_error, entropy, jensen_shannon};
 pub use measurement::{Comparison, Group, Measurement, Route, Share, Versus};
 pub use predictions::Predictions;
 pub use scores::{Scores, argmax};
-pub use statistics::{Discordant, mcnemar, wilson};
+pub use statistics::{Discordant, Z, mcnemar, wilson};
 
 use crate::{
     data::Dataset,
@@ -182,20 +182,25 @@ impl Classifier<'_> {
     /// What the model is fed for these samples, each input in its type. The batch is filled up with the samples over again,
     /// so that a model whose scores depend on the batch sees nothing foreign.
     pub fn feeds(&self, data: &Dataset, rows: &[usize]) -> Vec<(String, Tensor)> {
+        let constants = self.constants.iter().map(|(n, t)| (n.clone(), self.typed(n, t)));
+        constants.chain(self.samples(data, rows, self.batch)).collect()
+    }
+
+    /// The inputs that hold samples, filled up to `batch` samples in the same way.
+    pub fn samples(&self, data: &Dataset, rows: &[usize], batch: usize) -> Vec<(String, Tensor)> {
         let width = data.sample_len();
-        let mut x = vec![0.0; self.batch * width];
-        let full: Vec<usize> = rows.iter().copied().cycle().take(self.batch).collect();
+        let mut x = vec![0.0; batch * width];
+        let full: Vec<usize> = rows.iter().copied().cycle().take(batch).collect();
         data.batch(&full, &mut x[..full.len() * width]);
         let further = data.further();
         let shapes = std::iter::once(data.sample_shape()).chain(further.iter().map(|f| f.shape.as_slice()));
         let mut at = 0;
-        let mut feeds: Vec<(String, Tensor)> =
-            self.constants.iter().map(|(n, t)| (n.clone(), self.typed(n, t))).collect();
+        let mut feeds = Vec::new();
         for (name, shape) in self.inputs.iter().zip(shapes) {
             let length: usize = shape.iter().product();
             let values = x.chunks_exact(width).flat_map(|row| &row[at..at + length]).copied().collect();
             at += length;
-            let shape: Vec<usize> = std::iter::once(self.batch).chain(shape.iter().copied()).collect();
+            let shape: Vec<usize> = std::iter::once(batch).chain(shape.iter().copied()).collect();
             feeds.push((name.clone(), self.typed(name, &Tensor::f32(shape, values))));
         }
         feeds

@@ -49,6 +49,21 @@ impl Scores {
         }
     }
 
+    /// The logarithm of the probability of every class, where the classes exclude each other: it does not underflow where
+    /// the scores are logits or logarithms.
+    pub fn log_probabilities(self, row: &ArrayView1<'_, f32>) -> Vec<f64> {
+        let each = |f: &dyn Fn(f64) -> f64| row.iter().map(|&v| f(v.into())).collect();
+        match self {
+            Self::Logits | Self::IndependentLogits => {
+                let sum = log_sum_exp(row);
+                each(&|v| v - sum)
+            }
+            Self::LogProbabilities => each(&|v| v),
+            // As in the cross-entropy.
+            Self::Probabilities | Self::Independent => each(&|v| v.max(f64::from(f32::MIN_POSITIVE)).ln()),
+        }
+    }
+
     /// What the score of an independent class has to be above for the class to be predicted: a probability of 0.5.
     pub fn threshold(self) -> f32 {
         if self == Self::Independent { 0.5 } else { 0.0 }

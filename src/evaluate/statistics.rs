@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// The 0.975 quantile of the standard normal distribution: two-sided intervals of 95 %.
-const Z: f64 = 1.959_963_984_540_054;
+pub const Z: f64 = 1.959_963_984_540_054;
 
 /// Wilson's score interval of 95 % for a share of which `successes` of `n` were seen; `None` for no sample.
 ///

@@ -30,6 +30,11 @@ pub fn present(graph: &Graph) -> bool {
     graph.nodes.iter().any(is_batch_norm)
 }
 
+/// Names of the running means and variances.
+pub fn statistics(graph: &Graph) -> impl Iterator<Item = &str> {
+    graph.nodes.iter().filter(|n| is_batch_norm(n)).flat_map(|n| [n.input(3), n.input(4)]).flatten()
+}
+
 /// True when the graph, lifted or not, has a BatchNormalization in training mode, whose scores depend on the whole batch.
 pub fn live(graph: &Graph) -> bool {
     // Before opset 14 further outputs are what says so.

@@ -6,6 +6,7 @@
 
 mod batch_norm;
 mod bias;
+mod channels;
 pub mod gradcheck;
 mod gradient;
 mod head;
@@ -13,6 +14,7 @@ mod inputs;
 mod loss;
 mod network;
 mod optimizer;
+mod penultimate;
 mod reading;
 mod rebatch;
 mod scorer;
@@ -29,6 +31,7 @@ pub use inputs::{Choice, Inputs, Part, Row, Site};
 pub use loss::Loss;
 pub use network::{BatchNorm, Network, TrainError, Weights};
 pub use optimizer::{Optimizer, Schedule};
+pub use penultimate::{Penultimate, PenultimateError};
 pub use reading::Reading;
 pub use scorer::Scorer;
 pub use stepper::{NoiseStepper, Step, WeightStepper};

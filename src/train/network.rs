@@ -1,7 +1,7 @@
 //! A classifier made ready for training: the graph up to the logits and its weights.
 
 use super::{
-    batch_norm,
+    batch_norm, channels,
     head::{Head, HeadError},
     inputs::{self, Choice, Inputs, Part, Row, Site},
     reading, rebatch,
@@ -237,6 +237,17 @@ impl Network {
             })
         };
         weights.iter().map(write).collect()
+    }
+
+    /// The axis of a stored tensor that counts the outputs of its layer, for a scale per channel.
+    pub fn output_axis(&self, name: &str) -> usize {
+        channels::output_axis(&self.graph, name)
+    }
+
+    /// The stored mean and variance of the BatchNormalization nodes, by name.
+    pub fn running_statistics(&self) -> Weights {
+        let names = batch_norm::statistics(&self.graph);
+        names.filter_map(|name| Some((name.to_owned(), Arc::clone(self.graph.constants.get(name)?)))).collect()
     }
 
     /// True when the model has BatchNormalization nodes.

@@ -1,7 +1,6 @@
 //! The scores of samples under weights that change: the forward half of a step, for judging weights while they are made.
 
 use super::{
-    loss,
     network::TrainError,
     network::Weights,
     steps::{BatchedNetwork, fed},

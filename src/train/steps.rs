@@ -367,6 +367,12 @@ impl BatchedNetwork<'_> {
         self.running.iter().any(|r| r.name == name)
     }
 
+    /// Writes what makes one row of scores of every prediction.
+    pub(super) fn scores(&self, b: &mut Builder) -> Value {
+        let logits = b.value(&self.network.head.logits).cloned().expect("the trace has found the logits");
+        loss::scores(b, &logits, self.layout, self.predictions())
+    }
+
     pub(super) fn loss(
         &self,
         b: &mut Builder,

@@ -1,8 +1,10 @@
 //! What was typed. What it means is in `plan`.
 
+mod audit;
 mod evaluate;
 mod shared;
 
+pub use audit::{AuditArgs, MeasureArg};
 pub use evaluate::EvaluateArgs;
 pub use shared::{EngineArgs, LayoutArg, ModelArgs, PreprocessArgs, ReadArgs};
 
@@ -27,6 +29,8 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Measures models class by class, alone or side by side; trains nothing
     Evaluate(Box<EvaluateArgs>),
+    /// Measures what a model still holds of classes that were taken out, with samples of them; writes no model
+    Audit(Box<AuditArgs>),
     /// Checks that a model is what its stamp says
     Verify(VerifyArgs),
     /// Shows what a model is and what of it would be trained
@@ -47,6 +51,7 @@ impl Command {
             Self::Forget(a) => a.quiet,
             Self::Compare(a) => a.quiet,
             Self::Evaluate(a) => a.quiet,
+            Self::Audit(a) => a.quiet,
             Self::Gradcheck(a) => a.quiet,
             Self::Demo(a) => a.quiet,
             Self::Verify(_) | Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) => false,
@@ -58,6 +63,7 @@ impl Command {
             Self::Forget(a) => a.json,
             Self::Compare(a) => a.json,
             Self::Evaluate(a) => a.json,
+            Self::Audit(a) => a.json,
             Self::Verify(a) => a.json,
             Self::Inspect(a) => a.json,
             Self::Gradcheck(a) => a.json,

@@ -1,5 +1,6 @@
 //! One file a command; each reads as its story.
 
+pub mod audit;
 pub mod demo;
 pub mod digest;
 pub mod evaluate;
@@ -11,5 +12,6 @@ pub mod runtime;
 mod samples;
 mod session;
 mod source;
+mod subject;
 mod table;
 pub mod verify;

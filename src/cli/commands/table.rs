@@ -1,4 +1,4 @@
-//! The table per class at the end of a run.
+//! Tables: the one per class at the end of a run, and cells in columns.
 
 use crate::{
     data::ClassNames,
@@ -45,4 +45,39 @@ pub fn per_class(m: &Measured, names: &ClassNames, forget: &[usize]) -> String {
 pub fn label(names: &ClassNames, class: usize, forget: &[usize]) -> String {
     let mark = if forget.contains(&class) { " (forget)" } else { "" };
     if names.are_indices() { format!("class {class}{mark}") } else { format!("{class} {}{mark}", names.name(class)) }
+}
+
+/// The cells of a line.
+pub type Row = Vec<String>;
+
+/// Cells in columns: the first one to the left, the others to the right.
+pub fn grid(rows: &[Row]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (c, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            let _ = if c == 0 { write!(text, "{cell:width$}") } else { write!(text, "  {cell:>width$}") };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// A text in CSV: in quotation marks where it needs them.
+pub fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn texts_with_commas_and_quotation_marks_are_quoted() {
+        assert_eq!(quoted("tench"), "tench");
+        assert_eq!(quoted("tench, Tinca tinca"), "\"tench, Tinca tinca\"");
+        assert_eq!(quoted("5\" disk"), "\"5\"\" disk\"");
+    }
 }

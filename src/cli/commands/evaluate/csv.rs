@@ -1,7 +1,7 @@
 //! The result as CSV (RFC 4180, lines ending in a line feed): a row for each model and class.
 
 use super::Shown;
-use crate::evaluate::Versus;
+use crate::{cli::commands::table::quoted, evaluate::Versus};
 
 /// Columns of every row; where classes exclude each other a column for each predicted class follows.
 const COLUMNS: &[&str] = &[
@@ -53,21 +53,4 @@ fn versus(v: Option<&Versus>) -> [String; 4] {
 
 fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| v.to_string())
-}
-
-/// A text in quotation marks where it needs them.
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn texts_with_commas_and_quotation_marks_are_quoted() {
-        assert_eq!(quoted("tench"), "tench");
-        assert_eq!(quoted("tench, Tinca tinca"), "\"tench, Tinca tinca\"");
-        assert_eq!(quoted("5\" disk"), "\"5\"\" disk\"");
-    }
 }

@@ -1,20 +1,21 @@
 //! `evaluate`: how good are these models, class by class, and where do samples go? Trains nothing.
 
 mod csv;
-mod subject;
 mod table;
 
-use super::{session, source};
+use super::{
+    session, source,
+    subject::{Opened, Subject, read_data, same_classes},
+};
 use crate::{
     cli::{Status, args::EvaluateArgs, interrupt, plan, printer::Printer, progress::Progress},
-    data::{self, ClassNames, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
-    evaluate::{Measurement, Predictions},
+    data::{ClassNames, Dataset, LoadSummary, PixelKind},
+    evaluate::{Measurement, Predictions, Scores},
     report::{PreprocessRecord, RuntimeRecord, Warning},
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use std::{collections::BTreeSet, rc::Rc};
-use subject::{Opened, Subject};
+use std::collections::BTreeSet;
 
 /// A confusion matrix of more classes fits no terminal.
 const MOST_COLUMNS: usize = 20;
@@ -71,7 +72,7 @@ pub fn run(args: &EvaluateArgs, printer: Printer) -> Result<Status> {
     );
     let names = source::names(args.labels.as_deref(), &args.data, classes)?;
     let route = route(args, &subjects, &names)?;
-    let (sets, summary) = read(args, &preprocess, &names, &models)?;
+    let (sets, summary) = read_data("--data", &args.data, None, &preprocess, &names, &models)?;
     ensure!(
         !args.confusion || !summary.multi_hot,
         "--confusion: with several classes in a sample there is no matrix of them; leave the flag out"
@@ -100,32 +101,11 @@ pub fn run(args: &EvaluateArgs, printer: Printer) -> Result<Status> {
         classes: names,
         route,
         runtime: runtime.record()?,
-        models: models.iter().zip(measured).map(|(model, measured)| model.shown(measured)).collect(),
+        models: models.iter().zip(measured).map(|(model, measured)| shown(model, measured)).collect(),
     };
     printer.json(&shown)?;
     printer.result(if args.csv { csv::text(&shown) } else { table::text(&shown, args.confusion) });
     Ok(Status::Yes)
-}
-
-/// The number of classes of all models.
-fn same_classes(models: &[Opened<'_>]) -> Result<usize> {
-    let first = &models[0];
-    for other in models {
-        let (a, b) = (first.layout, other.layout);
-        if a.classes != b.classes || a.predictions != b.predictions {
-            bail!(
-                "{} has {} classes and {} prediction(s) a sample, but {} has {} and {}; models are measured side by side on \
-                 the same classes and predictions",
-                other.subject.name(),
-                b.classes,
-                b.predictions,
-                first.subject.name(),
-                a.classes,
-                a.predictions
-            );
-        }
-    }
-    Ok(first.layout.classes)
 }
 
 /// The classes whose samples are followed.
@@ -135,51 +115,6 @@ fn route(args: &EvaluateArgs, subjects: &[Subject], names: &ClassNames) -> Resul
     }
     let stamped: BTreeSet<usize> = subjects.iter().flat_map(|s| s.forgotten.iter().copied()).collect();
     Ok(stamped.into_iter().filter(|&class| class < names.len()).collect())
-}
-
-/// The data as each model takes it. Models that take it alike share one set.
-fn read(
-    args: &EvaluateArgs,
-    preprocess: &Preprocess,
-    names: &ClassNames,
-    models: &[Opened<'_>],
-) -> Result<(Vec<Rc<Dataset>>, LoadSummary)> {
-    let mut loaded: Vec<(Vec<InputSpec>, bool, Rc<Dataset>, LoadSummary)> = Vec::new();
-    let mut sets = Vec::new();
-    for model in models {
-        let (layout, specs) = (model.layout, model.subject.specs());
-        if let Some((.., set, _)) = loaded.iter().find(|(s, i, ..)| *s == specs && *i == layout.independent) {
-            sets.push(Rc::clone(set));
-            continue;
-        }
-        let input = specs[0].clone();
-        let preprocess =
-            if input.integers { source::raw(preprocess.clone(), &input.name)? } else { preprocess.clone() };
-        let plan = LoadPlan {
-            path: &args.data,
-            classes: layout.classes,
-            names: (!names.are_indices()).then_some(names),
-            drop: &[],
-            per_class: None,
-            input,
-            further: &specs[1..],
-            predictions: layout.predictions,
-            independent: layout.independent,
-            preprocess: &preprocess,
-        };
-        let (set, summary) =
-            data::load(&plan).with_context(|| format!("{}: --data {}", model.subject.name(), args.data.display()))?;
-        let set = Rc::new(set);
-        sets.push(Rc::clone(&set));
-        loaded.push((specs, layout.independent, set, summary));
-    }
-    let summary = loaded.swap_remove(0).3;
-    ensure!(
-        sets.iter().all(|set| set.multi_hot() == summary.multi_hot && set.labels() == sets[0].labels()),
-        "--data {}: the labels mean one thing for one of the models and another for another one; measure them one by one",
-        args.data.display()
-    );
-    Ok((sets, summary))
 }
 
 fn warn(args: &EvaluateArgs, summary: &LoadSummary, subjects: &[Subject], printer: Printer) {
@@ -214,4 +149,20 @@ fn predict(
     progress.advance(batches, "");
     progress.finish();
     Ok(predictions)
+}
+
+fn shown(model: &Opened<'_>, measured: Measurement) -> ModelShown {
+    ModelShown {
+        model: model.subject.name(),
+        output: model.classifier.output.to_owned(),
+        scores: match model.classifier.scores {
+            Scores::Logits => "logits",
+            Scores::Probabilities => "probabilities",
+            Scores::LogProbabilities => "log_probabilities",
+            Scores::Independent => "independent_probabilities",
+            Scores::IndependentLogits => "independent_logits",
+        },
+        forgotten: model.subject.forgotten.clone(),
+        measured,
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{ModelShown, Shown};
 use crate::{
-    cli::commands::table::label,
+    cli::commands::table::{Row, grid, label},
     evaluate::{Group, Measurement, Versus},
     report::percent,
 };
@@ -10,8 +10,6 @@ use std::fmt::Write;
 
 /// Classes that a routing table lists; the others are taken together.
 const MOST_ROUTES: usize = 10;
-
-type Row = Vec<String>;
 
 /// Classes, the figures of the whole, routing, and on demand the confusion matrix.
 pub(super) fn text(s: &Shown, confusion: bool) -> String {
@@ -172,21 +170,6 @@ fn matrix(s: &Shown, i: usize, m: &ModelShown) -> Option<Vec<Row>> {
         rows.push(std::iter::once(label(&s.classes, c, &[])).chain(cells).collect());
     }
     Some(rows)
-}
-
-/// Cells in columns: the first one to the left, the others to the right.
-fn grid(rows: &[Row]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        for (c, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            let _ = if c == 0 { write!(text, "{cell:width$}") } else { write!(text, "  {cell:>width$}") };
-        }
-        text.push('\n');
-    }
-    text
 }
 
 fn share(value: Option<f64>) -> String {
