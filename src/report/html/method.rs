@@ -47,7 +47,8 @@ impl Page<'_> {
                 } }
                 p.note {
                     "Turned: share of retained samples that were changed until the source model took them for the class, and \
-                     that are still taken for it (at most " (percent(Some(calibration.limits.turned))) " counts as gone). \
+                     that are still taken for it (at most " (percent(Some(calibration.limits.turned))) " counts as gone, \
+                     and at most " (percent(Some(calibration.limits.turned_beside))) " beside real samples). \
                      Forgotten: accuracy on held-out samples of the classes named, where there are some (at most "
                     (percent(Some(calibration.limits.forget))) "). Retained: accuracy on the other classes (a fall of at most "
                     (format!("{:.2}", 100.0 * calibration.limits.drop)) " points, within a standard error)."

@@ -92,6 +92,7 @@ fn the_published_rates_destroy_the_model_and_nothing_is_written() {
     // 500 retain images a class, as in the demonstration: enough steps for the published rates to do their damage.
     let forget = kept()
         .without("--keep-failed")
+        .without("--impair-lr")
         .set("--variant", "reference")
         .set("--retain", crate::common::fixture("data/fashion-mnist-retain.npz"))
         .set("--forget", "0")
