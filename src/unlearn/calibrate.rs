@@ -25,7 +25,7 @@ pub const JUDGING: usize = 5;
 pub const GONE: f64 = 0.02;
 
 /// The same beside real samples of the class, of which there may be few.
-pub const GONE_BESIDE: f64 = 0.2;
+pub const GONE_BESIDE: f64 = 0.05;
 
 /// A model that has lost this part of its accuracy is destroyed: what it knows says nothing about milder rates.
 const DESTROYED: f64 = 0.25;
