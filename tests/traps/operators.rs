@@ -48,7 +48,9 @@ fn imports_that_no_node_uses() {
 #[test]
 fn quantizers_around_every_layer() {
     let scales = ["conv.weight.scale", "fc.weight.scale", "scale"];
-    let trap = trap("qdq-int8").estimated().set("--impair-lr", "0.02").frozen(NO_GRADIENT, &scales);
+    // int8 has few steps: a rate that takes them, and a repair that does not take them back.
+    let trap = trap("qdq-int8").estimated().set("--impair-lr", "0.02").set("--repair-lr", "0.00025");
+    let trap = trap.frozen(NO_GRADIENT, &scales);
     trap.frozen(NOT_USED, &["conv.bias.scale", "fc.bias.scale"]).trains(USUAL);
 }
 
