@@ -13,9 +13,7 @@ use onnx_unlearn::{
     runtime::{Device, Engine, find},
     tensor::Tensor,
     train::{BatchNorm, BatchedNetwork, Goal, Network, NoiseLoss, Optimizer, Range, Weights},
-    unlearn::{
-        self, CANDIDATES, HELD, Material, Mix, NoiseSettings, PhaseSettings, Recipe, Trials, Turned, Variant, Watch,
-    },
+    unlearn::{self, HELD, Material, Mix, NoiseSettings, PhaseSettings, Recipe, Trials, Turned, Variant, Watch},
 };
 use std::{
     fmt::Write,
@@ -181,8 +179,7 @@ fn signs(
     seed: u64,
 ) -> Fallible<Vec<Turned>> {
     let (n, classes, width) = (network.batch, network.layout.classes, retain.sample_len());
-    let count = retain.len().min(CANDIDATES);
-    let candidates: Vec<usize> = (0..count).map(|i| i * retain.len() / count).collect();
+    let candidates = unlearn::candidates(retain);
     let scores = trials.scores_of_data(source, retain, &candidates)?;
     let near = unlearn::nearest(&candidates, &scores, classes, class, false, n);
     let turned = Turned::new(network, source, range, retain, &near, class)?;

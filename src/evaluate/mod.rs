@@ -134,6 +134,11 @@ impl Evaluation {
         (sum.total > 0).then(|| 2.0 * sum.correct as f64 / (sum.correct + sum.total + false_positives) as f64)
     }
 
+    /// What the classes that `pick` takes are judged by: the micro-F1 where labels are multi-hot, the accuracy elsewhere.
+    pub fn quality(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
+        if self.multi_hot() { self.micro_f1(pick) } else { self.accuracy(pick) }
+    }
+
     /// Mean cross-entropy in nats over the samples of the classes that `pick` takes.
     pub fn loss(&self, pick: impl Fn(usize) -> bool) -> Option<f64> {
         let sum = self.sum(pick);

@@ -122,10 +122,7 @@ impl Gates {
                 detail: "no held-out samples of every forgotten class (--eval)".into(),
             },
         };
-        let retained = |e: &Evaluation| {
-            let kept = |c: usize| !forgotten(c);
-            if e.multi_hot() { e.micro_f1(kept) } else { e.accuracy(kept) }
-        };
+        let retained = |e: &Evaluation| e.quality(|c| !forgotten(c));
         let retain_gate = match (retained(&m.before), retained(&m.after_repair)) {
             (Some(before), Some(after)) => {
                 let drop = before - after;

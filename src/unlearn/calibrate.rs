@@ -6,7 +6,6 @@
 use super::{Material, Outcome, PhaseSettings, Recipe, Sign, Trials, Turned, UnlearnError, Watch, ladder};
 use crate::{
     data::Dataset,
-    evaluate::Evaluation,
     train::{Optimizer, Weights},
 };
 use serde::Serialize;
@@ -155,9 +154,8 @@ impl Calibrator<'_> {
         let source = self.judged(trials, &trials.start().clone(), held)?;
         tell(&source);
         let mut rows: Vec<Row> = Vec::new();
-        loop {
-            let tried: Vec<(f64, Outcome)> = rows.iter().map(|r| (r.impair_lr, r.outcome)).collect();
-            let Some(rate) = ladder::next(&tried, start) else { break };
+        let tried = |rows: &[Row]| rows.iter().map(|r| (r.impair_lr, r.outcome)).collect::<Vec<_>>();
+        while let Some(rate) = ladder::next(&tried(&rows), start) {
             let started = Instant::now();
             let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
             let (impair, repair) = (phase(self.recipe.impair, rate), phase(self.recipe.repair, REPAIR * rate));
@@ -180,7 +178,6 @@ impl Calibrator<'_> {
             self.judge(&source, &mut rows);
             tell(&rows[rows.len() - 1]);
         }
-        let tried: Vec<(f64, Outcome)> = rows.iter().map(|r| (r.impair_lr, r.outcome)).collect();
         let (judged_on, samples) = match &self.validation {
             Some(v) => ("eval", v.rows.len()),
             None => ("retain", held.len()),
@@ -190,7 +187,7 @@ impl Calibrator<'_> {
             judged_on,
             samples,
             source,
-            chosen: ladder::chosen(&tried),
+            chosen: ladder::chosen(&tried(&rows)),
             trials: rows,
         })
     }
@@ -203,7 +200,6 @@ impl Calibrator<'_> {
             Some(v) => trials.evaluate(weights, v.data, &v.rows)?,
             None => trials.evaluate(weights, self.retain, held)?,
         };
-        let quality = |e: &Evaluation| if e.multi_hot() { e.micro_f1(kept) } else { e.accuracy(kept) };
         let of = |&class: &usize| Some(Sign { class, known: found.accuracy(|c| c == class)? });
         let mut signs = Vec::new();
         for turned in &self.turned {
@@ -218,7 +214,7 @@ impl Calibrator<'_> {
             loss: None,
             turned: signs,
             forget: forget.iter().filter_map(of).collect(),
-            retain: quality(&found),
+            retain: found.quality(kept),
             hits: found.hits.iter().filter(|(class, _)| kept(*class)).map(|&(_, hit)| hit).collect(),
             outcome: Outcome::TooWeak,
         })

@@ -19,7 +19,7 @@ pub use noise::{NoiseRun, learn};
 pub use recipe::{NoiseSettings, PhaseSettings, Recipe, Variant};
 pub use rivals::{Rival, Rivals};
 pub use trials::{Material, Trial, Trials};
-pub use turned::{CANDIDATES, Sign, Turned, nearest};
+pub use turned::{Sign, Turned, candidates, nearest};
 
 use crate::{
     data::{Prefetch, Seeded},

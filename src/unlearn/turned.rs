@@ -23,7 +23,7 @@ const SURE: f32 = 0.02;
 const LR: f64 = 0.02;
 
 /// Retained samples among which those nearest to the class are looked for.
-pub const CANDIDATES: usize = 4096;
+const CANDIDATES: usize = 4096;
 
 /// Turned samples of one class.
 pub struct Turned {
@@ -42,7 +42,7 @@ pub struct Sign {
     pub known: f64,
 }
 
-/// How far the score of `class` is above the threshold `limit` of independent scores, or above the best other score.
+/// How far the score of `class` is above 0, the threshold of independent scores, or above the best other score.
 pub fn margin(scores: &[f32], class: usize, independent: bool) -> f32 {
     if independent {
         return scores[class];
@@ -99,6 +99,12 @@ impl Turned {
         let known = rows.filter(|row| margin(row, self.class, independent) > 0.0).count();
         Sign { class: self.class, known: known as f64 / n }
     }
+}
+
+/// Numbers of the retained samples to look among, spread over the data, which is often sorted by class.
+pub fn candidates(retain: &Dataset) -> Vec<usize> {
+    let n = retain.len().min(CANDIDATES);
+    (0..n).map(|i| i * retain.len() / n).collect()
 }
 
 /// Numbers of the `n` samples among `rows` whose scores, flat, come nearest to `class`; repeated where there are fewer.

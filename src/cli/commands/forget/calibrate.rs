@@ -6,8 +6,8 @@ use crate::{
     report::percent,
     train::{BatchNorm, Range, Weights},
     unlearn::{
-        self, CANDIDATES, Calibration, Calibrator, GONE, GONE_BESIDE, HELD, Limits, Material, Outcome, Row, Sign,
-        Trials, Turned, Validation,
+        self, Calibration, Calibrator, GONE, GONE_BESIDE, HELD, Limits, Material, Outcome, Row, Sign, Trials, Turned,
+        Validation,
     },
 };
 use anyhow::Result;
@@ -70,9 +70,7 @@ impl Job<'_> {
     fn turned(&self, trials: &mut Trials, source: &Weights, range: Range) -> Result<Vec<Turned>> {
         let rows = self.rows(self.recipe.noise.images);
         let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Frozen)?;
-        // Spread over the data, which is often sorted by class.
-        let n = self.retain.len().min(CANDIDATES);
-        let candidates: Vec<usize> = (0..n).map(|i| i * self.retain.len() / n).collect();
+        let candidates = unlearn::candidates(&self.retain);
         let start = trials.start().clone();
         let scores = trials.scores_of_data(&start, &self.retain, &candidates)?;
         let independent = trials.independent();

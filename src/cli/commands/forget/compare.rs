@@ -169,9 +169,8 @@ impl Job<'_> {
 
     fn figures(&self, e: &Evaluation) -> Figures {
         let forget = &self.recipe.forget;
-        let kept = |c: usize| !forget.contains(&c);
         let highest = forget.iter().filter_map(|&class| e.accuracy(|c| c == class)).reduce(f64::max);
-        Figures { forget: highest, retain: if e.multi_hot() { e.micro_f1(kept) } else { e.accuracy(kept) } }
+        Figures { forget: highest, retain: e.quality(|c| !forget.contains(&c)) }
     }
 }
 
