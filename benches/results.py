@@ -148,7 +148,8 @@ def run_one(args, name, command, blind):
 def run(args):
     args.work.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for line in pool.map(lambda job: run_one(args, *job), jobs(args)):
+        listed = [job for job in jobs(args) if not args.only or job[0] in args.only]
+        for line in pool.map(lambda job: run_one(args, *job), listed):
             print(line, flush=True)
 
 
@@ -172,6 +173,7 @@ def main():
     measure.add_argument("--model", type=named, action="append", required=True, metavar="NAME=FILE")
     measure.add_argument("--retrained", type=named, action="append", default=[], metavar="NAME=FILE")
     measure.add_argument("--suite", default=",".join(SUITES))
+    measure.add_argument("--only", default="", help="names of figures, separated by commas")
     measure.add_argument("--jobs", type=int, default=1)
     write = commands.add_parser("write")
     write.add_argument("--work", type=pathlib.Path, required=True)
@@ -181,6 +183,7 @@ def main():
         sys.exit("not yet")
     args.rest, args.models, args.retrained = rest, dict(args.model), dict(args.retrained)
     args.suites = args.suite.split(",")
+    args.only = [name for name in args.only.split(",") if name]
     run(args)
 
 

@@ -13,7 +13,9 @@ use onnx_unlearn::{
     runtime::{Device, Engine, find},
     tensor::Tensor,
     train::{BatchNorm, BatchedNetwork, Goal, Network, NoiseLoss, Optimizer, Range, Weights},
-    unlearn::{self, HELD, Material, Mix, NoiseSettings, PhaseSettings, Recipe, Trials, Turned, Variant, Watch},
+    unlearn::{
+        self, Depth, HELD, Material, Mix, NoiseSettings, PhaseSettings, Recipe, Targets, Trials, Turned, Variant, Watch,
+    },
 };
 use std::{
     fmt::Write,
@@ -113,11 +115,14 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
     let (trained, _) = unlearn::split(&retain, HELD);
     let entries = noise.noise.iter().map(|(c, z)| (*c, z, recipe.noise.images)).collect();
     let row = &batched.row;
-    let material = Material {
-        impair: Mix::new(&retain, row.clone(), entries, recipe.noise.samples).of(trained.clone()),
-        repair: Mix::retain_only(&retain, row.clone()).of(trained),
-    };
     let mut trials = Trials::new(&batched, &batched, &recipe, &source)?;
+    let answers = unlearn::answers(&mut trials, &recipe, &retain)?;
+    let material = Material {
+        impair: Mix::new(&retain, row.clone(), entries, recipe.noise.samples)
+            .taught(answers.as_deref())
+            .of(trained.clone()),
+        repair: Mix::retain_only(&retain, row.clone()).taught(answers.as_deref()).of(trained),
+    };
     let signs = signs(&mut trials, &batched, &source, range, &retain, class, args.seed)?;
 
     let all = |d: &Dataset| (0..d.len()).collect::<Vec<_>>();
@@ -149,6 +154,8 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
 fn recipe(class: usize, seed: u64) -> Recipe {
     Recipe {
         variant: Variant::Corrected,
+        depth: Depth::Standard,
+        targets: Targets::Source,
         forget: vec![class],
         seed,
         batch_size: 256,

@@ -68,13 +68,13 @@ fn close(what: &str, got: &[f32], want: &[f32]) {
 }
 
 /// Compares gradients, and the weights after `steps` Adam steps of which `kept` are in the file.
-fn check(model: &str, golden: &str, kept: &[usize]) {
+fn check(device: Device, model: &str, golden: &str, kept: &[usize]) {
     let golden = Golden::read(golden);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(model);
     let model = onnx::read(&path).expect("the fixture reads");
     let network = Network::new(&model, None).expect("the fixture is trainable");
     let weights = network.weights().expect("weights");
-    let engine = common::engine(Device::Cpu);
+    let engine = common::engine(device);
     let x = golden.0["input"].clone();
     let targets = golden.one_hot();
     let batched = network.at_batch(&engine, &x, BatchNorm::Frozen).expect("the batch runs");
@@ -116,12 +116,20 @@ fn floats<'w>(weights: &'w Weights, name: &str) -> &'w [f32] {
 
 #[test]
 fn folded_network() {
-    check("fashion-mnist.onnx", "fashion-mnist.npz", &[1, 3]);
+    check(Device::Cpu, "fashion-mnist.onnx", "fashion-mnist.npz", &[1, 3]);
 }
 
 #[test]
 fn network_with_frozen_batch_norm() {
-    check("fashion-mnist-bn.onnx", "fashion-mnist-bn.npz", &[1]);
+    check(Device::Cpu, "fashion-mnist-bn.onnx", "fashion-mnist-bn.npz", &[1]);
+}
+
+/// `cargo test --test golden_step -- --ignored`, with `ORT_DYLIB_PATH` naming the library of onnxruntime-gpu.
+#[test]
+#[ignore = "needs an NVIDIA GPU and the CUDA build of ONNX Runtime"]
+fn on_cuda() {
+    check(Device::Cuda(0), "fashion-mnist.onnx", "fashion-mnist.npz", &[1, 3]);
+    check(Device::Cuda(0), "fashion-mnist-bn.onnx", "fashion-mnist-bn.npz", &[1]);
 }
 
 /// Every way of storing the same weights trains to the same weights.

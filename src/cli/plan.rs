@@ -1,14 +1,14 @@
 //! What was typed means: a complete plan of a run, checked before any work starts.
 
 use super::args::{
-    BatchNormArg, GateArgs, JobArgs, LayoutArg, MethodArgs, ModelArgs, OptimizerArg, PenaltyArg, PreprocessArgs,
-    ReadArgs, VariantArg,
+    BatchNormArg, DepthArg, GateArgs, JobArgs, LayoutArg, MethodArgs, ModelArgs, OptimizerArg, PenaltyArg,
+    PreprocessArgs, ReadArgs, TargetsArg, VariantArg,
 };
 use crate::{
     data::{Layout, Preprocess},
     report::{Gates, Number, PreprocessRecord},
     train::{BatchNorm, Choice, NoiseLoss, Optimizer, Range},
-    unlearn::{NoiseSettings, PhaseSettings, Recipe, Variant},
+    unlearn::{Depth, NoiseSettings, PhaseSettings, Recipe, Targets, Variant},
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -26,6 +26,12 @@ pub enum DeviceChoice {
 
 /// Noise samples in the impair set, for all classes together: 20 copies of the 256 images of one class.
 const NOISE_SAMPLES: usize = 5120;
+
+/// The same for shallow forgetting: each image once.
+const SHALLOW_NOISE_SAMPLES: usize = 256;
+
+/// Passes of the repair phase in deep forgetting.
+const DEEP_REPAIR_EPOCHS: usize = 3;
 
 /// Reads `--device`.
 pub fn device(text: &str) -> Result<DeviceChoice> {
@@ -154,6 +160,10 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         args.noise_penalty
     );
     if reference {
+        ensure!(
+            matches!(args.depth, DepthArg::Standard),
+            "--depth: --variant reference knows one depth only; leave one of the two away"
+        );
         channels.context(
             "--variant reference is defined for images with channels first; this model takes something else",
         )?;
@@ -162,6 +172,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
     let samples = match args.noise_samples {
         Some(n) => n.div_ceil(forget.len().max(1)),
         None if reference => 20 * channels.unwrap_or(1),
+        None if matches!(args.depth, DepthArg::Shallow) => SHALLOW_NOISE_SAMPLES.div_ceil(forget.len().max(1)),
         None => NOISE_SAMPLES.div_ceil(forget.len().max(1)),
     };
     // The published settings, and their ratio.
@@ -171,8 +182,19 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         (None, Some(repair)) if !reference => (repair * 2.0, repair),
         (impair, repair) => (impair.unwrap_or(0.02), repair.unwrap_or(0.01)),
     };
+    let repair_epochs = if matches!(args.depth, DepthArg::Deep) { DEEP_REPAIR_EPOCHS } else { 1 };
     Ok(Recipe {
         variant: if reference { Variant::Reference } else { Variant::Corrected },
+        depth: match args.depth {
+            DepthArg::Shallow => Depth::Shallow,
+            DepthArg::Standard => Depth::Standard,
+            DepthArg::Deep => Depth::Deep,
+        },
+        targets: match args.targets {
+            Some(TargetsArg::Labels) => Targets::Labels,
+            None if reference => Targets::Labels,
+            Some(TargetsArg::Source) | None => Targets::Source,
+        },
         forget,
         seed: args.seed,
         batch_size: some("--batch-size", args.batch_size)?,
@@ -193,7 +215,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         },
         repair: PhaseSettings {
             lr: positive("--repair-lr", repair)?,
-            epochs: some("--repair-epochs", args.repair_epochs)?,
+            epochs: some("--repair-epochs", args.repair_epochs.unwrap_or(repair_epochs))?,
         },
         optimizer: match args.optimizer {
             OptimizerArg::Adam => Optimizer::Adam {

@@ -50,12 +50,24 @@ pub struct Builder {
     counters: BTreeMap<String, usize>,
     reserved: HashSet<String>,
     scope: String,
+    avoided: &'static [&'static str],
 }
 
 impl Builder {
     /// An empty graph whose nodes are spelled in `opset`.
     pub fn new(opset: i64) -> Self {
         Self { graph: Graph { opset, ..Graph::default() }, ..Self::default() }
+    }
+
+    /// The same without these operators, which the device does not compute rightly.
+    #[must_use]
+    pub fn avoiding(self, operators: &'static [&'static str]) -> Self {
+        Self { avoided: operators, ..self }
+    }
+
+    /// True for an operator that is not to be written.
+    pub fn avoids(&self, operator: &str) -> bool {
+        self.avoided.contains(&operator)
     }
 
     /// Version of the operator set.

@@ -6,7 +6,6 @@ use super::{
     steps::{BatchedNetwork, fed},
 };
 use crate::{
-    graph::Builder,
     onnx,
     runtime::{RuntimeError, Session},
     tensor::{DType, Tensor},
@@ -55,7 +54,7 @@ impl Scorer {
 impl BatchedNetwork<'_> {
     /// The graph from the rows of a batch to its scores, with the tensors that `weights` names as inputs.
     pub fn scorer(&self, weights: &Weights) -> Result<Scorer, TrainError> {
-        let mut b = Builder::new(self.network.graph.opset);
+        let mut b = self.builder();
         self.row.declare(&mut b);
         let sample_weights = self.traced.values.contains_key(fed::SAMPLE_WEIGHTS).then(|| {
             b.input(fed::SAMPLE_WEIGHTS, DType::F32, &[self.batch, 1]);

@@ -334,7 +334,7 @@ impl BatchedNetwork<'_> {
     }
 
     pub(super) fn builder(&self) -> Builder {
-        Builder::new(self.network.graph.opset)
+        Builder::new(self.network.graph.opset).avoiding(self.engine.device().avoided())
     }
 
     /// The weights, and beside them the stored statistics that would move with them.

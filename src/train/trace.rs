@@ -103,7 +103,8 @@ impl Traced {
     /// declared there before.
     ///
     /// With `lower`, operators that have a faster form for weights that change at every step are written in it. Weights
-    /// that are constants are better off in the file's form, which the runtime lays out once.
+    /// that are constants are better off in the file's form, which the runtime lays out once. Operators that
+    /// the graph avoids are written in another form where there is one.
     pub fn replay(&self, graph: &mut Builder, lower: bool) {
         self.nodes.iter().for_each(|node| graph.reserve(node));
         for node in &self.nodes {
@@ -116,7 +117,7 @@ impl Traced {
             }
             let shapes: Vec<Vec<usize>> =
                 node.outputs.iter().map(|o| self.shape(o).unwrap_or_default().to_vec()).collect();
-            let value = if lower { self.lowered(graph, node, &shapes) } else { None };
+            let value = if lower || graph.avoids(&node.op) { self.lowered(graph, node, &shapes) } else { None };
             match value {
                 Some(value) => graph.alias(&node.outputs[0], &value),
                 None => graph.forward(node.clone(), &shapes),

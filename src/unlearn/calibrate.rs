@@ -3,7 +3,10 @@
 //! Every trial trains from the source weights on a part of the retain sample and is judged on what was kept out: whether
 //! the classes are gone, and what the others lost. `docs/method.md` has the rule and the measurements behind it.
 
-use super::{Material, Outcome, PhaseSettings, Recipe, Sign, Trials, Turned, UnlearnError, Watch, ladder};
+use super::{
+    Depth, Material, Outcome, PhaseSettings, Recipe, Sign, Trials, Turned, UnlearnError, Watch,
+    ladder::{self, Search},
+};
 use crate::{
     data::Dataset,
     train::{Optimizer, Weights},
@@ -41,8 +44,8 @@ pub struct Limits {
     pub turned_beside: f64,
     /// Largest accuracy on held-out samples of a forgotten class, where there are any.
     pub forget: f64,
-    /// Largest fall of the accuracy (micro-F1, where labels are multi-hot) on validation samples; what lies within one
-    /// standard error of it is let pass.
+    /// Largest fall of the accuracy (micro-F1, where labels are multi-hot) on validation samples, give or take one standard
+    /// error: what is that little beyond it passes, except where forgetting is deep, which keeps that far away from it.
     pub drop: f64,
 }
 
@@ -155,7 +158,7 @@ impl Calibrator<'_> {
         tell(&source);
         let mut rows: Vec<Row> = Vec::new();
         let tried = |rows: &[Row]| rows.iter().map(|r| (r.impair_lr, r.outcome)).collect::<Vec<_>>();
-        while let Some(rate) = ladder::next(&tried(&rows), start) {
+        while let Some(rate) = ladder::next(&tried(&rows), self.search(), start) {
             let started = Instant::now();
             let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
             let (impair, repair) = (phase(self.recipe.impair, rate), phase(self.recipe.repair, REPAIR * rate));
@@ -187,9 +190,16 @@ impl Calibrator<'_> {
             judged_on,
             samples,
             source,
-            chosen: ladder::chosen(&tried(&rows)),
+            chosen: ladder::chosen(&tried(&rows), self.search()),
             trials: rows,
         })
+    }
+
+    fn search(&self) -> Search {
+        match self.recipe.depth {
+            Depth::Shallow | Depth::Standard => Search::Mildest,
+            Depth::Deep => Search::Strongest,
+        }
     }
 
     /// Measures weights; the outcome is still open.
@@ -229,7 +239,12 @@ impl Calibrator<'_> {
         let beside = best.filter(|b| !held_out && quality(b) < quality(source)).unwrap_or_else(|| source.clone());
         for row in rows {
             let drop = quality(&beside) - quality(row);
-            let kept = drop - standard_error(&beside.hits, &row.hits) <= self.limits.drop;
+            let error = standard_error(&beside.hits, &row.hits);
+            // The mildest rate has accuracy to spare; the strongest one is on the edge, and has to stay on this side of it.
+            let kept = match self.search() {
+                Search::Mildest => drop - error <= self.limits.drop,
+                Search::Strongest => drop + error <= self.limits.drop,
+            };
             let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class));
             let destroyed = row.loss.is_none() || drop > DESTROYED * quality(&beside);
             row.outcome = match (gone, kept) {

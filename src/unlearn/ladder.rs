@@ -8,6 +8,18 @@ pub const TRIALS: usize = 5;
 /// Rates this close to each other are not told apart.
 const FINEST: f64 = 1.5;
 
+/// The same where the strongest rate is looked for, since all that it gains comes from being near the edge.
+const FINEST_OF_STRONGEST: f64 = 1.2;
+
+/// Which of the rates that forget is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// The mildest.
+    Mildest,
+    /// The strongest that keeps the other classes.
+    Strongest,
+}
+
 /// What a trial says about its rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,17 +41,25 @@ pub type Tried = [(f64, Outcome)];
 
 /// The rate to try next; `None` when it is known well enough or [`TRIALS`] are used up. `start` is the first one.
 ///
-/// Searched is the mildest rate that forgets: factors of two up while the classes are known and down while they are gone,
-/// then the geometric mean of the two rates around the edge.
-pub fn next(tried: &Tried, start: f64) -> Option<f64> {
+/// For the mildest rate that forgets: factors of two up while the classes are known and down while they are gone, then the
+/// geometric mean of the two rates around the edge. For the strongest that keeps the others: up while they are kept, down
+/// while they are not, and the mean around that edge.
+pub fn next(tried: &Tried, search: Search, start: f64) -> Option<f64> {
     if tried.is_empty() {
         return Some(start);
     }
     if tried.len() >= TRIALS {
         return None;
     }
-    let known = |o: Outcome| matches!(o, Outcome::TooWeak | Outcome::Harms);
-    let rates = |side: bool| tried.iter().filter(move |(_, o)| known(*o) == side).map(|&(rate, _)| rate);
+    let below = |o: Outcome| match search {
+        Search::Mildest => matches!(o, Outcome::TooWeak | Outcome::Harms),
+        Search::Strongest => matches!(o, Outcome::TooWeak | Outcome::Fits),
+    };
+    let finest = match search {
+        Search::Mildest => FINEST,
+        Search::Strongest => FINEST_OF_STRONGEST,
+    };
+    let rates = |side: bool| tried.iter().filter(move |(_, o)| below(*o) == side).map(|&(rate, _)| rate);
     let strong = rates(false).fold(f64::INFINITY, f64::min);
     // Accuracies are noisy: what a stronger trial still knows, a milder one knows as well.
     let weak = rates(true).filter(|&rate| rate < strong).fold(0.0, f64::max);
@@ -49,16 +69,20 @@ pub fn next(tried: &Tried, start: f64) -> Option<f64> {
     if weak == 0.0 {
         return Some(strong / 2.0);
     }
-    (strong / weak > FINEST).then(|| (weak * strong).sqrt())
+    (strong / weak > finest).then(|| (weak * strong).sqrt())
 }
 
-/// Number of the trial that decides: the mildest that fits; where none does, the strongest that keeps the other classes.
-pub fn chosen(tried: &Tried) -> Option<usize> {
+/// Number of the trial that decides: the mildest or strongest that fits; where none does, the strongest that keeps the other
+/// classes.
+pub fn chosen(tried: &Tried, search: Search) -> Option<usize> {
     let of = |wanted: Outcome| {
         tried.iter().enumerate().filter(move |(_, (_, o))| *o == wanted).map(|(i, &(rate, _))| (i, rate))
     };
-    let mildest = of(Outcome::Fits).min_by(|a, b| a.1.total_cmp(&b.1));
-    mildest.or_else(|| of(Outcome::TooWeak).max_by(|a, b| a.1.total_cmp(&b.1))).map(|(i, _)| i)
+    let fitting = match search {
+        Search::Mildest => of(Outcome::Fits).min_by(|a, b| a.1.total_cmp(&b.1)),
+        Search::Strongest => of(Outcome::Fits).max_by(|a, b| a.1.total_cmp(&b.1)),
+    };
+    fitting.or_else(|| of(Outcome::TooWeak).max_by(|a, b| a.1.total_cmp(&b.1))).map(|(i, _)| i)
 }
 
 #[cfg(test)]
@@ -66,9 +90,9 @@ mod tests {
     use super::*;
 
     /// Searches where classes are gone from `gone` on and others kept up to `kept`.
-    fn search(gone: f64, kept: f64) -> Vec<(f64, Outcome)> {
+    fn search(gone: f64, kept: f64, search: Search) -> Vec<(f64, Outcome)> {
         let mut tried = Vec::new();
-        while let Some(rate) = next(&tried, 4e-4) {
+        while let Some(rate) = next(&tried, search, 4e-4) {
             let outcome = match (rate >= gone, rate <= kept) {
                 (true, true) => Outcome::Fits,
                 (false, true) => Outcome::TooWeak,
@@ -83,8 +107,8 @@ mod tests {
     #[test]
     fn finds_the_mildest_rate_that_fits() {
         for gone in [5e-5, 9e-5, 1.5e-4, 3e-4, 3.9e-4, 4e-4, 7e-4, 2e-3, 3e-3] {
-            let tried = search(gone, f64::INFINITY);
-            let (rate, outcome) = tried[chosen(&tried).expect("one fits")];
+            let tried = search(gone, f64::INFINITY, Search::Mildest);
+            let (rate, outcome) = tried[chosen(&tried, Search::Mildest).expect("one fits")];
             assert_eq!(outcome, Outcome::Fits);
             assert!(tried.len() <= TRIALS && rate >= gone && rate <= gone * 2.001, "{gone}: {rate} of {tried:?}");
         }
@@ -92,14 +116,24 @@ mod tests {
 
     #[test]
     fn a_narrow_window_is_found_and_an_empty_one_is_seen() {
-        let tried = search(2.1e-4, 3e-4);
-        let (rate, outcome) = tried[chosen(&tried).expect("one fits")];
+        let tried = search(2.1e-4, 3e-4, Search::Mildest);
+        let (rate, outcome) = tried[chosen(&tried, Search::Mildest).expect("one fits")];
         assert_eq!((outcome, (2.1e-4..=3e-4).contains(&rate)), (Outcome::Fits, true), "{tried:?}");
         // Others suffer before the classes are gone: the strongest rate that keeps them.
-        let tried = search(1.5e-3, 6e-4);
-        let (rate, outcome) = tried[chosen(&tried).expect("one keeps them")];
+        let tried = search(1.5e-3, 6e-4, Search::Mildest);
+        let (rate, outcome) = tried[chosen(&tried, Search::Mildest).expect("one keeps them")];
         assert!(outcome == Outcome::TooWeak && rate <= 6e-4, "{tried:?}");
         // No rate keeps them.
-        assert_eq!(chosen(&search(1.0, 1e-9)), None);
+        assert_eq!(chosen(&search(1.0, 1e-9, Search::Mildest), Search::Mildest), None);
+    }
+
+    #[test]
+    fn finds_the_strongest_rate_that_keeps() {
+        for kept in [7e-5, 1.1e-4, 4e-4, 5e-4, 9e-4, 1.3e-3, 2.5e-3] {
+            let tried = search(5e-5, kept, Search::Strongest);
+            let (rate, outcome) = tried[chosen(&tried, Search::Strongest).expect("one fits")];
+            assert_eq!(outcome, Outcome::Fits);
+            assert!(tried.len() <= TRIALS && rate <= kept && rate >= kept / 2.001, "{kept}: {rate} of {tried:?}");
+        }
     }
 }

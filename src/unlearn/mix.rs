@@ -17,6 +17,8 @@ struct Noise {
 /// Retain samples followed by noise samples, numbered through.
 pub struct Mix<'d> {
     retain: &'d Dataset,
+    /// Targets of the samples of `retain` in the place of their labels, [samples * predictions, classes].
+    answers: Option<&'d [f32]>,
     /// The retain samples that take part.
     rows: Vec<usize>,
     row: Row,
@@ -37,13 +39,24 @@ impl<'d> Mix<'d> {
                 Noise { label: label as u32, values: values[..images * length].to_vec(), images }
             })
             .collect();
-        Self { retain, rows: (0..retain.len()).collect(), row, noise, samples }
+        Self { retain, answers: None, rows: (0..retain.len()).collect(), row, noise, samples }
     }
 
     /// The same with these retain samples only.
     #[must_use]
     pub fn of(self, rows: Vec<usize>) -> Self {
         Self { rows, ..self }
+    }
+
+    /// The same with these targets for the samples of the data set ([`super::answers`]), where there are any.
+    #[must_use]
+    pub fn taught(self, answers: Option<&'d [f32]>) -> Self {
+        Self { answers, ..self }
+    }
+
+    /// True where the retain sample teaches its labels.
+    pub fn teaches_labels(&self) -> bool {
+        self.answers.is_none()
     }
 
     /// Mixes nothing in: the retain sample alone, as the repair phase takes it.
@@ -111,6 +124,12 @@ impl<'d> Mix<'d> {
         for (row, labels) in targets.chunks_exact_mut(self.classes()).zip(retained.chain(noise)) {
             for &class in labels {
                 row[class as usize] = 1.0;
+            }
+        }
+        if let Some(answers) = self.answers {
+            let length = self.predictions() * self.classes();
+            for (&i, target) in kept.iter().zip(targets.chunks_exact_mut(length)) {
+                target.copy_from_slice(&answers[i * length..(i + 1) * length]);
             }
         }
         weights.clear();

@@ -9,6 +9,7 @@ mod mix;
 mod noise;
 mod recipe;
 mod rivals;
+mod teach;
 mod trials;
 mod turned;
 
@@ -16,8 +17,9 @@ pub use calibrate::{Calibration, Calibrator, GONE, GONE_BESIDE, HELD, JUDGING, L
 pub use ladder::Outcome;
 pub use mix::Mix;
 pub use noise::{NoiseRun, learn};
-pub use recipe::{NoiseSettings, PhaseSettings, Recipe, Variant};
+pub use recipe::{Depth, NoiseSettings, PhaseSettings, Recipe, Targets, Variant};
 pub use rivals::{Rival, Rivals};
+pub use teach::answers;
 pub use trials::{Material, Trial, Trials};
 pub use turned::{Sign, Turned, candidates, nearest};
 
@@ -77,7 +79,7 @@ pub struct PhaseRecord {
     /// Mean of the loss over all samples, each as its step saw it.
     pub mean_loss: f64,
     /// Share of the predictions whose highest score was that of one of their labels, each as its step saw it; none for
-    /// noise.
+    /// noise, nor where the targets are no labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
 }
@@ -138,7 +140,7 @@ pub fn train(
             last_loss: losses.last().copied().unwrap_or(f32::NAN),
             losses,
             mean_loss: weighted / predictions,
-            accuracy: Some(hits / predictions),
+            accuracy: mix.teaches_labels().then(|| hits / predictions),
         })
     })
 }

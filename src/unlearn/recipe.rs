@@ -13,6 +13,28 @@ pub enum Variant {
     Reference,
 }
 
+/// How deep a class is to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// The mildest impairment after which the class is not predicted, with little noise.
+    Shallow,
+    /// The mildest impairment after which the class is not predicted.
+    Standard,
+    /// The strongest impairment whose repair keeps the other classes.
+    Deep,
+}
+
+/// What the retain sample teaches in impair and repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Targets {
+    /// Its labels.
+    Labels,
+    /// The answers of the source model, less the classes to forget.
+    Source,
+}
+
 /// How noise is learned and used.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NoiseSettings {
@@ -44,6 +66,10 @@ pub struct PhaseSettings {
 pub struct Recipe {
     /// Which UNSIR.
     pub variant: Variant,
+    /// How deep to forget: what trials look for.
+    pub depth: Depth,
+    /// What the retain sample teaches.
+    pub targets: Targets,
     /// Classes to forget, ascending.
     pub forget: Vec<usize>,
     /// Seed of the noise and of the shuffles.

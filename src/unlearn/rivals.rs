@@ -60,6 +60,8 @@ pub struct Rivals<'d> {
     pub recipe: &'d Recipe,
     /// The retain sample.
     pub retain: &'d Dataset,
+    /// What it teaches, where that is not its labels.
+    pub answers: Option<&'d [f32]>,
     /// Samples of the classes to forget, for those that need them.
     pub forgotten: Option<&'d Dataset>,
     /// Learned noise.
@@ -77,7 +79,7 @@ impl<'d> Rivals<'d> {
         let samples = self.recipe.noise.samples * self.recipe.forget.len();
         let made: Vec<(usize, Tensor)>;
         let mix = |entries: Vec<(usize, &Tensor, usize)>, rows: Vec<usize>, each: usize| {
-            Mix::new(self.retain, self.row.clone(), entries, each).of(rows)
+            Mix::new(self.retain, self.row.clone(), entries, each).taught(self.answers).of(rows)
         };
         let images = self.recipe.noise.images;
         let impair = match rival {
@@ -104,7 +106,7 @@ impl<'d> Rivals<'d> {
                 mix(made.iter().map(|(c, z)| (*c, z, z.shape()[0])).collect(), Vec::new(), each)
             }
         };
-        Some(Material { impair, repair: Mix::retain_only(self.retain, self.row.clone()) })
+        Some(Material { impair, repair: Mix::retain_only(self.retain, self.row.clone()).taught(self.answers) })
     }
 
     /// Values in the shape of learned noise that were not learned.

@@ -8,7 +8,7 @@ use onnx_unlearn::{
             weight_gradient,
         },
     },
-    runtime::Session,
+    runtime::{Device, Session},
     tensor::{DType, Tensor},
 };
 use std::{collections::HashMap, time::Instant};
@@ -201,6 +201,53 @@ fn convolution_forms_agree() {
                 for (a, b) in got.as_f32().expect("floats").iter().zip(want.as_f32().expect("floats")) {
                     assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{map:?} {form:?} {q:?}: {a} against {b}");
                 }
+            }
+        }
+    }
+}
+
+/// A graph that avoids `ConvTranspose` has none: not for the gradient to the input, not for the node itself, and both
+/// compute the same.
+#[test]
+fn without_conv_transpose() {
+    let avoiding = || Builder::new(18).avoiding(Device::Cuda(0).avoided());
+    for &shape in SHAPES {
+        let q = geometry(shape);
+        let want = run(&mut session(&q, Map::Input, Form::Direct));
+        let dy = ("dy", any(&[&[q.n, q.m], &q.out()[..]].concat()));
+        let feeds = [dy, ("w", any(shape.1))];
+        let (strides, pads, dilations) = (shape.3, shape.4, shape.5);
+        let attrs = [("group", shape.2.into()), ("strides", strides.into()), ("pads", pads.into())];
+        let extra: Vec<i64> = q.axes.iter().map(|a| a.size as i64 - (a.span() as i64 - a.before - a.after)).collect();
+        let attrs = attrs.into_iter().chain([("dilations", dilations.into()), ("output_padding", extra.into())]);
+        let node = Node {
+            name: "up".into(),
+            op: "ConvTranspose".into(),
+            domain: String::new(),
+            inputs: feeds.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            outputs: vec!["y".into()],
+            attrs: attrs.map(|(k, v)| (k.to_owned(), v)).collect(),
+        };
+        let mut graph = avoiding();
+        let values: Vec<_> = feeds.iter().map(|(name, t)| graph.input(name, t.dtype(), t.shape())).collect();
+        let known = HashMap::new();
+        let mut emit = Emit::new(&mut graph, &node, &known, &[], 0, DType::F32);
+        let gradient = input_gradient(&mut emit, &q, Form::Direct, &values[0], &values[1]);
+        let lower = onnx_unlearn::ops::find(&node).and_then(|op| op.lower).expect("a lowering");
+        let lowered = lower(&mut emit, want.shape()).expect("it is lowered").expect("where it is avoided");
+        graph.output(&gradient);
+        // The builder writes equal nodes once, so that both may be one value.
+        if lowered.name() != gradient.name() {
+            graph.output(&lowered);
+        }
+        let graph = graph.finish();
+        assert!(graph.nodes.iter().all(|n| n.op != "ConvTranspose"), "{q:?}");
+        let mut session = engine().session("avoided", &onnx_unlearn::onnx::export(&graph)).expect("opens");
+        let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
+        for got in session.run(&feeds).expect("runs") {
+            assert_eq!(got.shape(), want.shape(), "{q:?}");
+            for (a, b) in got.as_f32().expect("floats").iter().zip(want.as_f32().expect("floats")) {
+                assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{q:?}: {a} against {b}");
             }
         }
     }

@@ -82,6 +82,24 @@ pub enum VariantArg {
     Reference,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DepthArg {
+    /// Stop predicting the class, with as little training as that takes
+    Shallow,
+    /// Stop predicting the class
+    Standard,
+    /// Impair as strongly as --max-retain-drop allows, and repair longer: less of the class is left in the inner layers
+    Deep,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum TargetsArg {
+    /// Their labels
+    Labels,
+    /// What the source model answers, less the classes to forget
+    Source,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RivalArg {
     /// Learned noise beside the retain sample
@@ -207,6 +225,12 @@ pub struct MethodArgs {
     /// Which UNSIR is run
     #[arg(long, value_enum, default_value = "corrected")]
     pub variant: VariantArg,
+    /// How deep to forget
+    #[arg(long, value_enum, default_value = "standard")]
+    pub depth: DepthArg,
+    /// What the retain samples teach [default: source; reference: labels]
+    #[arg(long, value_enum)]
+    pub targets: Option<TargetsArg>,
     /// Seed of noise and shuffles
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -217,7 +241,7 @@ pub struct MethodArgs {
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub noise_images: usize,
     /// Noise samples in the impair set, the same number of each class to forget, images repeated; 0 is the control without
-    /// noise [default: 5120; reference: 20 per channel for each class]
+    /// noise [default: 5120; with --depth shallow: 256; reference: 20 per channel for each class]
     #[arg(long, value_name = "N")]
     pub noise_samples: Option<usize>,
     /// Steps of noise learning
@@ -244,9 +268,9 @@ pub struct MethodArgs {
     /// Learning rate of the repair phase [default: found by trials; with --impair-lr alone: half of that; reference: 0.01]
     #[arg(long, value_name = "LR")]
     pub repair_lr: Option<f64>,
-    /// Passes of the repair phase
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub repair_epochs: usize,
+    /// Passes of the repair phase [default: 1; with --depth deep: 3]
+    #[arg(long, value_name = "N")]
+    pub repair_epochs: Option<usize>,
     /// Optimizer of impair and repair
     #[arg(long, value_enum, default_value = "adam")]
     pub optimizer: OptimizerArg,

@@ -161,6 +161,9 @@ fn direct_weight(e: &mut Emit<'_>, q: &Geometry, x: &Value, dy: &Value) -> Value
 
 /// The runtime's `ConvTranspose`: every output gradient times the kernel, added up where the taps read.
 pub(crate) fn scattered(e: &mut Emit<'_>, q: &Geometry, dy: &Value, w: &Value) -> Value {
+    if e.graph.avoids("ConvTranspose") {
+        return input_gradient(e, q, Form::Columns, dy, w);
+    }
     // Operators take no negative padding: inputs before the first window are zeros put in front afterwards, and inputs
     // after the last one are zeros that output_padding appends.
     let mut attrs = attributes(q);

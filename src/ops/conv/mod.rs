@@ -26,7 +26,8 @@ const CONV_TRANSPOSE: &[&str] =
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Conv", CONV, &[Vjp(conv_x), Vjp(conv_w), Vjp(bias)]).lowered_by(lower_forward),
-    Op::new("ConvTranspose", CONV_TRANSPOSE, &[Vjp(transposed_x), Vjp(transposed_w), Vjp(bias)]),
+    Op::new("ConvTranspose", CONV_TRANSPOSE, &[Vjp(transposed_x), Vjp(transposed_w), Vjp(bias)])
+        .lowered_by(lower_transposed),
     Op::new("Col2Im", &["dilations", "pads", "strides"], &[Vjp(col2im), Constant, Constant]),
 ];
 
@@ -195,10 +196,10 @@ fn bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 }
 
 /// The geometry of the convolution whose map to the input a `ConvTranspose` node is: it reads the node's output.
-fn transposed_geometry(e: &Emit<'_>) -> Result<Geometry, OpError> {
-    let (x, w, y) = (e.x(0)?, e.x(1)?, e.y(0)?);
+fn transposed_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
+    let (x, w) = (e.x(0)?, e.x(1)?);
     let g = e.int("group", 1)? as usize;
-    let mut axes = windows(e, &y.shape()[2..], &x.shape()[2..], &w.shape()[2..])?;
+    let mut axes = windows(e, &y[2..], &x.shape()[2..], &w.shape()[2..])?;
     let sized = e.ints("output_shape")?.is_some();
     let auto = e.str("auto_pad", "NOTSET")?;
     let extra = e.ints("output_padding")?.unwrap_or_else(|| vec![0; axes.len()]);
@@ -211,19 +212,19 @@ fn transposed_geometry(e: &Emit<'_>) -> Result<Geometry, OpError> {
             (a.before, a.after) = split_padding(mode, total, (0, 0))?;
         }
     }
-    Ok(Geometry { n: x.shape()[0], c: y.shape()[1], m: x.shape()[1], g, axes })
+    Ok(Geometry { n: x.shape()[0], c: y[1], m: x.shape()[1], g, axes })
 }
 
 /// y = the map to the input of a convolution with weight W, so dx = that convolution of dy
 fn transposed_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let q = transposed_geometry(e)?;
+    let q = transposed_geometry(e, dy.shape())?;
     let w = e.x(1)?;
     Ok(forward(e, &q, forward_form(&q), dy, &w))
 }
 
 /// dW as for that convolution, with dy in the place of its input and x in the place of its output gradient
 fn transposed_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let q = transposed_geometry(e)?;
+    let q = transposed_geometry(e, dy.shape())?;
     let x = e.x(0)?;
     Ok(weight_gradient(e, &q, weight_form(&q), dy, &x))
 }
@@ -257,6 +258,17 @@ pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpE
     }
 }
 
+/// Writes a `ConvTranspose` node in another form where the graph avoids the operator.
+fn lower_transposed(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
+    if !e.graph.avoids("ConvTranspose") {
+        return Ok(None);
+    }
+    let q = transposed_geometry(e, y)?;
+    let (x, w) = (e.x(0)?, e.x(1)?);
+    let sums = input_gradient(e, &q, Form::Columns, &x, &w);
+    biased(e, &q, sums).map(Some)
+}
+
 /// The node of `e`, a `Conv` whose output has the shape `y`, as a product of matrices.
 pub(super) fn as_product(e: &mut Emit<'_>, y: &[usize]) -> Result<Value, OpError> {
     let q = conv_geometry(e, y)?;
@@ -266,6 +278,11 @@ pub(super) fn as_product(e: &mut Emit<'_>, y: &[usize]) -> Result<Value, OpError
 fn with_bias(e: &mut Emit<'_>, q: &Geometry, form: Form) -> Result<Value, OpError> {
     let (x, w) = (e.x(0)?, e.x(1)?);
     let y = forward(e, q, form, &x, &w);
+    biased(e, q, y)
+}
+
+/// y and the bias of the node, where it has one.
+fn biased(e: &mut Emit<'_>, q: &Geometry, y: Value) -> Result<Value, OpError> {
     if !e.has(2) {
         return Ok(y);
     }

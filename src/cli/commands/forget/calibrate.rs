@@ -34,8 +34,8 @@ impl Job<'_> {
             limits: Limits {
                 turned: GONE,
                 turned_beside: GONE_BESIDE,
-                // Half of what the verdict allows, which measures on other samples.
-                forget: gates.max_forget_accuracy / 2.0,
+                // A quarter of what the verdict allows, which measures on other samples: of 200 that judge none may be left.
+                forget: gates.max_forget_accuracy / 4.0,
                 drop: gates.max_retain_drop,
             },
         };

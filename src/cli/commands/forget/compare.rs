@@ -110,11 +110,12 @@ impl Job<'_> {
             self.recipe.seed = args.job.method.seed.wrapping_add(run as u64);
             let job = &*self;
             let recipe = &job.recipe;
-            let Lab { noise, range, network, mut trials } = job.lab(recipe, &source, &mut progress, printer)?;
+            let Lab { noise, range, network, mut trials, answers } =
+                job.lab(recipe, &source, &mut progress, printer)?;
             let (impair, repair) = if let Some(found) = rates {
                 found
             } else if plan::calibrates(&args.job.method) {
-                let material = |rows| job.material(&noise, &network, rows);
+                let material = |rows| job.material(&noise, &network, answers.as_deref(), rows);
                 let found = job.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
                 *rates.insert(calibration.insert(found).rates())
             } else {
@@ -125,8 +126,15 @@ impl Job<'_> {
                 let start = trials.start().clone();
                 before = Some(job.figures(&trials.evaluate(&start, eval, rows)?));
             }
-            let rivals =
-                Rivals { recipe, retain: &job.retain, forgotten, noise: &noise, row: network.row.clone(), range };
+            let rivals = Rivals {
+                recipe,
+                retain: &job.retain,
+                answers: answers.as_deref(),
+                forgotten,
+                noise: &noise,
+                row: network.row.clone(),
+                range,
+            };
             let samples_fit = network.row.noise == (0..network.row.len());
             for method in &mut shown {
                 ensure!(

@@ -33,6 +33,8 @@ pub(super) struct Lab<'j> {
     pub range: Range,
     pub network: BatchedNetwork<'j>,
     pub trials: Trials,
+    /// What the retain sample teaches, where that is not its labels.
+    pub answers: Option<Vec<f32>>,
 }
 
 impl Job<'_> {
@@ -47,9 +49,10 @@ impl Job<'_> {
             printer.warning(warning);
         }
 
-        let Lab { noise, range, network, mut trials } = self.lab(&self.recipe, &source, &mut progress, printer)?;
+        let Lab { noise, range, network, mut trials, answers } =
+            self.lab(&self.recipe, &source, &mut progress, printer)?;
         let mut recipe = self.recipe.clone();
-        let material = |rows: Vec<usize>| self.material(&noise, &network, rows);
+        let material = |rows: Vec<usize>| self.material(&noise, &network, answers.as_deref(), rows);
         let mut calibration = None;
         if plan::calibrates(&self.args.method) {
             let found = self.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
@@ -112,8 +115,9 @@ impl Job<'_> {
         };
         let mut start = source.clone();
         start.extend(noise.statistics.clone());
-        let trials = Trials::new(&network, judge.as_ref().unwrap_or(&network), recipe, &start)?;
-        Ok(Lab { noise, range, network, trials })
+        let mut trials = Trials::new(&network, judge.as_ref().unwrap_or(&network), recipe, &start)?;
+        let answers = unlearn::answers(&mut trials, recipe, &self.retain)?;
+        Ok(Lab { noise, range, network, trials, answers })
     }
 
     /// What UNSIR learns from, with these samples of the retain sample.
@@ -121,11 +125,12 @@ impl Job<'_> {
         &'m self,
         noise: &NoiseRun,
         network: &BatchedNetwork<'_>,
+        answers: Option<&'m [f32]>,
         rows: Vec<usize>,
     ) -> Material<'m> {
         Material {
-            impair: self.impair_mix(noise, network).of(rows.clone()),
-            repair: Mix::retain_only(&self.retain, network.row.clone()).of(rows),
+            impair: self.impair_mix(noise, network).taught(answers).of(rows.clone()),
+            repair: Mix::retain_only(&self.retain, network.row.clone()).taught(answers).of(rows),
         }
     }
 

@@ -1,0 +1,65 @@
+//! What the retain sample teaches: its labels, or the answers of the source model without the classes to forget.
+
+use super::{Recipe, Targets, Trials, UnlearnError};
+use crate::data::Dataset;
+
+/// Targets of every retain sample, [samples * predictions, classes], flat; `None` where its labels are taught.
+///
+/// With s(x) the scores of the source model and F the classes to forget, T_c = softmax(s restricted to the classes outside
+/// F)_c, 0 for c in F; where scores are independent T_c = sigmoid(s_c), 0 for c in F. It is the knowledge distillation of
+/// Hinton, Vinyals and Dean (2015) at temperature 1, from the model to itself, less the classes to forget.
+pub fn answers(trials: &mut Trials, recipe: &Recipe, retain: &Dataset) -> Result<Option<Vec<f32>>, UnlearnError> {
+    if recipe.targets == Targets::Labels {
+        return Ok(None);
+    }
+    let all: Vec<usize> = (0..retain.len()).collect();
+    let start = trials.start().clone();
+    let mut scores = trials.scores_of_data(&start, retain, &all)?;
+    let labels = all.iter().flat_map(|&i| retain.labels_of(i));
+    for (row, labels) in scores.chunks_exact_mut(retain.classes()).zip(labels) {
+        answer(row, &recipe.forget, labels, trials.independent());
+    }
+    Ok(Some(scores))
+}
+
+/// Makes scores the target of a prediction; its labels where a score is no number.
+fn answer(row: &mut [f32], forget: &[usize], labels: &[u32], independent: bool) {
+    if row.iter().any(|s| !s.is_finite()) {
+        row.fill(0.0);
+        labels.iter().for_each(|&l| row[l as usize] = 1.0);
+        return;
+    }
+    if independent {
+        row.iter_mut().for_each(|s| *s = 1.0 / (1.0 + (-*s).exp()));
+    } else {
+        let kept = |c: usize| !forget.contains(&c);
+        let largest = (0..row.len()).filter(|&c| kept(c)).map(|c| row[c]).fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|s| *s = (*s - largest).exp());
+    }
+    forget.iter().for_each(|&c| row[c] = 0.0);
+    if !independent {
+        let sum: f32 = row.iter().sum();
+        row.iter_mut().for_each(|s| *s /= sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::answer;
+
+    #[test]
+    fn answers_leave_out_the_classes_to_forget() {
+        // Softmax over classes 0 and 2 of (0, ln 3): 1/4 and 3/4. A huge score of the forgotten class does no harm.
+        let mut row = [1.0, 200.0, 1.0 + 3.0f32.ln()];
+        answer(&mut row, &[1], &[0], false);
+        assert!((row[0] - 0.25).abs() < 1e-6 && row[1].abs() < 1e-12 && (row[2] - 0.75).abs() < 1e-6, "{row:?}");
+
+        let mut row = [0.0, 5.0, -(3.0f32.ln())];
+        answer(&mut row, &[1], &[0], true);
+        assert!((row[0] - 0.5).abs() < 1e-6 && row[1].abs() < 1e-12 && (row[2] - 0.25).abs() < 1e-6, "{row:?}");
+
+        let mut row = [f32::NAN, 1.0, 2.0];
+        answer(&mut row, &[1], &[2], false);
+        assert_eq!(row, [0.0, 0.0, 1.0]);
+    }
+}
