@@ -43,6 +43,9 @@ struct Args {
     mean: Vec<f32>,
     #[arg(long, value_delimiter = ',')]
     std: Vec<f32>,
+    /// Teach the labels of the retain sample in the place of the source model's answers
+    #[arg(long)]
+    labels: bool,
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[arg(long, default_value_t = 2)]
@@ -102,7 +105,7 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
     let others: Vec<usize> = (0..classes).filter(|&c| c != class).collect();
     let retain = load(&args.retain, &[class], Some(1000))?;
     let (real, kept) = (load(&args.eval, &others, None)?, load(&args.eval, &[class], None)?);
-    let recipe = recipe(class, args.seed);
+    let recipe = recipe(class, args);
 
     let source = network.weights()?;
     let first: Vec<usize> = (0..recipe.batch_size).map(|i| i % retain.len()).collect();
@@ -151,13 +154,13 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
 }
 
 /// The defaults of `forget`.
-fn recipe(class: usize, seed: u64) -> Recipe {
+fn recipe(class: usize, args: &Args) -> Recipe {
     Recipe {
         variant: Variant::Corrected,
         depth: Depth::Standard,
-        targets: Targets::Source,
+        targets: if args.labels { Targets::Labels } else { Targets::Source },
         forget: vec![class],
-        seed,
+        seed: args.seed,
         batch_size: 256,
         noise: NoiseSettings {
             images: 256,

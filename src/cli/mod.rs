@@ -38,6 +38,7 @@ pub fn main() -> ExitCode {
     let status = match cli.command {
         Command::Forget(args) => commands::forget::run(&args, printer),
         Command::Compare(args) => commands::forget::compare(&args, printer),
+        Command::Retrain(args) => commands::forget::retrain(&args, printer),
         Command::Evaluate(args) => commands::evaluate::run(&args, printer),
         Command::Audit(args) => commands::audit::run(&args, printer),
         Command::Verify(args) => commands::verify::run(&args, printer),

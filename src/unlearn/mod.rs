@@ -4,6 +4,7 @@
 //! what it does and where the two variants differ. No sample of a class to forget enters here.
 
 mod calibrate;
+mod fresh;
 mod ladder;
 mod mix;
 mod noise;
@@ -14,6 +15,7 @@ mod trials;
 mod turned;
 
 pub use calibrate::{Calibration, Calibrator, GONE, GONE_BESIDE, HELD, JUDGING, Limits, Row, Validation, split};
+pub use fresh::fresh;
 pub use ladder::Outcome;
 pub use mix::Mix;
 pub use noise::{NoiseRun, learn};
@@ -99,7 +101,11 @@ pub fn train(
     let started = Instant::now();
     let per_epoch = mix.len().div_ceil(batch);
     let steps = per_epoch * settings.epochs;
-    let flag = if phase == "impair" { "--impair-lr" } else { "--repair-lr" };
+    let flag = match phase {
+        "impair" => "--impair-lr",
+        "repair" => "--repair-lr",
+        _ => "the learning rate",
+    };
     stepper.fresh_optimizer()?;
     watch.begin(phase, steps);
     let mut order = Seeded::new(seed, phase);

@@ -24,12 +24,21 @@ pub enum Rival {
     RandomLabels,
     /// Gradient ascent on the loss of real samples of the class, without the retain sample.
     GradientAscent,
+    /// Training from fresh weights on the retain sample, with a step budget of its own.
+    Retrain,
 }
 
 impl Rival {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Unsir, Self::GaussianNoise, Self::GreyImages, Self::FineTune, Self::RandomLabels, Self::GradientAscent];
+    pub const ALL: [Self; 7] = [
+        Self::Unsir,
+        Self::GaussianNoise,
+        Self::GreyImages,
+        Self::FineTune,
+        Self::RandomLabels,
+        Self::GradientAscent,
+        Self::Retrain,
+    ];
 
     /// Its name, as it is typed and printed.
     pub fn name(self) -> &'static str {
@@ -40,6 +49,24 @@ impl Rival {
             Self::FineTune => "fine-tune",
             Self::RandomLabels => "random-labels",
             Self::GradientAscent => "gradient-ascent",
+            Self::Retrain => "retrain",
+        }
+    }
+
+    /// What it does, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Unsir => "Learned noise beside the retain sample",
+            Self::GaussianNoise => "Standard normal noise in place of learned noise",
+            Self::GreyImages => "Grey images in place of learned noise",
+            Self::FineTune => "The retain sample alone",
+            Self::RandomLabels => {
+                "Real samples of the class with labels of other classes drawn at random, beside the retain sample"
+            }
+            Self::GradientAscent => "Gradient ascent on real samples of the class",
+            Self::Retrain => {
+                "Training from fresh weights on the retain sample; has more steps, and runs only where it is named"
+            }
         }
     }
 
@@ -73,7 +100,8 @@ pub struct Rivals<'d> {
 }
 
 impl<'d> Rivals<'d> {
-    /// What `rival` learns from, in as many samples as UNSIR; `None` where samples of the classes are missing.
+    /// What `rival` learns from, in as many samples as UNSIR; `None` where samples of the classes are missing, and for
+    /// retraining, which has no phases.
     pub fn material(&self, rival: Rival) -> Option<Material<'d>> {
         let all: Vec<usize> = (0..self.retain.len()).collect();
         let samples = self.recipe.noise.samples * self.recipe.forget.len();
@@ -83,6 +111,7 @@ impl<'d> Rivals<'d> {
         };
         let images = self.recipe.noise.images;
         let impair = match rival {
+            Rival::Retrain => return None,
             Rival::Unsir => {
                 let entries = self.noise.noise.iter().map(|(c, z)| (*c, z, images)).collect();
                 mix(entries, all, self.recipe.noise.samples)

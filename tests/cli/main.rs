@@ -12,5 +12,6 @@ mod forget;
 mod gradcheck;
 mod inspect;
 mod program;
+mod retrain;
 mod runtime;
 mod verify;

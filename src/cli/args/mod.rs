@@ -8,7 +8,8 @@ pub use audit::{AuditArgs, MeasureArg};
 pub use evaluate::EvaluateArgs;
 pub use shared::{EngineArgs, LayoutArg, ModelArgs, PreprocessArgs, ReadArgs};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::unlearn::Rival;
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 use std::path::PathBuf;
 
 /// Takes classes out of a trained ONNX classifier: the same model file with other weights, stamped, checked, measured.
@@ -27,6 +28,8 @@ pub enum Command {
     Forget(Box<ForgetArgs>),
     /// Runs UNSIR beside its controls and other methods, with the same number of steps; writes nothing
     Compare(Box<CompareArgs>),
+    /// Trains the same graph from fresh weights without some classes: the yardstick of `audit`
+    Retrain(Box<RetrainArgs>),
     /// Measures models class by class, alone or side by side; trains nothing
     Evaluate(Box<EvaluateArgs>),
     /// Measures what a model still holds of classes that were taken out, with samples of them; writes no model
@@ -50,6 +53,7 @@ impl Command {
         match self {
             Self::Forget(a) => a.quiet,
             Self::Compare(a) => a.quiet,
+            Self::Retrain(a) => a.quiet,
             Self::Evaluate(a) => a.quiet,
             Self::Audit(a) => a.quiet,
             Self::Gradcheck(a) => a.quiet,
@@ -62,6 +66,7 @@ impl Command {
         match self {
             Self::Forget(a) => a.json,
             Self::Compare(a) => a.json,
+            Self::Retrain(a) => a.json,
             Self::Evaluate(a) => a.json,
             Self::Audit(a) => a.json,
             Self::Verify(a) => a.json,
@@ -100,20 +105,14 @@ pub enum TargetsArg {
     Source,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RivalArg {
-    /// Learned noise beside the retain sample
-    Unsir,
-    /// Standard normal noise in place of learned noise
-    GaussianNoise,
-    /// Grey images in place of learned noise
-    GreyImages,
-    /// The retain sample alone
-    FineTune,
-    /// Real samples of the class with labels of other classes drawn at random, beside the retain sample
-    RandomLabels,
-    /// Gradient ascent on real samples of the class
-    GradientAscent,
+impl ValueEnum for Rival {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(self.about()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -153,7 +152,7 @@ pub struct JobArgs {
     #[arg(long, value_name = "CLASSES")]
     pub forget: String,
     /// Labelled samples of the classes to keep: a folder with a subfolder per class, an .npz with x and y, or IDX files
-    #[arg(long, value_name = "DATA")]
+    #[arg(long, visible_alias = "data", value_name = "DATA")]
     pub retain: PathBuf,
     /// Held-out labelled samples, those of the forgotten classes included; never trained on
     #[arg(long, value_name = "DATA")]
@@ -205,12 +204,42 @@ pub struct CompareArgs {
     /// Samples of the classes to forget, for the methods that learn from them; those of other classes are dropped
     #[arg(long, value_name = "DATA", help_heading = None)]
     pub forget_data: Option<PathBuf>,
-    /// Methods, separated by commas [default: all that the data allows]
+    /// Methods, separated by commas [default: all that the data allows but retrain]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "METHODS", help_heading = None)]
-    pub methods: Vec<RivalArg>,
+    pub methods: Vec<Rival>,
+    /// Passes of the method retrain over the retain sample
+    #[arg(long, value_name = "N", default_value_t = 20, help_heading = None)]
+    pub retrain_epochs: usize,
+    /// Learning rate of the method retrain
+    #[arg(long, value_name = "LR", default_value_t = 0.001, help_heading = None)]
+    pub retrain_lr: f64,
     /// Runs of each method, with seeds that follow --seed
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = None)]
     pub runs: usize,
+    /// Print the result as JSON on stdout
+    #[arg(long, help_heading = None)]
+    pub json: bool,
+    /// No notes and no progress
+    #[arg(long, help_heading = None)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RetrainArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Folder that model.onnx is written to
+    #[arg(short, long = "out", value_name = "DIR", help_heading = None)]
+    pub out: PathBuf,
+    /// Replace an earlier result in DIR
+    #[arg(long, help_heading = None)]
+    pub force: bool,
+    /// Passes over the data
+    #[arg(long, value_name = "N", default_value_t = 20, help_heading = None)]
+    pub epochs: usize,
+    /// Learning rate
+    #[arg(long, value_name = "LR", default_value_t = 0.001, help_heading = None)]
+    pub lr: f64,
     /// Print the result as JSON on stdout
     #[arg(long, help_heading = None)]
     pub json: bool,

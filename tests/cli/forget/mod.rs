@@ -5,6 +5,7 @@ mod batch_norm;
 mod calibration;
 mod classes;
 mod data;
+mod depth;
 mod forms;
 mod hardware;
 pub mod heads;

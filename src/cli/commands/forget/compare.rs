@@ -2,17 +2,11 @@
 
 use super::{Job, train::Lab};
 use crate::{
-    cli::{
-        Status,
-        args::{CompareArgs, RivalArg},
-        interrupt, plan,
-        printer::Printer,
-        progress::Progress,
-    },
+    cli::{Status, args::CompareArgs, interrupt, plan, printer::Printer, progress::Progress},
     data::Dataset,
     evaluate::Evaluation,
     report::{Gates, percent},
-    unlearn::{Calibration, PhaseSettings, Rival, Rivals, UnlearnError},
+    unlearn::{Calibration, PhaseRecord, PhaseSettings, Rival, Rivals, UnlearnError},
 };
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -71,26 +65,18 @@ pub fn run(args: &CompareArgs, printer: Printer) -> Result<Status> {
 
 /// What was asked for, or all that the data allows.
 fn methods(args: &CompareArgs, forget_data: bool) -> Result<Vec<Rival>> {
-    let asked = args.methods.iter().map(|m| match m {
-        RivalArg::Unsir => Rival::Unsir,
-        RivalArg::GaussianNoise => Rival::GaussianNoise,
-        RivalArg::GreyImages => Rival::GreyImages,
-        RivalArg::FineTune => Rival::FineTune,
-        RivalArg::RandomLabels => Rival::RandomLabels,
-        RivalArg::GradientAscent => Rival::GradientAscent,
-    });
-    let asked: Vec<Rival> = asked.collect();
-    if asked.is_empty() {
-        return Ok(Rival::ALL.into_iter().filter(|m| forget_data || !m.needs_forget_data()).collect());
+    if args.methods.is_empty() {
+        let runs = |m: &Rival| *m != Rival::Retrain && (forget_data || !m.needs_forget_data());
+        return Ok(Rival::ALL.into_iter().filter(runs).collect());
     }
-    for method in &asked {
+    for method in &args.methods {
         ensure!(
             forget_data || !method.needs_forget_data(),
             "--methods {}: it learns from samples of the classes to forget; give them with --forget-data",
             method.name()
         );
     }
-    Ok(asked)
+    Ok(args.methods.clone())
 }
 
 impl Job<'_> {
@@ -142,19 +128,32 @@ impl Job<'_> {
                     "--methods {}: it takes models with one input of floats",
                     method.rival.name()
                 );
-                let material = rivals.material(method.rival).context("samples of the classes are missing")?;
-                let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
-                let impair = phase(recipe.impair, impair * method.rival.direction());
-                let done = trials.run(&material, impair, phase(recipe.repair, repair), &mut progress);
+                let mut work = || -> Result<(Evaluation, Vec<PhaseRecord>)> {
+                    let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
+                    // Methods without their data are refused before, so that what has no material is retraining.
+                    if let Some(material) = rivals.material(method.rival) {
+                        let impair = phase(recipe.impair, impair * method.rival.direction());
+                        let trial = trials.run(&material, impair, phase(recipe.repair, repair), &mut progress)?;
+                        return Ok((trials.evaluate(&trial.weights[1], eval, rows)?, trial.phases.to_vec()));
+                    }
+                    let settings = PhaseSettings { lr: args.retrain_lr, epochs: args.retrain_epochs };
+                    let (weights, record) = job.retrain(recipe, settings, &mut progress)?;
+                    // In a file, because statistics of BatchNormalization have moved as well.
+                    let folder = tempfile::tempdir().context("no temporary folder")?;
+                    let file = folder.path().join("retrained");
+                    std::fs::create_dir(&file).with_context(|| format!("cannot create {}", file.display()))?;
+                    Ok((job.evaluate_weights(&file, &weights)?, vec![record]))
+                };
+                let done = work();
                 progress.finish();
                 let found = match done {
-                    Ok(trial) => {
-                        method.steps = trial.phases.iter().map(|p| p.steps).sum();
-                        method.seconds += trial.phases.iter().map(|p| p.seconds).sum::<f64>() / args.runs as f64;
-                        Some(job.figures(&trials.evaluate(&trial.weights[1], eval, rows)?))
+                    Ok((measured, phases)) => {
+                        method.steps = phases.iter().map(|p| p.steps).sum();
+                        method.seconds += phases.iter().map(|p| p.seconds).sum::<f64>() / args.runs as f64;
+                        Some(job.figures(&measured))
                     }
-                    Err(UnlearnError::NotFinite { .. }) => None,
-                    Err(e) => return Err(e.into()),
+                    Err(e) if matches!(e.downcast_ref(), Some(UnlearnError::NotFinite { .. })) => None,
+                    Err(e) => return Err(e),
                 };
                 let said = found.map_or("the loss became no number".to_owned(), |f| {
                     format!("forgotten {}, retained {}", shown_share(f.forget), shown_share(f.retain))

@@ -12,7 +12,6 @@ use crate::{
         interrupt,
     },
     evaluate::{Classifier, Evaluation, Scores},
-    onnx,
     provenance::stamp::{self, Source, StampInfo, Stamped},
     report::{CheckRecord, Masking, Measured},
     tensor::Tensor,
@@ -117,16 +116,8 @@ impl Job<'_> {
 
     /// Measures weights as they would be in a file: written into a copy of the source.
     pub(super) fn evaluate_weights(&self, folder: &Path, weights: &Weights) -> Result<Evaluation> {
-        let tensors = self.network.write_back(weights)?;
-        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
-        let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
-        let from = folder_of(&self.args.model);
-        for external in &patched.external {
-            onnx::patch::write_external(from, folder, external)?;
-        }
-        let path = folder.join(output::MODEL);
-        output::write(&path, &patched.model)?;
-        let result = self.evaluate_file(&path);
+        self.write_weights(folder, weights)?;
+        let result = self.evaluate_file(&folder.join(output::MODEL));
         std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         result
     }

@@ -1,14 +1,16 @@
 //! `forget`: the main job. This file has the story; `read`, `train` (with `calibrate`), `finish` and `publish` have its
-//! chapters.
+//! chapters. `compare` and `retrain` are other jobs on the same material.
 
 mod calibrate;
 mod compare;
 mod finish;
 mod publish;
 mod read;
+mod retrain;
 mod train;
 
 pub use compare::run as compare;
+pub use retrain::run as retrain;
 
 use super::{output::Output, session::Opened};
 use crate::{

@@ -1,0 +1,137 @@
+//! `retrain`: the same graph trained from fresh weights without some classes, the yardstick of audits.
+
+use super::{Job, folder_of, values};
+use crate::{
+    cli::{
+        Status,
+        args::RetrainArgs,
+        commands::output::{self, Output},
+        interrupt, plan,
+        printer::Printer,
+        progress::Progress,
+    },
+    evaluate::Evaluation,
+    onnx,
+    report::{Gates, percent},
+    train::{BatchNorm, Weights},
+    unlearn::{self, Mix, PhaseRecord, PhaseSettings, Recipe, UnlearnError},
+};
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Nothing is judged here.
+const GATES: Gates = Gates { max_forget_accuracy: 1.0, max_retain_drop: 1.0 };
+
+/// The result.
+#[derive(Serialize)]
+struct Shown {
+    /// Classes that were left out.
+    forget: Vec<usize>,
+    classes: Vec<String>,
+    lr: f64,
+    epochs: usize,
+    steps: usize,
+    samples: usize,
+    last_loss: f32,
+    training_accuracy: Option<f64>,
+    /// What accuracies are measured on: `eval`, or `retain` where there are no held-out samples.
+    on: &'static str,
+    before: Evaluation,
+    after: Evaluation,
+    written: Vec<PathBuf>,
+}
+
+pub fn run(args: &RetrainArgs, printer: Printer) -> Result<Status> {
+    plan::early(&args.job)?;
+    ensure!(args.epochs > 0, "--epochs 0: expected at least 1");
+    ensure!(args.lr.is_finite() && args.lr > 0.0, "--lr {}: expected a number above 0", args.lr);
+    let inputs: Vec<&Path> = [Some(&args.job.model), Some(&args.job.retain), args.job.eval.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .collect();
+    let output = Output::prepare(&args.out, args.force, &inputs)?;
+    interrupt::catch();
+    let job = Job::read(&args.job, GATES, None, printer)?;
+    output.claim(&job.model.external, folder_of(&args.job.model), args.force)?;
+
+    let mut progress = Progress::new(printer);
+    let settings = PhaseSettings { lr: args.lr, epochs: args.epochs };
+    let before = job.evaluate_file(&args.job.model)?;
+    let (weights, record) = job.retrain(&job.recipe, settings, &mut progress)?;
+    progress.finish();
+    let finished = output.scratch("finished")?;
+    job.write_weights(&finished, &weights)?;
+    let after = job.evaluate_file(&finished.join(output::MODEL))?;
+    let written = output.publish(&finished)?;
+    let shown = Shown {
+        forget: job.recipe.forget.clone(),
+        classes: job.names.all().to_vec(),
+        lr: args.lr,
+        epochs: args.epochs,
+        steps: record.steps,
+        samples: job.retain.len(),
+        last_loss: record.last_loss,
+        training_accuracy: record.accuracy,
+        on: job.measured_on().0,
+        before,
+        after,
+        written,
+    };
+    printer.json(&shown)?;
+    printer.result(text(&shown, &record));
+    Ok(Status::Yes)
+}
+
+impl Job<'_> {
+    /// Trains the graph from fresh weights on the labels of the retain sample. BatchNormalization that the file has learns as
+    /// in training, with the statistics of the batch.
+    pub(super) fn retrain(
+        &self,
+        recipe: &Recipe,
+        settings: PhaseSettings,
+        progress: &mut Progress,
+    ) -> Result<(Weights, PhaseRecord), UnlearnError> {
+        let rows = self.rows(recipe.batch_size);
+        let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Batch)?;
+        let start = unlearn::fresh(&network.with_statistics(&self.network.weights()?), recipe.seed);
+        let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
+        let mix = Mix::retain_only(&self.retain, network.row.clone());
+        let record = unlearn::train(&mut stepper, &mix, settings, recipe.batch_size, recipe.seed, "retrain", progress)?;
+        Ok((stepper.weights()?, record))
+    }
+
+    /// Writes weights into a copy of the source in `folder`.
+    pub(super) fn write_weights(&self, folder: &Path, weights: &Weights) -> Result<()> {
+        let tensors = self.network.write_back(weights)?;
+        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
+        let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
+        let from = folder_of(&self.args.model);
+        for external in &patched.external {
+            onnx::patch::write_external(from, folder, external)?;
+        }
+        output::write(&folder.join(output::MODEL), &patched.model)
+    }
+}
+
+fn text(shown: &Shown, record: &PhaseRecord) -> String {
+    let share = |v: Option<f64>| v.map_or("-".to_owned(), percent);
+    let kept = |c: usize| !shown.forget.contains(&c);
+    let on = if shown.on == "eval" { "held-out data" } else { "the samples it was trained on" };
+    let mut text = format!(
+        "trained from fresh weights: {} steps on {} samples in {:.0} s, last loss {:.4}\n",
+        record.steps, shown.samples, record.seconds, shown.last_loss
+    );
+    for (name, e) in [("source", &shown.before), ("retrained", &shown.after)] {
+        text += &format!(
+            "{name:<9}  retained classes {}, classes left out {} (on {on})\n",
+            share(e.quality(kept)),
+            share(e.accuracy(|c| !kept(c)))
+        );
+    }
+    for path in &shown.written {
+        text += &format!("written    {}\n", path.display());
+    }
+    text.trim_end().to_owned()
+}

@@ -1,0 +1,56 @@
+//! How deep to forget, and what the retain sample teaches.
+
+use crate::common::{model, program::Forget};
+use serde_json::Value;
+
+fn forget() -> Forget {
+    Forget::new(model("fashion-mnist"))
+}
+
+#[track_caller]
+fn report(forget: &Forget) -> Value {
+    let ran = forget.run();
+    assert!(matches!(ran.code, Some(0 | 1)), "{}{}", ran.stdout, ran.stderr);
+    forget.report()
+}
+
+#[test]
+fn a_depth_decides_what_flags_leave_open() {
+    let recipe = |depth: &str| {
+        let open = forget().without("--noise-samples").flag("--keep-failed").set("--depth", depth);
+        report(&open)["parameters"]["recipe"].clone()
+    };
+    let [shallow, standard, deep] = ["shallow", "standard", "deep"].map(recipe);
+    let of = |r: &Value| (r["noise"]["samples"].as_u64(), r["repair"]["epochs"].as_u64());
+    assert_eq!(of(&shallow), (Some(256), Some(1)), "{shallow:#}");
+    assert_eq!(of(&standard), (Some(5120), Some(1)), "{standard:#}");
+    assert_eq!(of(&deep), (Some(5120), Some(3)), "{deep:#}");
+    assert_eq!(deep["depth"], "deep");
+
+    let given = forget().flag("--keep-failed").set("--depth", "deep").set("--repair-epochs", "2");
+    let given = report(&given)["parameters"]["recipe"].clone();
+    assert_eq!(
+        (given["noise"]["samples"].as_u64(), given["repair"]["epochs"].as_u64()),
+        (Some(32), Some(2)),
+        "{given:#}"
+    );
+
+    forget().set("--depth", "deep").set("--variant", "reference").run().fails(&["--depth", "--variant reference"]);
+}
+
+#[test]
+fn the_retain_sample_teaches_what_the_source_answers_or_its_labels() {
+    let answers = report(&forget().flag("--keep-failed"));
+    let labels = report(&forget().flag("--keep-failed").set("--targets", "labels"));
+    assert_eq!(answers["parameters"]["recipe"]["targets"], "source");
+    assert_eq!(labels["parameters"]["recipe"]["targets"], "labels");
+    assert_ne!(answers["result"]["weights"], labels["result"]["weights"]);
+    // The share of labels that a step predicts is known only where labels are taught.
+    let accuracy = |report: &Value| report["phases"][1]["accuracy"].is_number();
+    assert_eq!((accuracy(&answers), accuracy(&labels)), (false, true));
+    // Answers of a model that is rarely sure cost more nats than labels it knows: the entropy of the answers stays.
+    let last = |report: &Value| report["phases"][2]["mean_loss"].as_f64().expect("a loss");
+    assert!(last(&answers) > 0.0 && last(&labels) > 0.0);
+    let reference = report(&forget().flag("--keep-failed").set("--variant", "reference").set("--forget", "0"));
+    assert_eq!(reference["parameters"]["recipe"]["targets"], "labels");
+}
