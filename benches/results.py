@@ -85,6 +85,11 @@ class Work:
         """The learning rate of other toolkits."""
         return [self.forget("fixed.0.1e-4", [0], ["--impair-lr", "1e-4", "--repair-lr", "1e-4"])]
 
+    def targets(self):
+        """Labels beside the source model's answers, at the same rate."""
+        listed = [(c, t) for c in (0, 3, 8, 9) for t in ("labels", "source")]
+        return [self.forget(f"targets.{c}.{t}", [c], ["--impair-lr", "3e-4", "--targets", t]) for c, t in listed]
+
     def settings(self):
         """One setting changed at a time."""
         listed = [(c, name, flags) for c in SETTING_CLASSES for name, flags in SETTINGS.items()]
@@ -103,7 +108,7 @@ class Work:
         return [self.forget(f"depth.{depth}.seed{seed}", [0], ["--depth", depth], seed) for depth, seed in listed]
 
 
-SUITES = ["singles", "blind", "sets", "reference", "fixed", "depth", "settings", "compare", "seeds"]
+SUITES = ["singles", "blind", "sets", "reference", "fixed", "depth", "targets", "settings", "compare", "seeds"]
 
 
 def jobs(args):
@@ -244,6 +249,8 @@ def page(args):
     table("The published notebook's procedure", NOTES["reference"], published)
     table("A learning rate that others use", NOTES["fixed"], [("airplane", "fixed.0.1e-4")])
     text.append(depths(found, models))
+    taught = [(f"{CLASSES[c]}, {t}", f"targets.{c}.{t}") for c in (0, 3, 8, 9) for t in ("labels", "source")]
+    table("What the retain samples teach", NOTES["targets"], taught)
     text.append(times(found, models))
     settings = [(f"{CLASSES[c]}, {name}", f"setting.{c}.{name}") for c in SETTING_CLASSES for name in SETTINGS]
     table("One setting changed", NOTES["settings"], settings)
@@ -269,6 +276,7 @@ NOTES = {
     "sets": "The class sets of the paper. All classes share one budget of noise samples.",
     "reference": "`--variant reference`, its own learning rates. It is the notebook's procedure, not the paper's result.",
     "fixed": "`--impair-lr 1e-4 --repair-lr 1e-4`.",
+    "targets": "`--impair-lr 3e-4` with `--targets labels` and with `--targets source`, the default.",
     "settings": "Beside the defaults one setting each; rates are found by trials every time.",
 }
 

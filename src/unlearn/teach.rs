@@ -26,20 +26,30 @@ pub fn answers(trials: &mut Trials, recipe: &Recipe, retain: &Dataset) -> Result
 fn answer(row: &mut [f32], forget: &[usize], labels: &[u32], independent: bool) {
     if row.iter().any(|s| !s.is_finite()) {
         row.fill(0.0);
-        labels.iter().for_each(|&l| row[l as usize] = 1.0);
+        for &label in labels {
+            row[label as usize] = 1.0;
+        }
         return;
     }
     if independent {
-        row.iter_mut().for_each(|s| *s = 1.0 / (1.0 + (-*s).exp()));
+        for s in &mut *row {
+            *s = 1.0 / (1.0 + (-*s).exp());
+        }
     } else {
         let kept = |c: usize| !forget.contains(&c);
         let largest = (0..row.len()).filter(|&c| kept(c)).map(|c| row[c]).fold(f32::NEG_INFINITY, f32::max);
-        row.iter_mut().for_each(|s| *s = (*s - largest).exp());
+        for s in &mut *row {
+            *s = (*s - largest).exp();
+        }
     }
-    forget.iter().for_each(|&c| row[c] = 0.0);
+    for &class in forget {
+        row[class] = 0.0;
+    }
     if !independent {
         let sum: f32 = row.iter().sum();
-        row.iter_mut().for_each(|s| *s /= sum);
+        for s in row {
+            *s /= sum;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
         printer::Printer,
         progress::Progress,
     },
+    data::Dataset,
     evaluate::Evaluation,
     onnx,
     report::{Gates, percent},
@@ -18,7 +19,10 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 /// Nothing is judged here.
 const GATES: Gates = Gates { max_forget_accuracy: 1.0, max_retain_drop: 1.0 };
@@ -53,7 +57,9 @@ pub fn run(args: &RetrainArgs, printer: Printer) -> Result<Status> {
         .collect();
     let output = Output::prepare(&args.out, args.force, &inputs)?;
     interrupt::catch();
-    let job = Job::read(&args.job, GATES, None, printer)?;
+    let mut job = Job::read(&args.job, GATES, None, printer)?;
+    // There are no trials: everything held out is measured.
+    job.eval_rows = (0..job.eval.as_ref().map_or(0, Dataset::len)).partition(|_| true);
     output.claim(&job.model.external, folder_of(&args.job.model), args.force)?;
 
     let mut progress = Progress::new(printer);
@@ -124,14 +130,15 @@ fn text(shown: &Shown, record: &PhaseRecord) -> String {
         record.steps, shown.samples, record.seconds, shown.last_loss
     );
     for (name, e) in [("source", &shown.before), ("retrained", &shown.after)] {
-        text += &format!(
-            "{name:<9}  retained classes {}, classes left out {} (on {on})\n",
+        let _ = writeln!(
+            text,
+            "{name:<9}  retained classes {}, classes left out {} (on {on})",
             share(e.quality(kept)),
             share(e.accuracy(|c| !kept(c)))
         );
     }
     for path in &shown.written {
-        text += &format!("written    {}\n", path.display());
+        let _ = writeln!(text, "written    {}", path.display());
     }
     text.trim_end().to_owned()
 }
