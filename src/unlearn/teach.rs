@@ -70,6 +70,6 @@ mod tests {
 
         let mut row = [f32::NAN, 1.0, 2.0];
         answer(&mut row, &[1], &[2], false);
-        assert_eq!(row, [0.0, 0.0, 1.0]);
+        assert!(row[0].abs() + row[1].abs() < 1e-9 && (row[2] - 1.0).abs() < 1e-9, "{row:?}");
     }
 }
