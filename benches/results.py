@@ -24,6 +24,7 @@ import time
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PREPROCESS = ["--mean", "0.4914,0.4822,0.4465", "--std", "0.2023,0.1994,0.2010"]
 SETS = [[0], [1, 2], [3, 4, 5, 6], [3, 4, 5, 6, 7, 8, 9]]
+MODELS = ["folded", "bn", "vit"]  # the order of the page; others follow
 SEEDS = [0, 1, 2]
 DEPTHS = ["shallow", "standard", "deep"]
 # What is changed, one at a time, beside the defaults; the rates are found by trials each time.
@@ -117,6 +118,14 @@ def jobs(args):
     return [job for suite in args.suites for work in works for job in getattr(work, suite)()]
 
 
+def printed_by(command):
+    """The JSON that a command prints; None where it prints none."""
+    try:
+        return json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    except json.JSONDecodeError:
+        return None
+
+
 def run_one(args, name, command, blind):
     target = args.work / f"{name}.json"
     if target.exists():
@@ -133,20 +142,24 @@ def run_one(args, name, command, blind):
         except json.JSONDecodeError:
             (args.work / f"{name}.error").write_text(done.stdout + done.stderr)
             return f"{name}: exit {done.returncode}, see {name}.error"
-        kept = {"seconds": seconds, "exit": done.returncode, "printed": printed, "notes": done.stderr}
+        kept = {"seconds": seconds, "at_once": args.jobs, "exit": done.returncode, "printed": printed, "notes": done.stderr}
         kept["command"] = [c for c in command if c not in (str(out), "--out")]
         model = out / "model.onnx"
         if blind:
             source = args.models[name.split(".")[0]]
             measure = [args.program, "evaluate", source, str(model), "--data", args.test, *PREPROCESS, "--json", *args.rest]
-            kept["afterwards"] = json.loads(subprocess.run(measure, capture_output=True, text=True).stdout)
+            measured = printed_by(measure)
+            if measured is None:
+                return f"{name}: exit {done.returncode}, and nothing could be measured afterwards"
+            kept["afterwards"] = measured
         retrained = args.retrained.get(name.split(".")[0])
         if ".depth." in name and retrained:
             source = args.models[name.split(".")[0]]
             audit = [args.program, "audit", source, str(model), "--retrained", retrained, "--forget", "0"]
             audit += ["--train-data", args.train, "--data", args.test, *PREPROCESS, "--json", *args.rest]
-            done = subprocess.run(audit, capture_output=True, text=True)
-            kept["audit"] = json.loads(done.stdout) if done.stdout else done.stderr
+            audited = printed_by(audit)
+            if audited is not None:
+                kept["audit"] = audited
         target.write_text(json.dumps(kept))
         return f"{name}: {seconds:.1f} s, exit {kept['exit']}"
 
@@ -192,13 +205,6 @@ class Figures:
         (f0, r0), (f1, r1) = self.before, self.after
         return f"{f0:.2f} to {f1:.2f} | {r0:.2f} to {r1:.2f} | {self.drop:+.2f} | {self.rate:.1e} | {self.trials}"
 
-    def audited(self, measure, figure, of="after"):
-        for m in self.kept.get("audit", {}).get("measures", []):
-            for f in m.get("figures") or []:
-                if (m["name"], f["figure"], f["of"]) == (measure, figure, of):
-                    return f
-        return None
-
 
 COLUMNS = "forgotten, % | retained, % | fall, points | impair rate | trials"
 
@@ -206,7 +212,7 @@ COLUMNS = "forgotten, % | retained, % | fall, points | impair rate | trials"
 def page(args):
     """Writes the page; a table whose figures were not measured says so."""
     found = {path.stem: Figures(path) for path in sorted(args.work.glob("*.json"))}
-    models = sorted({name.split(".")[0] for name in found}, key=lambda m: ["folded", "bn", "vit"].index(m))
+    models = sorted({name.split(".")[0] for name in found}, key=lambda m: (MODELS.index(m) if m in MODELS else len(MODELS), m))
     text = [HEAD, conditions(found)]
 
     def named(suffix):
@@ -255,6 +261,7 @@ def page(args):
     settings = [(f"{CLASSES[c]}, {name}", f"setting.{c}.{name}") for c in SETTING_CLASSES for name in SETTINGS]
     table("One setting changed", NOTES["settings"], settings)
     text.append(compared(found, models))
+    text.append(COMMANDS)
     args.out.write_text("\n".join(text).rstrip() + "\n")
 
 
@@ -264,8 +271,22 @@ Made by `python3 benches/results.py write` from what `benches/results.py run` ha
 The models are ResNet18 for CIFAR-10 with BatchNormalization folded into the convolutions (*folded*) and kept (*bn*), and
 the vision transformer that `benches/train_vit.py` trains (*vit*). The retain sample is up to 1,000 training images a class,
 `--eval` the 10,000 test images, of which 8,000 are measured where a fifth judges trials. Models and images are not part of
-the repository: [the command](#commands) takes your own. One run a line; a difference of a point is within chance. An
-earlier version's figures in [method.md](method.md) have their commands beside them.
+the repository: [the command](#commands) takes your own. One run a line; a difference of a point is within chance.
+What a table lacks was not measured. Figures in [method.md](method.md) have their own commands beside them.
+"""
+
+COMMANDS = """## Commands
+
+```sh
+python3 benches/train_vit.py --train cifar10-train.npz --test cifar10-test.npz --out vit.onnx
+python3 benches/results.py run --program target/release/onnx-unlearn --work DIR \\
+    --train cifar10-train.npz --test cifar10-test.npz \\
+    --model folded=resnet18.onnx --model bn=resnet18-bn.onnx --model vit=vit.onnx \\
+    --retrained folded=resnet18-without-airplane.onnx --retrained bn=resnet18-without-airplane.onnx
+python3 benches/results.py write --work DIR --out docs/results.md
+```
+
+`--suite` names parts of the work, `--only` single figures; what is there already is not measured again.
 """
 
 NOTES = {
@@ -332,12 +353,15 @@ def cell(f, measure, start, of):
 
 
 def times(found, models):
-    rows = ["## Run times\n", "Wall time of the whole command, trials included, where one process ran at a time.\n"]
-    rows += ["| model | median seconds of the runs with one class |", "|---|---|"]
+    rows = ["## Run times\n", "Wall time of the whole command in seconds, trials included.\n"]
+    rows += ["| model | processes at once | runs with one class | fastest | median |", "|---|---|---|---|---|"]
     for m in models:
-        seconds = [f.seconds for name, f in found.items() if name.startswith(f"{m}.single.")]
-        if seconds:
-            rows.append(f"| {m} | {statistics.median(seconds):.0f} |")
+        of = {}
+        for name, f in found.items():
+            if name.startswith(f"{m}.single."):
+                of.setdefault(f.kept.get("at_once", 1), []).append(f.seconds)
+        for at_once, seconds in sorted(of.items()):
+            rows.append(f"| {m} | {at_once} | {len(seconds)} | {min(seconds):.0f} | {statistics.median(seconds):.0f} |")
     return "\n".join([*rows, ""])
 
 

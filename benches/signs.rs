@@ -119,7 +119,7 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
     let entries = noise.noise.iter().map(|(c, z)| (*c, z, recipe.noise.images)).collect();
     let row = &batched.row;
     let mut trials = Trials::new(&batched, &batched, &recipe, &source)?;
-    let answers = unlearn::answers(&mut trials, &recipe, &retain)?;
+    let answers = unlearn::answers(&mut trials, &source, &recipe, &retain, &mut Silent)?;
     let material = Material {
         impair: Mix::new(&retain, row.clone(), entries, recipe.noise.samples)
             .taught(answers.as_deref())

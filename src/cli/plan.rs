@@ -139,6 +139,22 @@ pub fn calibrates(args: &MethodArgs) -> bool {
     args.impair_lr.is_none() && args.repair_lr.is_none() && matches!(args.variant, VariantArg::Corrected)
 }
 
+/// BatchNormalization of a network that is trained from fresh weights beside others: its stored statistics are those of the
+/// source model, so it takes those of the batch unless frozen ones were asked for.
+pub fn retrained_batch_norm(args: &MethodArgs) -> BatchNorm {
+    match args.batch_norm {
+        Some(BatchNormArg::Frozen) => BatchNorm::Frozen,
+        Some(BatchNormArg::Batch) | None => BatchNorm::Batch,
+    }
+}
+
+/// Settings of retraining, with the flags they come from.
+pub fn retraining(flags: [&str; 2], epochs: usize, lr: f64) -> Result<PhaseSettings> {
+    ensure!(epochs > 0, "{} 0: expected at least 1", flags[0]);
+    ensure!(lr.is_finite() && lr > 0.0, "{} {lr}: expected a number above 0", flags[1]);
+    Ok(PhaseSettings { lr, epochs })
+}
+
 /// Makes the recipe; where [`calibrates`] says so, its learning rates are still to be found. `forget` are class indices; `channels` is the number of channels of a sample, if it has any.
 pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) -> Result<Recipe> {
     let reference = matches!(args.variant, VariantArg::Reference);

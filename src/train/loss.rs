@@ -13,12 +13,13 @@ pub struct Loss {
     pub loss: Value,
     /// Gradient with respect to the logits, in their shape.
     pub dlogits: Value,
-    /// Weighted number of predictions whose largest score is that of a class of their target, rank 0.
+    /// Weighted number of predictions whose largest score is that of a class of their target, rank 0; where targets are no
+    /// labels, the sum of their shares of that class.
     pub hits: Value,
 }
 
 /// The loss of logits in any layout. `targets` [batch * predictions, classes] are 1 for the classes that are there (several
-/// only where scores are independent) and 0 for the others. Rows of `weights` [batch * predictions, 1] count; `total` is
+/// only where scores are independent) and 0 for the others, or shares of the classes. Rows of `weights` [batch * predictions, 1] count; `total` is
 /// the sum of the weights where this is only a part of a batch.
 ///
 /// One logit z for two classes is softmax over (0, z), since sigmoid(z) = exp z / (exp 0 + exp z).

@@ -240,10 +240,11 @@ impl Calibrator<'_> {
         for row in rows {
             let drop = quality(&beside) - quality(row);
             let error = standard_error(&beside.hits, &row.hits);
-            // The mildest rate has accuracy to spare; the strongest one is on the edge, and has to stay on this side of it.
+            // The mildest rate has accuracy to spare; the strongest one is on the edge, and stays on this side of it where
+            // there are samples enough to tell the sides apart.
             let kept = match self.search() {
-                Search::Mildest => drop - error <= self.limits.drop,
-                Search::Strongest => drop + error <= self.limits.drop,
+                Search::Strongest if 2.0 * error < self.limits.drop => drop + error <= self.limits.drop,
+                Search::Mildest | Search::Strongest => drop - error <= self.limits.drop,
             };
             let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class));
             let destroyed = row.loss.is_none() || drop > DESTROYED * quality(&beside);

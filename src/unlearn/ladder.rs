@@ -2,8 +2,11 @@
 
 use serde::Serialize;
 
-/// Trials of a calibration; with the noise, which is learned once, they cost less than four runs.
+/// Trials of a calibration; they cost less than four runs.
 pub const TRIALS: usize = 5;
+
+/// The same where the strongest rate is looked for: less of such a run is impair, so that a trial is more of a run.
+const TRIALS_OF_STRONGEST: usize = 4;
 
 /// Rates this close to each other are not told apart.
 const FINEST: f64 = 1.5;
@@ -39,7 +42,7 @@ pub enum Outcome {
 /// Rates tried so far.
 pub type Tried = [(f64, Outcome)];
 
-/// The rate to try next; `None` when it is known well enough or [`TRIALS`] are used up. `start` is the first one.
+/// The rate to try next; `None` when it is known well enough or all trials are used up. `start` is the first one.
 ///
 /// For the mildest rate that forgets: factors of two up while the classes are known and down while they are gone, then the
 /// geometric mean of the two rates around the edge. For the strongest that keeps the others: up while they are kept, down
@@ -48,7 +51,11 @@ pub fn next(tried: &Tried, search: Search, start: f64) -> Option<f64> {
     if tried.is_empty() {
         return Some(start);
     }
-    if tried.len() >= TRIALS {
+    let trials = match search {
+        Search::Mildest => TRIALS,
+        Search::Strongest => TRIALS_OF_STRONGEST,
+    };
+    if tried.len() >= trials {
         return None;
     }
     let below = |o: Outcome| match search {
@@ -133,7 +140,10 @@ mod tests {
             let tried = search(5e-5, kept, Search::Strongest);
             let (rate, outcome) = tried[chosen(&tried, Search::Strongest).expect("one fits")];
             assert_eq!(outcome, Outcome::Fits);
-            assert!(tried.len() <= TRIALS && rate <= kept && rate >= kept / 2.001, "{kept}: {rate} of {tried:?}");
+            assert!(
+                tried.len() <= TRIALS_OF_STRONGEST && rate <= kept && rate >= kept / 2.001,
+                "{kept}: {rate} of {tried:?}"
+            );
         }
     }
 }

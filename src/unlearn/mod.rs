@@ -43,6 +43,11 @@ pub enum UnlearnError {
          bound the gradients with --clip-norm"
     )]
     NotFinite { phase: &'static str, step: usize, steps: usize, loss: f32, lr: f64, flag: &'static str },
+    #[error(
+        "the answers of the source model for {samples} samples, {width} numbers each, take more than 4 GiB; read fewer with \
+         --per-class, or teach labels with --targets labels"
+    )]
+    Answers { samples: usize, width: usize },
     #[error("interrupted at step {step} of {steps} of the {phase} phase; nothing was written")]
     Interrupted { phase: &'static str, step: usize, steps: usize },
     #[error(transparent)]
@@ -104,7 +109,7 @@ pub fn train(
     let flag = match phase {
         "impair" => "--impair-lr",
         "repair" => "--repair-lr",
-        _ => "the learning rate",
+        _ => "--lr",
     };
     stepper.fresh_optimizer()?;
     watch.begin(phase, steps);

@@ -1,25 +1,51 @@
 //! What the retain sample teaches: its labels, or the answers of the source model without the classes to forget.
 
-use super::{Recipe, Targets, Trials, UnlearnError};
-use crate::data::Dataset;
+use super::{Recipe, Targets, Trials, UnlearnError, Watch};
+use crate::{data::Dataset, train::Weights};
 
-/// Targets of every retain sample, [samples * predictions, classes], flat; `None` where its labels are taught.
+/// 4 GiB: answers are kept in memory, a number for each class of every prediction.
+const MOST_NUMBERS: usize = 1 << 30;
+
+/// Targets of every retain sample, from the weights of the source model, [samples * predictions, classes], flat; `None` where its labels are taught.
 ///
 /// With s(x) the scores of the source model and F the classes to forget, T_c = softmax(s restricted to the classes outside
 /// F)_c, 0 for c in F; where scores are independent T_c = sigmoid(s_c), 0 for c in F. It is the knowledge distillation of
 /// Hinton, Vinyals and Dean (2015) at temperature 1, from the model to itself, less the classes to forget.
-pub fn answers(trials: &mut Trials, recipe: &Recipe, retain: &Dataset) -> Result<Option<Vec<f32>>, UnlearnError> {
+pub fn answers(
+    trials: &mut Trials,
+    source: &Weights,
+    recipe: &Recipe,
+    retain: &Dataset,
+    watch: &mut dyn Watch,
+) -> Result<Option<Vec<f32>>, UnlearnError> {
     if recipe.targets == Targets::Labels {
         return Ok(None);
     }
-    let all: Vec<usize> = (0..retain.len()).collect();
-    let start = trials.start().clone();
-    let mut scores = trials.scores_of_data(&start, retain, &all)?;
-    let labels = all.iter().flat_map(|&i| retain.labels_of(i));
-    for (row, labels) in scores.chunks_exact_mut(retain.classes()).zip(labels) {
-        answer(row, &recipe.forget, labels, trials.independent());
+    let (samples, width) = (retain.len(), retain.predictions() * retain.classes());
+    if samples * width > MOST_NUMBERS {
+        return Err(UnlearnError::Answers { samples, width });
     }
-    Ok(Some(scores))
+    let mut all = Vec::with_capacity(samples * width);
+    let rows: Vec<usize> = (0..samples).collect();
+    let steps = samples.div_ceil(trials.batch());
+    watch.begin("answers", steps);
+    for (i, some) in rows.chunks(trials.batch()).enumerate() {
+        let mut scores = trials.scores_of_data(source, retain, some)?;
+        let labels = some.iter().flat_map(|&i| retain.labels_of(i));
+        for (row, labels) in scores.chunks_exact_mut(retain.classes()).zip(labels) {
+            answer(row, &recipe.forget, labels, trials.independent());
+        }
+        if !watch.step(i + 1, entropy(&scores) / (some.len() * retain.predictions()) as f32) {
+            return Err(UnlearnError::Interrupted { phase: "answers", step: i + 1, steps });
+        }
+        all.extend(scores);
+    }
+    Ok(Some(all))
+}
+
+/// In nats: the lowest that the loss with these targets can be, where they exclude each other.
+fn entropy(targets: &[f32]) -> f32 {
+    targets.iter().filter(|&&t| t > 0.0).map(|&t| -t * t.ln()).sum()
 }
 
 /// Makes scores the target of a prediction; its labels where a score is no number.

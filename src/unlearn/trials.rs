@@ -75,6 +75,11 @@ impl Trials {
         &self.start
     }
 
+    /// Samples that are scored at once.
+    pub fn batch(&self) -> usize {
+        self.scorer.batch()
+    }
+
     /// Measures weights on the samples `rows` of a data set.
     pub fn evaluate(&mut self, weights: &Weights, data: &Dataset, rows: &[usize]) -> Result<Evaluation, UnlearnError> {
         let mut found = Evaluation::new(data.classes(), data.multi_hot());

@@ -2,10 +2,12 @@
 
 mod audit;
 mod evaluate;
+mod retrain;
 mod shared;
 
 pub use audit::{AuditArgs, MeasureArg};
 pub use evaluate::EvaluateArgs;
+pub use retrain::{EPOCHS, RATE, RetrainArgs};
 pub use shared::{EngineArgs, LayoutArg, ModelArgs, PreprocessArgs, ReadArgs};
 
 use crate::unlearn::Rival;
@@ -152,11 +154,14 @@ pub struct JobArgs {
     #[arg(long, value_name = "CLASSES")]
     pub forget: String,
     /// Labelled samples of the classes to keep: a folder with a subfolder per class, an .npz with x and y, or IDX files
-    #[arg(long, visible_alias = "data", value_name = "DATA")]
+    #[arg(long, value_name = "DATA")]
     pub retain: PathBuf,
     /// Held-out labelled samples, those of the forgotten classes included; never trained on
     #[arg(long, value_name = "DATA")]
     pub eval: Option<PathBuf>,
+    /// The flag that `retain` comes from
+    #[arg(skip = "--retain")]
+    pub retain_flag: &'static str,
     /// Class names, one a line, in the order of the model's scores
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
@@ -207,39 +212,15 @@ pub struct CompareArgs {
     /// Methods, separated by commas [default: all that the data allows but retrain]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "METHODS", help_heading = None)]
     pub methods: Vec<Rival>,
-    /// Passes of the method retrain over the retain sample
-    #[arg(long, value_name = "N", default_value_t = 20, help_heading = None)]
-    pub retrain_epochs: usize,
-    /// Learning rate of the method retrain
-    #[arg(long, value_name = "LR", default_value_t = 0.001, help_heading = None)]
-    pub retrain_lr: f64,
+    /// Passes of the method retrain over the retain sample [default: 20]
+    #[arg(long, value_name = "N", help_heading = None)]
+    pub retrain_epochs: Option<usize>,
+    /// Learning rate of the method retrain [default: 0.001]
+    #[arg(long, value_name = "LR", allow_negative_numbers = true, help_heading = None)]
+    pub retrain_lr: Option<f64>,
     /// Runs of each method, with seeds that follow --seed
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = None)]
     pub runs: usize,
-    /// Print the result as JSON on stdout
-    #[arg(long, help_heading = None)]
-    pub json: bool,
-    /// No notes and no progress
-    #[arg(long, help_heading = None)]
-    pub quiet: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct RetrainArgs {
-    #[command(flatten)]
-    pub job: JobArgs,
-    /// Folder that model.onnx is written to
-    #[arg(short, long = "out", value_name = "DIR", help_heading = None)]
-    pub out: PathBuf,
-    /// Replace an earlier result in DIR
-    #[arg(long, help_heading = None)]
-    pub force: bool,
-    /// Passes over the data
-    #[arg(long, value_name = "N", default_value_t = 20, help_heading = None)]
-    pub epochs: usize,
-    /// Learning rate
-    #[arg(long, value_name = "LR", default_value_t = 0.001, help_heading = None)]
-    pub lr: f64,
     /// Print the result as JSON on stdout
     #[arg(long, help_heading = None)]
     pub json: bool,

@@ -102,6 +102,13 @@ impl Output {
             fs::rename(finished.join(&name), &target).with_context(|| format!("cannot write {}", target.display()))?;
             written.push(target);
         }
+        // A report of an earlier result says nothing about this one.
+        for name in [REPORT, PAGE] {
+            let old = self.folder.join(name);
+            if !written.contains(&old) && old.exists() {
+                fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+            }
+        }
         self.created = false;
         if let Some(staging) = self.staging.take() {
             // Leftovers of a finished run are no failure of the run.

@@ -6,7 +6,7 @@ use super::{
     percent,
     picture::{DEVIATIONS, Pictures},
 };
-use crate::unlearn::{Calibration, Outcome, Row, Sign};
+use crate::unlearn::{Calibration, Depth, Outcome, Row, Sign};
 use maud::{Markup, html};
 
 /// Classes whose noise is shown.
@@ -26,7 +26,11 @@ impl Page<'_> {
                     } @else {
                         "the retain sample, which the trials were not trained on. "
                     }
-                    "The mildest rate is taken that suppresses the classes and keeps the others: "
+                    @if self.deep() {
+                        "The strongest rate is taken that suppresses the classes and keeps the others: "
+                    } @else {
+                        "The mildest rate is taken that suppresses the classes and keeps the others: "
+                    }
                     strong { (self.taken(calibration)) } "."
                 }
                 div.wide { table {
@@ -51,10 +55,17 @@ impl Page<'_> {
                      and at most " (percent(Some(calibration.limits.turned_beside))) " beside real samples). \
                      Forgotten: accuracy on held-out samples of the classes named, where there are some (at most "
                     (percent(Some(calibration.limits.forget))) "). Retained: accuracy on the other classes (a fall of at most "
-                    (format!("{:.2}", 100.0 * calibration.limits.drop)) " points, within a standard error)."
+                    (format!("{:.2}", 100.0 * calibration.limits.drop)) " points, "
+                    @if self.deep() { "with" } @else { "within" } " a standard error"
+                    @if self.deep() { " to spare where samples enough judge" } ")."
                 }
             }
         }
+    }
+
+    /// True where the strongest rate that keeps the others was looked for.
+    fn deep(&self) -> bool {
+        self.report.parameters.recipe.depth == Depth::Deep
     }
 
     fn taken(&self, calibration: &Calibration) -> String {

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     evaluate::{Evaluation, Route},
     report::{CheckRecord, Gate, GateOutcome, Measured, Routing},
+    unlearn::Targets,
 };
 use maud::{Markup, html};
 
@@ -110,7 +111,10 @@ impl Page<'_> {
                 } @else { "left out in this run, as a control. " }
                 strong { "Impair" } ": the weights are trained on this noise under that label, mixed with samples of the \
                  other classes. "
-                strong { "Repair" } ": the weights are trained on samples of the other classes alone."
+                strong { "Repair" } ": the weights are trained on samples of the other classes alone. "
+                @if r.parameters.recipe.targets == Targets::Source {
+                    "What these samples teach are the answers of the source model, less the classes named."
+                } @else { "What these samples teach are their labels." }
             }
             p {
                 "No sample of the classes named took part in training. The training data held " (dropped) " such sample(s), \

@@ -56,6 +56,21 @@ fn what_is_found_is_what_is_run() {
     assert_eq!(report(&again)["calibration"], *calibration);
 }
 
+/// Few samples judge here, so that a standard error is larger than the limit; the strongest rate is found all the same.
+#[test]
+fn deep_takes_the_strongest_that_keeps_the_others() {
+    let source = model("fashion-mnist");
+    let report = report(&forget(&source).set("--depth", "deep"));
+    let trials = trials(&report);
+    let rate = |t: &Value| t["impair_lr"].as_f64().expect("a rate");
+    let fits: Vec<&Value> = trials.iter().filter(|t| t["outcome"] == "fits").collect();
+    let strongest = fits.iter().map(|t| rate(t)).fold(0.0, f64::max);
+    assert!(strongest > 0.0, "{trials:#?}");
+    let chosen = &trials[report["calibration"]["chosen"].as_u64().expect("one keeps the others") as usize];
+    assert!((rate(chosen) - strongest).abs() < 1e-12, "{trials:#?}");
+    assert!(rate(chosen) >= rate(&trials[0]), "the first rate is no bound: {trials:#?}");
+}
+
 #[test]
 fn without_samples_of_the_class_turned_ones_tell() {
     let folder = temporary();

@@ -2,7 +2,13 @@
 
 use super::{Job, train::Lab};
 use crate::{
-    cli::{Status, args::CompareArgs, interrupt, plan, printer::Printer, progress::Progress},
+    cli::{
+        Status,
+        args::{CompareArgs, EPOCHS, RATE},
+        interrupt, plan,
+        printer::Printer,
+        progress::Progress,
+    },
     data::Dataset,
     evaluate::Evaluation,
     report::{Gates, percent},
@@ -53,14 +59,26 @@ pub fn run(args: &CompareArgs, printer: Printer) -> Result<Status> {
     plan::early(&args.job)?;
     ensure!(args.runs > 0, "--runs 0: expected at least 1");
     ensure!(args.job.eval.is_some(), "compare measures forgotten classes: give held-out samples with --eval");
+    let retraining = retraining(args)?;
     interrupt::catch();
     let mut job = Job::read(&args.job, GATES, None, printer)?;
     let forgotten = args.forget_data.as_deref().map(|path| job.load_forgotten(path)).transpose()?;
     let methods = methods(args, forgotten.is_some())?;
-    let shown = job.compare(args, &methods, forgotten.as_ref(), printer)?;
+    let shown = job.compare(args, &methods, retraining, forgotten.as_ref(), printer)?;
     printer.json(&shown)?;
     printer.result(text(&shown));
     Ok(Status::Yes)
+}
+
+/// How the method retrain trains.
+fn retraining(args: &CompareArgs) -> Result<PhaseSettings> {
+    for (flag, given) in
+        [("--retrain-epochs", args.retrain_epochs.is_some()), ("--retrain-lr", args.retrain_lr.is_some())]
+    {
+        ensure!(!given || args.methods.contains(&Rival::Retrain), "{flag}: name the method retrain in --methods");
+    }
+    let (epochs, lr) = (args.retrain_epochs.unwrap_or(EPOCHS), args.retrain_lr.unwrap_or(RATE));
+    plan::retraining(["--retrain-epochs", "--retrain-lr"], epochs, lr)
 }
 
 /// What was asked for, or all that the data allows.
@@ -84,6 +102,7 @@ impl Job<'_> {
         &mut self,
         args: &CompareArgs,
         methods: &[Rival],
+        retraining: PhaseSettings,
         forgotten: Option<&Dataset>,
         printer: Printer,
     ) -> Result<Shown> {
@@ -136,8 +155,8 @@ impl Job<'_> {
                         let trial = trials.run(&material, impair, phase(recipe.repair, repair), &mut progress)?;
                         return Ok((trials.evaluate(&trial.weights[1], eval, rows)?, trial.phases.to_vec()));
                     }
-                    let settings = PhaseSettings { lr: args.retrain_lr, epochs: args.retrain_epochs };
-                    let (weights, record) = job.retrain(recipe, settings, &mut progress)?;
+                    let batch_norm = plan::retrained_batch_norm(&args.job.method);
+                    let (weights, record) = job.retrain(recipe, batch_norm, retraining, &mut progress)?;
                     // In a file, because statistics of BatchNormalization have moved as well.
                     let folder = tempfile::tempdir().context("no temporary folder")?;
                     let file = folder.path().join("retrained");

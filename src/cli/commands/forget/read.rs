@@ -82,8 +82,9 @@ impl<'a> Job<'a> {
             };
             data::load(&plan).with_context(|| format!("{flag} {}", path.display()))
         };
-        let (retain, retain_summary) = load("--retain", &args.retain, &forget, Some(args.per_class))?;
-        data::require_all_classes(&retain, &forget).with_context(|| format!("--retain {}", args.retain.display()))?;
+        let (retain, retain_summary) = load(args.retain_flag, &args.retain, &forget, Some(args.per_class))?;
+        data::require_all_classes(&retain, &forget)
+            .with_context(|| format!("{} {}", args.retain_flag, args.retain.display()))?;
         let eval = args.eval.as_deref().map(|path| load("--eval", path, &[], None)).transpose()?;
         let (eval, eval_summary) = eval.map_or((None, None), |(data, summary)| (Some(data), Some(summary)));
         if let Some(eval) = &eval {
@@ -154,7 +155,7 @@ impl<'a> Job<'a> {
         let flags = source::flags(&self.args.preprocess);
         let floats = |s: &LoadSummary| s.pixels == PixelKind::Float32 && !flags.is_empty();
         if floats(&self.data.retain) {
-            self.warnings.push(Warning::PreprocessingNotApplied { data: "--retain", flags: flags.clone() });
+            self.warnings.push(Warning::PreprocessingNotApplied { data: self.args.retain_flag, flags: flags.clone() });
         }
         if self.data.eval.as_ref().is_some_and(floats) {
             self.warnings.push(Warning::PreprocessingNotApplied { data: "--eval", flags: flags.clone() });
@@ -176,8 +177,9 @@ impl<'a> Job<'a> {
         let counts = self.retain.per_class();
         let few: Vec<usize> =
             (0..counts.len()).filter(kept).map(|c| counts[c]).filter(|&n| n < self.args.per_class).collect();
-        if let Some(&fewest) = few.iter().min() {
-            let per_class = self.args.per_class;
+        // Without a limit there is no number to fall short of.
+        let per_class = self.args.per_class;
+        if let Some(&fewest) = few.iter().min().filter(|_| per_class != usize::MAX) {
             self.warnings.push(Warning::FewSamples { classes: few.len(), fewest, per_class });
         }
         match &self.eval {

@@ -10,10 +10,9 @@ use crate::{
         printer::Printer,
         progress::Progress,
     },
-    data::Dataset,
     evaluate::Evaluation,
     onnx,
-    report::{Gates, percent},
+    report::{Gates, Warning, percent},
     train::{BatchNorm, Weights},
     unlearn::{self, Mix, PhaseRecord, PhaseSettings, Recipe, UnlearnError},
 };
@@ -47,29 +46,29 @@ struct Shown {
 }
 
 pub fn run(args: &RetrainArgs, printer: Printer) -> Result<Status> {
-    plan::early(&args.job)?;
-    ensure!(args.epochs > 0, "--epochs 0: expected at least 1");
-    ensure!(args.lr.is_finite() && args.lr > 0.0, "--lr {}: expected a number above 0", args.lr);
-    let inputs: Vec<&Path> = [Some(&args.job.model), Some(&args.job.retain), args.job.eval.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::as_path)
-        .collect();
+    let asked = args.job();
+    plan::early(&asked)?;
+    let settings = plan::retraining(["--epochs", "--lr"], args.epochs, args.lr)?;
+    let inputs: Vec<&Path> =
+        [Some(&args.model), Some(&args.data), args.eval.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     let output = Output::prepare(&args.out, args.force, &inputs)?;
     interrupt::catch();
-    let mut job = Job::read(&args.job, GATES, None, printer)?;
-    // There are no trials: everything held out is measured.
-    job.eval_rows = (0..job.eval.as_ref().map_or(0, Dataset::len)).partition(|_| true);
-    output.claim(&job.model.external, folder_of(&args.job.model), args.force)?;
+    // What is said of forgetting does not hold here.
+    let job = Job::read(&asked, GATES, None, Printer::new(true, false))?;
+    printer.note(job.runtime.describe());
+    for warning in job.warnings.iter().filter(|w| !matches!(w, Warning::NoEval | Warning::EvalWithoutForget(_))) {
+        printer.warning(warning);
+    }
+    output.claim(&job.model.external, folder_of(&args.model), args.force)?;
 
     let mut progress = Progress::new(printer);
-    let settings = PhaseSettings { lr: args.lr, epochs: args.epochs };
-    let before = job.evaluate_file(&args.job.model)?;
-    let (weights, record) = job.retrain(&job.recipe, settings, &mut progress)?;
+    let before = job.evaluate_file(&args.model)?;
+    let (weights, record) = job.retrain(&job.recipe, job.recipe.batch_norm, settings, &mut progress)?;
     progress.finish();
     let finished = output.scratch("finished")?;
     job.write_weights(&finished, &weights)?;
     let after = job.evaluate_file(&finished.join(output::MODEL))?;
+    ensure!(!interrupt::asked(), "interrupted; nothing was written");
     let written = output.publish(&finished)?;
     let shown = Shown {
         forget: job.recipe.forget.clone(),
@@ -91,16 +90,16 @@ pub fn run(args: &RetrainArgs, printer: Printer) -> Result<Status> {
 }
 
 impl Job<'_> {
-    /// Trains the graph from fresh weights on the labels of the retain sample. BatchNormalization that the file has learns as
-    /// in training, with the statistics of the batch.
+    /// Trains the graph from fresh weights on the labels of the retain sample.
     pub(super) fn retrain(
         &self,
         recipe: &Recipe,
+        batch_norm: BatchNorm,
         settings: PhaseSettings,
         progress: &mut Progress,
     ) -> Result<(Weights, PhaseRecord), UnlearnError> {
         let rows = self.rows(recipe.batch_size);
-        let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Batch)?;
+        let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), batch_norm)?;
         let start = unlearn::fresh(&network.with_statistics(&self.network.weights()?), recipe.seed);
         let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
         let mix = Mix::retain_only(&self.retain, network.row.clone());

@@ -116,7 +116,7 @@ impl Job<'_> {
         let mut start = source.clone();
         start.extend(noise.statistics.clone());
         let mut trials = Trials::new(&network, judge.as_ref().unwrap_or(&network), recipe, &start)?;
-        let answers = unlearn::answers(&mut trials, recipe, &self.retain)?;
+        let answers = unlearn::answers(&mut trials, &network.with_statistics(source), recipe, &self.retain, progress)?;
         Ok(Lab { noise, range, network, trials, answers })
     }
 
