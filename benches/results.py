@@ -160,6 +160,7 @@ def run_one(args, name, command, blind):
             audit = [args.program, "audit", source, str(model), "--retrained", retrained, "--forget", "0"]
             audit += ["--relearn-lr", RELEARN_RATES.get(name.split(".")[0], "0.001")]
             audit += ["--train-data", args.train, "--data", args.test, *PREPROCESS, "--json", *args.rest]
+            audit += ["--only", "probe,relearn"]
             audited = printed_by(audit)
             if audited is not None:
                 kept["audit"] = audited
