@@ -30,9 +30,6 @@ const NOISE_SAMPLES: usize = 5120;
 /// The same for shallow forgetting: each image once.
 const SHALLOW_NOISE_SAMPLES: usize = 256;
 
-/// Passes of the repair phase in deep forgetting.
-const DEEP_REPAIR_EPOCHS: usize = 3;
-
 /// Reads `--device`.
 pub fn device(text: &str) -> Result<DeviceChoice> {
     Ok(match text {
@@ -191,21 +188,21 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         None if matches!(args.depth, DepthArg::Shallow) => SHALLOW_NOISE_SAMPLES.div_ceil(forget.len().max(1)),
         None => NOISE_SAMPLES.div_ceil(forget.len().max(1)),
     };
-    // The published settings, and their ratio.
+    let depth = match args.depth {
+        DepthArg::Shallow => Depth::Shallow,
+        DepthArg::Standard => Depth::Standard,
+        DepthArg::Deep => Depth::Deep,
+    };
+    // The published settings, and the ratio of the depth.
     let (impair, repair) = match (args.impair_lr, args.repair_lr) {
         (Some(impair), Some(repair)) => (impair, repair),
-        (Some(impair), None) if !reference => (impair, impair / 2.0),
-        (None, Some(repair)) if !reference => (repair * 2.0, repair),
+        (Some(impair), None) if !reference => (impair, impair * depth.repair()),
+        (None, Some(repair)) if !reference => (repair / depth.repair(), repair),
         (impair, repair) => (impair.unwrap_or(0.02), repair.unwrap_or(0.01)),
     };
-    let repair_epochs = if matches!(args.depth, DepthArg::Deep) { DEEP_REPAIR_EPOCHS } else { 1 };
     Ok(Recipe {
         variant: if reference { Variant::Reference } else { Variant::Corrected },
-        depth: match args.depth {
-            DepthArg::Shallow => Depth::Shallow,
-            DepthArg::Standard => Depth::Standard,
-            DepthArg::Deep => Depth::Deep,
-        },
+        depth,
         targets: match args.targets {
             Some(TargetsArg::Labels) => Targets::Labels,
             None if reference => Targets::Labels,
@@ -231,7 +228,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         },
         repair: PhaseSettings {
             lr: positive("--repair-lr", repair)?,
-            epochs: some("--repair-epochs", args.repair_epochs.unwrap_or(repair_epochs))?,
+            epochs: some("--repair-epochs", args.repair_epochs)?,
         },
         optimizer: match args.optimizer {
             OptimizerArg::Adam => Optimizer::Adam {

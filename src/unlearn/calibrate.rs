@@ -14,9 +14,6 @@ use crate::{
 use serde::Serialize;
 use std::{collections::BTreeMap, time::Instant};
 
-/// Repair trains at this part of the rate of impair, as in the published settings.
-const REPAIR: f64 = 0.5;
-
 /// Of every so many retained samples one validates.
 pub const HELD: usize = 10;
 
@@ -161,7 +158,8 @@ impl Calibrator<'_> {
         while let Some(rate) = ladder::next(&tried(&rows), self.search(), start) {
             let started = Instant::now();
             let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
-            let (impair, repair) = (phase(self.recipe.impair, rate), phase(self.recipe.repair, REPAIR * rate));
+            let (impair, repair) =
+                (phase(self.recipe.impair, rate), phase(self.recipe.repair, self.recipe.depth.repair() * rate));
             let mut row = match trials.run(material, impair, repair, watch) {
                 Ok(trial) => {
                     let [first, second] = &trial.phases;

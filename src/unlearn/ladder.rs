@@ -5,9 +5,6 @@ use serde::Serialize;
 /// Trials of a calibration; they cost less than four runs.
 pub const TRIALS: usize = 5;
 
-/// The same where the strongest rate is looked for: less of such a run is impair, so that a trial is more of a run.
-const TRIALS_OF_STRONGEST: usize = 4;
-
 /// Rates this close to each other are not told apart.
 const FINEST: f64 = 1.5;
 
@@ -51,11 +48,7 @@ pub fn next(tried: &Tried, search: Search, start: f64) -> Option<f64> {
     if tried.is_empty() {
         return Some(start);
     }
-    let trials = match search {
-        Search::Mildest => TRIALS,
-        Search::Strongest => TRIALS_OF_STRONGEST,
-    };
-    if tried.len() >= trials {
+    if tried.len() >= TRIALS {
         return None;
     }
     let below = |o: Outcome| match search {
@@ -140,10 +133,7 @@ mod tests {
             let tried = search(5e-5, kept, Search::Strongest);
             let (rate, outcome) = tried[chosen(&tried, Search::Strongest).expect("one fits")];
             assert_eq!(outcome, Outcome::Fits);
-            assert!(
-                tried.len() <= TRIALS_OF_STRONGEST && rate <= kept && rate >= kept / 2.001,
-                "{kept}: {rate} of {tried:?}"
-            );
+            assert!(tried.len() <= TRIALS && rate <= kept && rate >= kept / 2.001, "{kept}: {rate} of {tried:?}");
         }
     }
 }

@@ -25,6 +25,17 @@ pub enum Depth {
     Deep,
 }
 
+impl Depth {
+    /// The rate of repair as a part of that of impair: half, as published; for deep forgetting a tenth, because repair at a
+    /// high rate brings back what the inner layers knew of the class together with the other classes.
+    pub fn repair(self) -> f64 {
+        match self {
+            Self::Shallow | Self::Standard => 0.5,
+            Self::Deep => 0.1,
+        }
+    }
+}
+
 /// What the retain sample teaches in impair and repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -95,7 +95,7 @@ pub enum DepthArg {
     Shallow,
     /// Stop predicting the class
     Standard,
-    /// Impair as strongly as --max-retain-drop allows, and repair longer: less of the class is left in the inner layers
+    /// Impair as strongly as --max-retain-drop allows, and repair gently
     Deep,
 }
 
@@ -269,18 +269,18 @@ pub struct MethodArgs {
     /// What the penalty counts
     #[arg(long, value_enum, default_value = "sum")]
     pub noise_penalty_form: PenaltyArg,
-    /// Learning rate of the impair phase [default: found by trials; with --repair-lr alone: twice that; reference: 0.02]
+    /// Learning rate of the impair phase [default: found by trials; with --repair-lr alone: twice that, with --depth deep ten times; reference: 0.02]
     #[arg(long, value_name = "LR")]
     pub impair_lr: Option<f64>,
     /// Passes of the impair phase
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub impair_epochs: usize,
-    /// Learning rate of the repair phase [default: found by trials; with --impair-lr alone: half of that; reference: 0.01]
+    /// Learning rate of the repair phase [default: found by trials; with --impair-lr alone: half of that, with --depth deep a tenth; reference: 0.01]
     #[arg(long, value_name = "LR")]
     pub repair_lr: Option<f64>,
-    /// Passes of the repair phase [default: 1; with --depth deep: 3]
-    #[arg(long, value_name = "N")]
-    pub repair_epochs: Option<usize>,
+    /// Passes of the repair phase
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub repair_epochs: usize,
     /// Optimizer of impair and repair
     #[arg(long, value_enum, default_value = "adam")]
     pub optimizer: OptimizerArg,

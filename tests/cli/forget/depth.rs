@@ -21,19 +21,17 @@ fn a_depth_decides_what_flags_leave_open() {
         report(&open)["parameters"]["recipe"].clone()
     };
     let [shallow, standard, deep] = ["shallow", "standard", "deep"].map(recipe);
-    let of = |r: &Value| (r["noise"]["samples"].as_u64(), r["repair"]["epochs"].as_u64());
-    assert_eq!(of(&shallow), (Some(256), Some(1)), "{shallow:#}");
-    assert_eq!(of(&standard), (Some(5120), Some(1)), "{standard:#}");
-    assert_eq!(of(&deep), (Some(5120), Some(3)), "{deep:#}");
+    let rate = |r: &Value, phase: &str| r[phase]["lr"].as_f64().expect("a rate");
+    let of = |r: &Value| (r["noise"]["samples"].as_u64(), (rate(r, "impair") / rate(r, "repair")).round());
+    assert_eq!(of(&shallow), (Some(256), 2.0), "{shallow:#}");
+    assert_eq!(of(&standard), (Some(5120), 2.0), "{standard:#}");
+    assert_eq!(of(&deep), (Some(5120), 10.0), "{deep:#}");
     assert_eq!(deep["depth"], "deep");
 
-    let given = forget().flag("--keep-failed").set("--depth", "deep").set("--repair-epochs", "2");
+    let given = forget().flag("--keep-failed").set("--depth", "deep").set("--repair-lr", "0.0001");
     let given = report(&given)["parameters"]["recipe"].clone();
-    assert_eq!(
-        (given["noise"]["samples"].as_u64(), given["repair"]["epochs"].as_u64()),
-        (Some(32), Some(2)),
-        "{given:#}"
-    );
+    assert_eq!(given["noise"]["samples"], 32, "{given:#}");
+    assert!((rate(&given, "repair") - 0.0001).abs() < 1e-12, "{given:#}");
 
     forget().set("--depth", "deep").set("--variant", "reference").run().fails(&["--depth", "--variant reference"]);
 }
