@@ -48,6 +48,11 @@ SETTINGS = {
     "clipped at norm 1": ["--clip-norm", "1"],
 }
 SETTING_CLASSES = [0, 3]
+TAUGHT = [(c, targets) for c in (0, 3, 8, 9) for targets in ("labels", "source")]
+
+
+def key(classes):
+    return "-".join(map(str, classes))
 
 
 class Work:
@@ -77,12 +82,12 @@ class Work:
 
     def sets(self):
         """The class sets of the paper."""
-        return [self.forget(f"set.{'-'.join(map(str, classes))}", classes) for classes in SETS]
+        return [self.forget(f"set.{key(classes)}", classes) for classes in SETS]
 
     def reference(self):
         """The published notebook's procedure, on the paper's class sets and on the notebook's own."""
         flags = ["--variant", "reference"]
-        return [self.forget(f"reference.{'-'.join(map(str, classes))}", classes, flags) for classes in [*SETS, [0, 2]]]
+        return [self.forget(f"reference.{key(classes)}", classes, flags) for classes in [*SETS, [0, 2]]]
 
     def fixed(self):
         """The learning rate of other toolkits."""
@@ -90,8 +95,7 @@ class Work:
 
     def targets(self):
         """Labels beside the source model's answers, at the same rate."""
-        listed = [(c, t) for c in (0, 3, 8, 9) for t in ("labels", "source")]
-        return [self.forget(f"targets.{c}.{t}", [c], ["--impair-lr", "3e-4", "--targets", t]) for c, t in listed]
+        return [self.forget(f"targets.{c}.{t}", [c], ["--impair-lr", "3e-4", "--targets", t]) for c, t in TAUGHT]
 
     def settings(self):
         """One setting changed at a time."""
@@ -129,7 +133,8 @@ def printed_by(command):
 
 
 def run_one(args, name, command, blind):
-    target = args.work / f"{name}.json"
+    target, of = args.work / f"{name}.json", name.split(".")[0]
+    source, retrained = args.models[of], args.retrained.get(of)
     if target.exists():
         return f"{name}: there already"
     with tempfile.TemporaryDirectory(dir=args.work) as out:
@@ -148,17 +153,14 @@ def run_one(args, name, command, blind):
         kept["command"] = [c for c in command if c not in (str(out), "--out")]
         model = out / "model.onnx"
         if blind:
-            source = args.models[name.split(".")[0]]
             measure = [args.program, "evaluate", source, str(model), "--data", args.test, *PREPROCESS, "--json", *args.rest]
             measured = printed_by(measure)
             if measured is None:
                 return f"{name}: exit {done.returncode}, and nothing could be measured afterwards"
             kept["afterwards"] = measured
-        retrained = args.retrained.get(name.split(".")[0])
         if ".depth." in name and retrained:
-            source = args.models[name.split(".")[0]]
             audit = [args.program, "audit", source, str(model), "--retrained", retrained, "--forget", "0"]
-            audit += ["--relearn-lr", RELEARN_RATES.get(name.split(".")[0], "0.001")]
+            audit += ["--relearn-lr", RELEARN_RATES.get(of, "0.001")]
             audit += ["--train-data", args.train, "--data", args.test, *PREPROCESS, "--json", *args.rest]
             audit += ["--only", "probe,relearn"]
             audited = printed_by(audit)
@@ -219,12 +221,10 @@ def page(args):
     models = sorted({name.split(".")[0] for name in found}, key=lambda m: (MODELS.index(m) if m in MODELS else len(MODELS), m))
     text = [HEAD, conditions(found)]
 
-    def named(suffix):
-        return [(m, found[f"{m}.{suffix}"]) for m in models if f"{m}.{suffix}" in found]
-
     def table(title, note, rows):
         """`rows` are (label, suffix); a line for each model that has it."""
-        lines = [(m, label, f) for m in models for label, suffix in rows for n, f in named(suffix) if n == m]
+        wanted = [(m, label, f"{m}.{suffix}") for m in models for label, suffix in rows]
+        lines = [(m, label, found[name]) for m, label, name in wanted if name in found]
         text.append(f"## {title}\n\n{note}\n")
         if not lines:
             text.append("Not measured.\n")
@@ -250,7 +250,6 @@ def page(args):
     further = [(f"{CLASSES[c]}, seed {s}", f"single.{c}.seed{s}") for c in range(10) for s in SEEDS[1:]]
     table("Further seeds", NOTES["seeds"], further)
     label = lambda classes: ", ".join(CLASSES[c] for c in classes)
-    key = lambda classes: "-".join(map(str, classes))
     sets = table("Several classes", NOTES["sets"], [(label(c), f"set.{key(c)}") for c in SETS])
     for m, classes, f in sets:
         text.append(f"- {m}, {classes}: {f.noise_steps} steps of noise, {f.steps} of impair and repair")
@@ -259,7 +258,7 @@ def page(args):
     table("The published notebook's procedure", NOTES["reference"], published)
     table("A learning rate that others use", NOTES["fixed"], [("airplane", "fixed.0.1e-4")])
     text.append(depths(found, models))
-    taught = [(f"{CLASSES[c]}, {t}", f"targets.{c}.{t}") for c in (0, 3, 8, 9) for t in ("labels", "source")]
+    taught = [(f"{CLASSES[c]}, {t}", f"targets.{c}.{t}") for c, t in TAUGHT]
     table("What the retain samples teach", NOTES["targets"], taught)
     text.append(times(found, models))
     settings = [(f"{CLASSES[c]}, {name}", f"setting.{c}.{name}") for c in SETTING_CLASSES for name in SETTINGS]

@@ -136,12 +136,12 @@ pub fn calibrates(args: &MethodArgs) -> bool {
     args.impair_lr.is_none() && args.repair_lr.is_none() && matches!(args.variant, VariantArg::Corrected)
 }
 
-/// BatchNormalization of a network that is trained from fresh weights beside others: its stored statistics are those of the
-/// source model, so it takes those of the batch unless frozen ones were asked for.
-pub fn retrained_batch_norm(args: &MethodArgs) -> BatchNorm {
+/// What BatchNormalization does while training; `usual` where no flag says.
+pub fn batch_norm(args: &MethodArgs, usual: BatchNorm) -> BatchNorm {
     match args.batch_norm {
+        Some(BatchNormArg::Batch) => BatchNorm::Batch,
         Some(BatchNormArg::Frozen) => BatchNorm::Frozen,
-        Some(BatchNormArg::Batch) | None => BatchNorm::Batch,
+        None => usual,
     }
 }
 
@@ -182,11 +182,10 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         )?;
     }
     // A budget for all classes together keeps the number of steps about the same; the notebook has one for each.
+    let budget = if matches!(args.depth, DepthArg::Shallow) { SHALLOW_NOISE_SAMPLES } else { NOISE_SAMPLES };
     let samples = match args.noise_samples {
-        Some(n) => n.div_ceil(forget.len().max(1)),
         None if reference => 20 * channels.unwrap_or(1),
-        None if matches!(args.depth, DepthArg::Shallow) => SHALLOW_NOISE_SAMPLES.div_ceil(forget.len().max(1)),
-        None => NOISE_SAMPLES.div_ceil(forget.len().max(1)),
+        given => given.unwrap_or(budget).div_ceil(forget.len().max(1)),
     };
     let depth = match args.depth {
         DepthArg::Shallow => Depth::Shallow,
@@ -239,11 +238,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
             OptimizerArg::Sgd => Optimizer::Sgd { momentum: share("--momentum", args.momentum)? },
         },
         clip_norm: args.clip_norm.map(|v| positive("--clip-norm", v)).transpose()?,
-        batch_norm: match args.batch_norm {
-            Some(BatchNormArg::Batch) => BatchNorm::Batch,
-            None if reference => BatchNorm::Batch,
-            Some(BatchNormArg::Frozen) | None => BatchNorm::Frozen,
-        },
+        batch_norm: batch_norm(args, if reference { BatchNorm::Batch } else { BatchNorm::Frozen }),
     })
 }
 

@@ -19,8 +19,8 @@ pub struct Loss {
 }
 
 /// The loss of logits in any layout. `targets` [batch * predictions, classes] are 1 for the classes that are there (several
-/// only where scores are independent) and 0 for the others, or shares of the classes. Rows of `weights` [batch * predictions, 1] count; `total` is
-/// the sum of the weights where this is only a part of a batch.
+/// only where scores are independent) and 0 for the others, or shares of the classes. Rows of `weights`
+/// [batch * predictions, 1] count; `total` is the sum of the weights where this is only a part of a batch.
 ///
 /// One logit z for two classes is softmax over (0, z), since sigmoid(z) = exp z / (exp 0 + exp z).
 pub fn of(

@@ -6,7 +6,8 @@ use crate::{data::Dataset, train::Weights};
 /// 4 GiB: answers are kept in memory, a number for each class of every prediction.
 const MOST_NUMBERS: usize = 1 << 30;
 
-/// Targets of every retain sample, from the weights of the source model, [samples * predictions, classes], flat; `None` where its labels are taught.
+/// Targets of every retain sample, from the weights of the source model, [samples * predictions, classes], flat; `None` where
+/// its labels are taught.
 ///
 /// With s(x) the scores of the source model and F the classes to forget, T_c = softmax(s restricted to the classes outside
 /// F)_c, 0 for c in F; where scores are independent T_c = sigmoid(s_c), 0 for c in F. It is the knowledge distillation of

@@ -183,6 +183,14 @@ impl Forget {
         serde_json::from_slice(&text).expect("the report is JSON")
     }
 
+    /// Runs it and gives the report, whatever the verdict is.
+    #[track_caller]
+    pub fn run_for_report(&self) -> serde_json::Value {
+        let ran = self.run();
+        assert!(matches!(ran.code, Some(0 | 1)), "{}{}", ran.stdout, ran.stderr);
+        self.report()
+    }
+
     /// The arguments.
     pub fn args(&self) -> Vec<String> {
         let mut args = vec!["forget".to_owned(), self.model.display().to_string()];

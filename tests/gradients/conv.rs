@@ -184,6 +184,29 @@ fn run((session, feeds): &mut (Session, Vec<(&'static str, Tensor)>)) -> Tensor 
     session.run(&feeds).expect("the map runs").remove(0)
 }
 
+/// A node that gives y, with the attributes of a shape.
+fn forward_node(op: &str, inputs: &[&str], (_, _, group, strides, pads, dilations): Shape) -> Node {
+    let attrs = [("group", group.into()), ("strides", strides.into()), ("pads", pads.into())];
+    let attrs = attrs.into_iter().chain([("dilations", dilations.into())]);
+    Node {
+        name: "conv".into(),
+        op: op.into(),
+        domain: String::new(),
+        inputs: inputs.iter().map(|&name| name.to_owned()).collect(),
+        outputs: vec!["y".into()],
+        attrs: attrs.map(|(k, v)| (k.to_owned(), v)).collect(),
+    }
+}
+
+/// The same shape, and the same numbers to 1e-5 of them or of 1.
+#[track_caller]
+fn same(got: &Tensor, want: &Tensor, what: &str) {
+    assert_eq!(got.shape(), want.shape(), "{what}");
+    for (a, b) in got.as_f32().expect("floats").iter().zip(want.as_f32().expect("floats")) {
+        assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{what}: {a} against {b}");
+    }
+}
+
 /// Every form of every map, chosen or not, computes the same numbers.
 #[test]
 fn convolution_forms_agree() {
@@ -197,10 +220,7 @@ fn convolution_forms_agree() {
                     first = Some(got);
                     continue;
                 };
-                assert_eq!(got.shape(), want.shape(), "{map:?} {form:?} {q:?}");
-                for (a, b) in got.as_f32().expect("floats").iter().zip(want.as_f32().expect("floats")) {
-                    assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{map:?} {form:?} {q:?}: {a} against {b}");
-                }
+                same(&got, want, &format!("{map:?} {form:?} {q:?}"));
             }
         }
     }
@@ -210,25 +230,15 @@ fn convolution_forms_agree() {
 /// compute the same.
 #[test]
 fn without_conv_transpose() {
-    let avoiding = || Builder::new(18).avoiding(Device::Cuda(0).avoided());
     for &shape in SHAPES {
         let q = geometry(shape);
         let want = run(&mut session(&q, Map::Input, Form::Direct));
         let dy = ("dy", any(&[&[q.n, q.m], &q.out()[..]].concat()));
         let feeds = [dy, ("w", any(shape.1))];
-        let (strides, pads, dilations) = (shape.3, shape.4, shape.5);
-        let attrs = [("group", shape.2.into()), ("strides", strides.into()), ("pads", pads.into())];
         let extra: Vec<i64> = q.axes.iter().map(|a| a.size as i64 - (a.span() as i64 - a.before - a.after)).collect();
-        let attrs = attrs.into_iter().chain([("dilations", dilations.into()), ("output_padding", extra.into())]);
-        let node = Node {
-            name: "up".into(),
-            op: "ConvTranspose".into(),
-            domain: String::new(),
-            inputs: feeds.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            outputs: vec!["y".into()],
-            attrs: attrs.map(|(k, v)| (k.to_owned(), v)).collect(),
-        };
-        let mut graph = avoiding();
+        let mut node = forward_node("ConvTranspose", &["dy", "w"], shape);
+        node.attrs.insert("output_padding".into(), extra.into());
+        let mut graph = Builder::new(18).avoiding(Device::Cuda(0).avoided());
         let values: Vec<_> = feeds.iter().map(|(name, t)| graph.input(name, t.dtype(), t.shape())).collect();
         let known = HashMap::new();
         let mut emit = Emit::new(&mut graph, &node, &known, &[], 0, DType::F32);
@@ -245,10 +255,7 @@ fn without_conv_transpose() {
         let mut session = engine().session("avoided", &onnx_unlearn::onnx::export(&graph)).expect("opens");
         let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
         for got in session.run(&feeds).expect("runs") {
-            assert_eq!(got.shape(), want.shape(), "{q:?}");
-            for (a, b) in got.as_f32().expect("floats").iter().zip(want.as_f32().expect("floats")) {
-                assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{q:?}: {a} against {b}");
-            }
+            same(&got, &want, &format!("{q:?}"));
         }
     }
 }
@@ -265,17 +272,7 @@ fn lowered_forward() {
         for (name, t) in &feeds {
             graph.input(name, t.dtype(), t.shape());
         }
-        let (strides, pads, dilations) = (shape.3, shape.4, shape.5);
-        let attrs = [("group", shape.2.into()), ("strides", strides.into()), ("pads", pads.into())];
-        let attrs = attrs.into_iter().chain([("dilations", dilations.into())]);
-        let node = Node {
-            name: "conv".into(),
-            op: "Conv".into(),
-            domain: String::new(),
-            inputs: feeds.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            outputs: vec!["y".into()],
-            attrs: attrs.map(|(k, v)| (k.to_owned(), v)).collect(),
-        };
+        let node = forward_node("Conv", &["x", "w", "b"], shape);
         let known = HashMap::new();
         let value = lower_forward(&mut Emit::new(&mut graph, &node, &known, &[], 0, DType::F32), &y);
         let Some(value) = value.expect("a convolution") else { continue };
@@ -288,9 +285,7 @@ fn lowered_forward() {
         let mut session = engine().session("lowered", &onnx_unlearn::onnx::export(&graph.finish())).expect("opens");
         let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
         let both = session.run(&feeds).expect("runs");
-        for (a, b) in both[0].as_f32().expect("floats").iter().zip(both[1].as_f32().expect("floats")) {
-            assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{q:?}: {a} against {b}");
-        }
+        same(&both[0], &both[1], &format!("{q:?}"));
     }
     assert!(lowered >= 8, "only {lowered} shapes were lowered");
 }

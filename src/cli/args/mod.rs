@@ -12,7 +12,7 @@ pub use shared::{EngineArgs, LayoutArg, ModelArgs, PreprocessArgs, ReadArgs};
 
 use crate::unlearn::Rival;
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Takes classes out of a trained ONNX classifier: the same model file with other weights, stamped, checked, measured.
 ///
@@ -178,6 +178,17 @@ pub struct JobArgs {
     pub engine: EngineArgs,
 }
 
+impl JobArgs {
+    /// What is read, and must not be overwritten.
+    pub fn files(&self) -> Vec<&Path> {
+        [Some(&self.model), Some(&self.retain), self.eval.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect()
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct ForgetArgs {
     #[command(flatten)]
@@ -269,13 +280,15 @@ pub struct MethodArgs {
     /// What the penalty counts
     #[arg(long, value_enum, default_value = "sum")]
     pub noise_penalty_form: PenaltyArg,
-    /// Learning rate of the impair phase [default: found by trials; with --repair-lr alone: twice that, with --depth deep ten times; reference: 0.02]
+    /// Learning rate of the impair phase [default: found by trials; with --repair-lr alone: twice that, with --depth deep
+    /// ten times; reference: 0.02]
     #[arg(long, value_name = "LR")]
     pub impair_lr: Option<f64>,
     /// Passes of the impair phase
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub impair_epochs: usize,
-    /// Learning rate of the repair phase [default: found by trials; with --impair-lr alone: half of that, with --depth deep a tenth; reference: 0.01]
+    /// Learning rate of the repair phase [default: found by trials; with --impair-lr alone: half of that, with --depth deep
+    /// a tenth; reference: 0.01]
     #[arg(long, value_name = "LR")]
     pub repair_lr: Option<f64>,
     /// Passes of the repair phase

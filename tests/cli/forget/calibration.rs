@@ -5,7 +5,8 @@ use onnx_unlearn::{data::Seeded, graph::Graph, onnx, tensor::Tensor};
 use serde_json::Value;
 use std::{fs, path::Path, sync::Arc};
 
-/// Enough of everything to forget; the rates are left to trials.
+/// Enough of everything to forget; the rates are left to trials. Exit codes do not matter: the little data of the tests is
+/// for the mechanics.
 fn forget(source: &Path) -> Forget {
     Forget::passing(source).without("--impair-lr").flag("--keep-failed")
 }
@@ -14,19 +15,11 @@ fn trials(report: &Value) -> &Vec<Value> {
     report["calibration"]["trials"].as_array().expect("trials")
 }
 
-/// Exit code does not matter: the little data of the tests is for the mechanics.
-#[track_caller]
-fn report(forget: &Forget) -> Value {
-    let ran = forget.run();
-    assert!(matches!(ran.code, Some(0 | 1)), "{}{}", ran.stdout, ran.stderr);
-    forget.report()
-}
-
 #[test]
 fn what_is_found_is_what_is_run() {
     let source = model("fashion-mnist");
     let found = forget(&source);
-    let first = report(&found);
+    let first = found.run_for_report();
     let calibration = &first["calibration"];
     let trials = trials(&first);
     assert!((1..=5).contains(&trials.len()), "{calibration:#}");
@@ -46,21 +39,21 @@ fn what_is_found_is_what_is_run() {
 
     // The same rates given make the same weights, without trials and with every sample in the verdict.
     let given = forget(&source).set("--impair-lr", chosen["impair_lr"].to_string());
-    let second = report(&given);
+    let second = given.run_for_report();
     assert_eq!(second["calibration"], Value::Null);
     assert_eq!(first["result"]["weights"], second["result"]["weights"]);
     assert_eq!(second["measured"]["before"]["classes"][0]["total"], 10);
 
     // And a second calibration finds the same.
     let again = forget(&source);
-    assert_eq!(report(&again)["calibration"], *calibration);
+    assert_eq!(again.run_for_report()["calibration"], *calibration);
 }
 
 /// Few samples judge here, so that a standard error is larger than the limit; the strongest rate is found all the same.
 #[test]
 fn deep_takes_the_strongest_that_keeps_the_others() {
     let source = model("fashion-mnist");
-    let report = report(&forget(&source).set("--depth", "deep"));
+    let report = forget(&source).set("--depth", "deep").run_for_report();
     let trials = trials(&report);
     let rate = |t: &Value| t["impair_lr"].as_f64().expect("a rate");
     let fits: Vec<&Value> = trials.iter().filter(|t| t["outcome"] == "fits").collect();
@@ -78,7 +71,7 @@ fn without_samples_of_the_class_turned_ones_tell() {
     data::eval().without(5).write_npz(&eval);
     let source = model("fashion-mnist");
     for forget in [forget(&source).set("--eval", &eval), forget(&source).without("--eval")] {
-        let report = report(&forget);
+        let report = forget.run_for_report();
         assert_eq!(report["calibration"]["judged_on"], "retain");
         let known = |row: &Value| row["turned"][0]["known"].as_f64().expect("a share");
         let before = known(&report["calibration"]["source"]);
@@ -104,7 +97,7 @@ fn where_it_cannot_work_it_does_not_pass() {
         }
     }
     fs::write(&random, onnx::export(&graph)).expect("written");
-    let outcome = |forget: &Forget| report(forget)["verdict"]["outcome"].clone();
+    let outcome = |forget: &Forget| forget.run_for_report()["verdict"]["outcome"].clone();
     assert_ne!(outcome(&forget(&random)), "pass");
     assert_eq!(outcome(&forget(&random).without("--eval")), "not_assessed");
 
@@ -126,7 +119,7 @@ fn the_rate_of_other_toolkits_fails() {
 fn several_classes_share_the_noise() {
     let steps = |classes: &str| {
         let forget = Forget::new(model("fashion-mnist")).set("--forget", classes).set("--noise-samples", "64");
-        let report = report(&forget.flag("--keep-failed"));
+        let report = forget.flag("--keep-failed").run_for_report();
         let phases = report["phases"].as_array().expect("phases").clone();
         let impair = phases.iter().find(|p| p["phase"] == "impair").expect("impair");
         impair["samples"].as_u64().expect("a number")

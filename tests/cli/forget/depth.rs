@@ -7,18 +7,11 @@ fn forget() -> Forget {
     Forget::new(model("fashion-mnist"))
 }
 
-#[track_caller]
-fn report(forget: &Forget) -> Value {
-    let ran = forget.run();
-    assert!(matches!(ran.code, Some(0 | 1)), "{}{}", ran.stdout, ran.stderr);
-    forget.report()
-}
-
 #[test]
 fn a_depth_decides_what_flags_leave_open() {
     let recipe = |depth: &str| {
         let open = forget().without("--noise-samples").flag("--keep-failed").set("--depth", depth);
-        report(&open)["parameters"]["recipe"].clone()
+        open.run_for_report()["parameters"]["recipe"].clone()
     };
     let [shallow, standard, deep] = ["shallow", "standard", "deep"].map(recipe);
     let rate = |r: &Value, phase: &str| r[phase]["lr"].as_f64().expect("a rate");
@@ -29,7 +22,7 @@ fn a_depth_decides_what_flags_leave_open() {
     assert_eq!(deep["depth"], "deep");
 
     let given = forget().flag("--keep-failed").set("--depth", "deep").set("--repair-lr", "0.0001");
-    let given = report(&given)["parameters"]["recipe"].clone();
+    let given = given.run_for_report()["parameters"]["recipe"].clone();
     assert_eq!(given["noise"]["samples"], 32, "{given:#}");
     assert!((rate(&given, "repair") - 0.0001).abs() < 1e-12, "{given:#}");
 
@@ -38,17 +31,17 @@ fn a_depth_decides_what_flags_leave_open() {
 
 #[test]
 fn the_retain_sample_teaches_what_the_source_answers_or_its_labels() {
-    let answers = report(&forget().flag("--keep-failed"));
-    let labels = report(&forget().flag("--keep-failed").set("--targets", "labels"));
+    let answers = forget().flag("--keep-failed").run_for_report();
+    let labels = forget().flag("--keep-failed").set("--targets", "labels").run_for_report();
     assert_eq!(answers["parameters"]["recipe"]["targets"], "source");
     assert_eq!(labels["parameters"]["recipe"]["targets"], "labels");
     assert_ne!(answers["result"]["weights"], labels["result"]["weights"]);
     // The share of labels that a step predicts is known only where labels are taught.
     let accuracy = |report: &Value| report["phases"][1]["accuracy"].is_number();
     assert_eq!((accuracy(&answers), accuracy(&labels)), (false, true));
-    // Answers of a model that is rarely sure cost more nats than labels it knows: the entropy of the answers stays.
+    // Both are losses; that of answers stays above their entropy.
     let last = |report: &Value| report["phases"][2]["mean_loss"].as_f64().expect("a loss");
     assert!(last(&answers) > 0.0 && last(&labels) > 0.0);
-    let reference = report(&forget().flag("--keep-failed").set("--variant", "reference").set("--forget", "0"));
+    let reference = forget().flag("--keep-failed").set("--variant", "reference").set("--forget", "0").run_for_report();
     assert_eq!(reference["parameters"]["recipe"]["targets"], "labels");
 }

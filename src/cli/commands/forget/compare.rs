@@ -5,6 +5,7 @@ use crate::{
     cli::{
         Status,
         args::{CompareArgs, EPOCHS, RATE},
+        commands::output::MODEL,
         interrupt, plan,
         printer::Printer,
         progress::Progress,
@@ -12,6 +13,7 @@ use crate::{
     data::Dataset,
     evaluate::Evaluation,
     report::{Gates, percent},
+    train::BatchNorm,
     unlearn::{Calibration, PhaseRecord, PhaseSettings, Rival, Rivals, UnlearnError},
 };
 use anyhow::{Context, Result, ensure};
@@ -155,13 +157,13 @@ impl Job<'_> {
                         let trial = trials.run(&material, impair, phase(recipe.repair, repair), &mut progress)?;
                         return Ok((trials.evaluate(&trial.weights[1], eval, rows)?, trial.phases.to_vec()));
                     }
-                    let batch_norm = plan::retrained_batch_norm(&args.job.method);
+                    // The stored statistics are those of the source model.
+                    let batch_norm = plan::batch_norm(&args.job.method, BatchNorm::Batch);
                     let (weights, record) = job.retrain(recipe, batch_norm, retraining, &mut progress)?;
                     // In a file, because statistics of BatchNormalization have moved as well.
                     let folder = tempfile::tempdir().context("no temporary folder")?;
-                    let file = folder.path().join("retrained");
-                    std::fs::create_dir(&file).with_context(|| format!("cannot create {}", file.display()))?;
-                    Ok((job.evaluate_weights(&file, &weights)?, vec![record]))
+                    job.write_weights(folder.path(), &weights)?;
+                    Ok((job.evaluate_file(&folder.path().join(MODEL))?, vec![record]))
                 };
                 let done = work();
                 progress.finish();

@@ -12,6 +12,7 @@ use crate::{
         interrupt,
     },
     evaluate::{Classifier, Evaluation, Scores},
+    onnx,
     provenance::stamp::{self, Source, StampInfo, Stamped},
     report::{CheckRecord, Masking, Measured},
     tensor::Tensor,
@@ -112,6 +113,18 @@ impl Job<'_> {
     pub(super) fn evaluate_file(&self, path: &Path) -> Result<Evaluation> {
         let (_, data, rows) = self.measured_on();
         Ok(self.classifier(path)?.evaluate(data, &rows, || !interrupt::asked())?)
+    }
+
+    /// Writes weights into a copy of the source in `folder`.
+    pub(super) fn write_weights(&self, folder: &Path, weights: &Weights) -> Result<()> {
+        let tensors = self.network.write_back(weights)?;
+        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
+        let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
+        let from = folder_of(&self.args.model);
+        for external in &patched.external {
+            onnx::patch::write_external(from, folder, external)?;
+        }
+        output::write(&folder.join(output::MODEL), &patched.model)
     }
 
     /// Measures weights as they would be in a file: written into a copy of the source.

@@ -29,22 +29,16 @@ use crate::{
     unlearn::Recipe,
 };
 use anyhow::Result;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
     plan::early(&args.job)?;
     let gates = plan::gates(&args.gates)?;
-    let ForgetArgs { job: JobArgs { model, retain, eval, .. }, .. } = args;
-    let inputs: Vec<&Path> =
-        [Some(model), Some(retain), eval.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
-    let output = Output::prepare(&args.out, args.force, &inputs)?;
+    let output = Output::prepare(&args.out, args.force, &args.job.files())?;
     interrupt::catch();
 
     let job = Job::read(&args.job, gates, args.drop_output, printer)?;
-    output.claim(&job.model.external, folder_of(model), args.force)?;
+    output.claim(&job.model.external, folder_of(&args.job.model), args.force)?;
     let work = job.train(&output, printer)?;
     let finished = job.finish(&output, &work, &args.gates)?;
     job.judge_and_publish(output, &work, &finished, &args.gates, printer)

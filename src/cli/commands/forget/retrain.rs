@@ -1,6 +1,6 @@
 //! `retrain`: the same graph trained from fresh weights without some classes, the yardstick of audits.
 
-use super::{Job, folder_of, values};
+use super::{Job, folder_of};
 use crate::{
     cli::{
         Status,
@@ -11,17 +11,13 @@ use crate::{
         progress::Progress,
     },
     evaluate::Evaluation,
-    onnx,
     report::{Gates, Warning, percent},
     train::{BatchNorm, Weights},
     unlearn::{self, Mix, PhaseRecord, PhaseSettings, Recipe, UnlearnError},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use std::{
-    fmt::Write,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write, path::PathBuf};
 
 /// Nothing is judged here.
 const GATES: Gates = Gates { max_forget_accuracy: 1.0, max_retain_drop: 1.0 };
@@ -49,9 +45,7 @@ pub fn run(args: &RetrainArgs, printer: Printer) -> Result<Status> {
     let asked = args.job();
     plan::early(&asked)?;
     let settings = plan::retraining(["--epochs", "--lr"], args.epochs, args.lr)?;
-    let inputs: Vec<&Path> =
-        [Some(&args.model), Some(&args.data), args.eval.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
-    let output = Output::prepare(&args.out, args.force, &inputs)?;
+    let output = Output::prepare(&args.out, args.force, &asked.files())?;
     interrupt::catch();
     // What is said of forgetting does not hold here.
     let job = Job::read(&asked, GATES, None, Printer::new(true, false))?;
@@ -105,18 +99,6 @@ impl Job<'_> {
         let mix = Mix::retain_only(&self.retain, network.row.clone());
         let record = unlearn::train(&mut stepper, &mix, settings, recipe.batch_size, recipe.seed, "retrain", progress)?;
         Ok((stepper.weights()?, record))
-    }
-
-    /// Writes weights into a copy of the source in `folder`.
-    pub(super) fn write_weights(&self, folder: &Path, weights: &Weights) -> Result<()> {
-        let tensors = self.network.write_back(weights)?;
-        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
-        let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
-        let from = folder_of(&self.args.model);
-        for external in &patched.external {
-            onnx::patch::write_external(from, folder, external)?;
-        }
-        output::write(&folder.join(output::MODEL), &patched.model)
     }
 }
 
