@@ -26,6 +26,9 @@ pub const GONE: f64 = 0.02;
 /// The same beside real samples of the class, of which there may be few.
 pub const GONE_BESIDE: f64 = 0.05;
 
+/// Up to this part of the largest fall, the others are spared: a milder rate would gain little more than chance.
+const SPARED: f64 = 0.25;
+
 /// A model that has lost this part of its accuracy is destroyed: what it knows says nothing about milder rates.
 const DESTROYED: f64 = 0.25;
 
@@ -245,9 +248,11 @@ impl Calibrator<'_> {
                 Search::Mildest | Search::Strongest => drop - error <= self.limits.drop,
             };
             let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class));
+            let spared = quality(source) - quality(row) <= SPARED * self.limits.drop;
             let destroyed = row.loss.is_none() || drop > DESTROYED * quality(&beside);
             row.outcome = match (gone, kept) {
                 _ if destroyed => Outcome::Destroys,
+                (true, true) if spared => Outcome::Spares,
                 (true, true) => Outcome::Fits,
                 (true, false) => Outcome::TooStrong,
                 (false, true) => Outcome::TooWeak,

@@ -14,7 +14,7 @@ const FINEST_OF_STRONGEST: f64 = 1.2;
 /// Which of the rates that forget is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Search {
-    /// The mildest.
+    /// The mildest, unless a stronger one spares the other classes.
     Mildest,
     /// The strongest that keeps the other classes.
     Strongest,
@@ -28,6 +28,8 @@ pub enum Outcome {
     TooWeak,
     /// The classes are gone and the others are kept.
     Fits,
+    /// The same, and the others have lost so little that a milder rate has nothing to gain.
+    Spares,
     /// The classes are gone, and others have lost more than they may.
     TooStrong,
     /// The classes are still known although others have lost more than they may.
@@ -42,18 +44,20 @@ pub type Tried = [(f64, Outcome)];
 /// The rate to try next; `None` when it is known well enough or all trials are used up. `start` is the first one.
 ///
 /// For the mildest rate that forgets: factors of two up while the classes are known and down while they are gone, then the
-/// geometric mean of the two rates around the edge. For the strongest that keeps the others: up while they are kept, down
-/// while they are not, and the mean around that edge.
+/// geometric mean of the two rates around the edge; no more once a rate spares the others, because what a milder one still
+/// does is to forget less deeply. For the strongest that keeps the others: up while they are kept, down while they are not,
+/// and the mean around that edge.
 pub fn next(tried: &Tried, search: Search, start: f64) -> Option<f64> {
     if tried.is_empty() {
         return Some(start);
     }
-    if tried.len() >= TRIALS {
+    let settled = search == Search::Mildest && tried.iter().any(|(_, o)| *o == Outcome::Spares);
+    if settled || tried.len() >= TRIALS {
         return None;
     }
     let below = |o: Outcome| match search {
         Search::Mildest => matches!(o, Outcome::TooWeak | Outcome::Harms),
-        Search::Strongest => matches!(o, Outcome::TooWeak | Outcome::Fits),
+        Search::Strongest => matches!(o, Outcome::TooWeak | Outcome::Fits | Outcome::Spares),
     };
     let finest = match search {
         Search::Mildest => FINEST,
@@ -72,17 +76,18 @@ pub fn next(tried: &Tried, search: Search, start: f64) -> Option<f64> {
     (strong / weak > finest).then(|| (weak * strong).sqrt())
 }
 
-/// Number of the trial that decides: the mildest or strongest that fits; where none does, the strongest that keeps the other
-/// classes.
+/// Number of the trial that decides: the one that spares the others, else the mildest that fits; or the strongest that fits.
+/// Where none does, the strongest that keeps the other classes.
 pub fn chosen(tried: &Tried, search: Search) -> Option<usize> {
-    let of = |wanted: Outcome| {
-        tried.iter().enumerate().filter(move |(_, (_, o))| *o == wanted).map(|(i, &(rate, _))| (i, rate))
+    let of = |wanted: &'static [Outcome]| {
+        tried.iter().enumerate().filter(|(_, (_, o))| wanted.contains(o)).map(|(i, &(rate, _))| (i, rate))
     };
+    let by_rate = |a: &(usize, f64), b: &(usize, f64)| a.1.total_cmp(&b.1);
     let fitting = match search {
-        Search::Mildest => of(Outcome::Fits).min_by(|a, b| a.1.total_cmp(&b.1)),
-        Search::Strongest => of(Outcome::Fits).max_by(|a, b| a.1.total_cmp(&b.1)),
+        Search::Mildest => of(&[Outcome::Spares]).min_by(by_rate).or_else(|| of(&[Outcome::Fits]).min_by(by_rate)),
+        Search::Strongest => of(&[Outcome::Fits, Outcome::Spares]).max_by(by_rate),
     };
-    fitting.or_else(|| of(Outcome::TooWeak).max_by(|a, b| a.1.total_cmp(&b.1))).map(|(i, _)| i)
+    fitting.or_else(|| of(&[Outcome::TooWeak]).max_by(by_rate)).map(|(i, _)| i)
 }
 
 #[cfg(test)]
@@ -125,6 +130,17 @@ mod tests {
         assert!(outcome == Outcome::TooWeak && rate <= 6e-4, "{tried:?}");
         // No rate keeps them.
         assert_eq!(chosen(&search(1.0, 1e-9, Search::Mildest), Search::Mildest), None);
+    }
+
+    #[test]
+    fn a_rate_that_spares_the_others_ends_the_search_for_the_mildest() {
+        let spared = [(4e-4, Outcome::TooStrong), (2e-4, Outcome::Fits), (1e-4, Outcome::Spares)];
+        assert_eq!(next(&spared[..2], Search::Mildest, 4e-4), Some(1e-4));
+        assert_eq!((next(&spared, Search::Mildest, 4e-4), chosen(&spared, Search::Mildest)), (None, Some(2)));
+        assert_eq!(next(&[(4e-4, Outcome::Spares)], Search::Mildest, 4e-4), None);
+        // The strongest goes on from there.
+        assert_eq!(next(&[(4e-4, Outcome::Spares)], Search::Strongest, 4e-4), Some(8e-4));
+        assert_eq!(chosen(&spared, Search::Strongest), Some(1));
     }
 
     #[test]

@@ -17,9 +17,9 @@ pub enum Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Depth {
-    /// The mildest impairment after which the class is not predicted, with little noise.
+    /// As standard, with little noise.
     Shallow,
-    /// The mildest impairment after which the class is not predicted.
+    /// An impairment after which the class is not predicted and the others lose as little as can be.
     Standard,
     /// The strongest impairment whose repair keeps the other classes.
     Deep,

@@ -29,7 +29,7 @@ impl Page<'_> {
                     @if self.deep() {
                         "The strongest rate is taken that suppresses the classes and keeps the others: "
                     } @else {
-                        "The mildest rate is taken that suppresses the classes and keeps the others: "
+                        "The mildest rate is taken that suppresses the classes and keeps the others, or the first tried that spares them: "
                     }
                     strong { (self.taken(calibration)) } "."
                 }
@@ -72,7 +72,7 @@ impl Page<'_> {
         let recipe = &self.report.parameters.recipe;
         let rates = format!("{:.2e} for impair, {:.2e} for repair", recipe.impair.lr, recipe.repair.lr);
         match calibration.chosen.map(|i| calibration.trials[i].outcome) {
-            Some(Outcome::Fits) => rates,
+            Some(Outcome::Fits | Outcome::Spares) => rates,
             Some(_) => format!("{rates} (no trial did both; this is the strongest that kept the others)"),
             None => format!("{rates} (no trial kept the others; this is the mildest tried)"),
         }
@@ -188,6 +188,7 @@ fn judgement(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::TooWeak => "too weak: the classes are still known",
         Outcome::Fits => "fits",
+        Outcome::Spares => "fits, and spares the others",
         Outcome::TooStrong => "too strong: the others lost too much",
         Outcome::Harms => "harms: the others lost too much, and the classes are still known",
         Outcome::Destroys => "destroys the model",

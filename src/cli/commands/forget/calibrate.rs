@@ -51,7 +51,7 @@ impl Job<'_> {
         printer.note(format!(
             "learning rates: {impair:.3e} and {repair:.3e}{}",
             match found.chosen.map(|i| found.trials[i].outcome) {
-                Some(Outcome::Fits) => "",
+                Some(Outcome::Fits | Outcome::Spares) => "",
                 Some(_) => ", the strongest that keep the other classes; nothing that forgets was seen to keep them",
                 None => ", the mildest tried; no trial kept the other classes",
             }
@@ -92,6 +92,7 @@ fn line(row: &Row) -> String {
         (false, _) => String::new(),
         (_, Outcome::TooWeak) => format!(": too weak ({:.1} s)", row.seconds),
         (_, Outcome::Fits) => format!(": fits ({:.1} s)", row.seconds),
+        (_, Outcome::Spares) => format!(": fits and spares the others ({:.1} s)", row.seconds),
         (_, Outcome::TooStrong) => format!(": too strong ({:.1} s)", row.seconds),
         (_, Outcome::Harms) => format!(": harms ({:.1} s)", row.seconds),
         (_, Outcome::Destroys) => format!(": destroys ({:.1} s)", row.seconds),
