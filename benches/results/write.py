@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Write docs/results.md from what `run.py` has measured.
+
+    python3 benches/results/write.py
+
+Reads `figures.jsonl` beside this file and nothing else (`--figures`, `--out` for others). A table whose figures were not
+measured says so.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+
+from run import DEPTHS, HERE, SEEDS, SETS, SETTING_CLASSES, SETTINGS, TAUGHT, key
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+MODELS = ["folded", "bn", "vit"]  # the order of the page
+
+HEAD = """# Results
+
+Made by `python3 benches/results/write.py` from `benches/results/figures.jsonl`, what `benches/results/run.py` has measured; no
+figure is put in by hand. The models are ResNet18 for CIFAR-10 with BatchNormalization folded into the convolutions
+(*folded*) and kept (*bn*), and the vision transformer that `benches/train_vit.py` trains (*vit*). The retain sample is up to
+1,000 training images a class, `--eval` the 10,000 test images, of which 8,000 are measured where a fifth judges trials.
+Models and images are not part of the repository: [the command](#commands) takes your own. One run a line; a difference of a
+point is within chance. What a table lacks was not measured. Figures in [method.md](method.md) have their own commands
+beside them.
+"""
+
+COMMANDS = """## Commands
+
+```sh
+python3 benches/train_vit.py --train cifar10-train.npz --test cifar10-test.npz --out vit.onnx
+python3 benches/results/run.py --program target/release/onnx-unlearn \\
+    --train cifar10-train.npz --test cifar10-test.npz \\
+    --model folded=resnet18.onnx --model bn=resnet18-bn.onnx --model vit=vit.onnx \\
+    --retrained folded=resnet18-without-airplane.onnx --retrained bn=resnet18-without-airplane.onnx
+python3 benches/results/write.py
+```
+
+`--suite` names parts of the work, `--only` single figures; what is in the file already is not measured again.
+"""
+
+NOTES = {
+    "singles": "`forget` with `--eval`, seed 0, nothing set by hand.",
+    "blind": "`forget` without `--eval`: no sample of the class is read. Accuracies are measured afterwards by `evaluate` on all "
+    "test images; the verdict of such a run is *not assessed*.",
+    "seeds": "The same as the first table with other seeds.",
+    "sets": "The class sets of the paper. All classes share one budget of noise samples.",
+    "reference": "`--variant reference`, its own learning rates. It is the notebook's procedure, not the paper's result.",
+    "fixed": "`--impair-lr 1e-4 --repair-lr 1e-4`.",
+    "depth": "`forget --forget airplane --depth ..`, then `audit` with a model that was trained without airplanes: recall of "
+    "airplane by a linear probe on the penultimate layer, accuracy of that probe on the other classes, and mini-batches until "
+    "the class is relearned (learning rate 0.001; folded: 0.0001, because the larger one throws that network itself off).",
+    "targets": "`--impair-lr 3e-4` with `--targets labels` and with `--targets source`, the default.",
+    "times": "Wall time of the whole command in seconds, trials included.",
+    "settings": "Beside the defaults one setting each; rates are found by trials every time.",
+    "compare": "`compare`: the same number of steps and the same rates, three seeds.",
+}
+
+COLUMNS = "model | classes | forgotten, % | retained, % | fall, points | impair rate | trials | verdict"
+
+
+class Run:
+    """One run as the page shows it."""
+
+    def __init__(self, figure):
+        self.figure = figure
+        self.before, self.after = (self.accuracies(side) for side in (0, 1))
+        self.fall = self.before[1] - self.after[1]
+        self.steps = figure["steps"]["impair"] + figure["steps"]["repair"]
+
+    def accuracies(self, side):
+        """In percent: the highest of a forgotten class, and that of all retained ones together."""
+        classes, forget = self.figure["classes"], self.figure["forget"]
+        kept = [c for i, c in enumerate(classes) if i not in forget]
+        highest = max(100 * classes[i][side] / classes[i][2] for i in forget)
+        return highest, 100 * sum(c[side] for c in kept) / sum(c[2] for c in kept)
+
+    def cells(self):
+        (f0, r0), (f1, r1), of = self.before, self.after, self.figure
+        rates = f"{self.fall:+.2f} | {of['rates'][0]:.1e} | {len(of['trials'])} | {of['verdict']}"
+        return f"{f0:.2f} to {f1:.2f} | {r0:.2f} to {r1:.2f} | {rates}"
+
+
+def row(*cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def header(columns):
+    return [row(columns), "|" + "---|" * len(columns.split(" | "))]
+
+
+class Page:
+    """The sections of the page, each a list of lines."""
+
+    def __init__(self, figures):
+        self.figures = figures
+        names = {name.split(".")[0] for name in figures}
+        self.models = [m for m in MODELS if m in names] + sorted(names - set(MODELS))
+
+    def conditions(self):
+        seen = {}
+        for figure in self.figures.values():
+            if "runtime" in figure:
+                where = (*figure["runtime"], figure["at_once"])
+                seen[where] = seen.get(where, 0) + 1
+        line = "- {} on {}, {} threads a process, {} processes at once: {} runs"
+        return ["Measured with:\n", *(line.format(*where, n) for where, n in seen.items())]
+
+    def runs(self, wanted):
+        """(model, label, run) for each model and each of the (label, suffix) that was measured."""
+        names = [(m, label, f"{m}.{suffix}") for m in self.models for label, suffix in wanted]
+        return [(m, label, Run(self.figures[name])) for m, label, name in names if name in self.figures]
+
+    def table(self, wanted):
+        runs = self.runs(wanted)
+        lines = header(COLUMNS) if runs else ["Not measured."]
+        return [*lines, *(row(m, label, run.cells()) for m, label, run in runs), *self.summary(runs)]
+
+    def summary(self, runs):
+        """A line for each model with several runs."""
+        lines = []
+        for m in self.models:
+            of = [run for model, _, run in runs if model == m]
+            if len(of) > 1:
+                forgotten, falls = [run.after[0] for run in of], [run.fall for run in of]
+                passed = sum(run.figure["verdict"] == "pass" for run in of)
+                met = sum(forgotten <= 1 and fall <= 2 for forgotten, fall in zip(forgotten, falls))
+                verdicts = f"{passed} pass" if passed else f"{met} would pass"
+                lines.append(
+                    f"\n{m}, {len(of)} runs: forgotten {statistics.mean(forgotten):.2f} % on average, at most "
+                    f"{max(forgotten):.2f} %; fall {statistics.mean(falls):+.2f} points on average, at most {max(falls):+.2f}; {verdicts}."
+                )
+        return lines
+
+    def sets(self):
+        label = lambda classes: ", ".join(CLASSES[c] for c in classes)
+        one = ("airplane", "single.0.seed0")
+        wanted = [one, *((label(c), f"set.{key(c)}") for c in SETS[1:])]
+        lines = self.table(wanted)
+        steps = [f"- {m}, {classes}: {run.figure['steps']['noise']} steps of noise, {run.steps} of impair and repair" for m, classes, run in self.runs(wanted)]
+        return [*lines, "", *steps]
+
+    def reference(self):
+        label = lambda classes: ", ".join(CLASSES[c] for c in classes)
+        return self.table([(label(c), f"reference.{key(c)}") for c in [*SETS, [0, 2]]])
+
+    def depth(self):
+        wanted = [(f"{depth}, seed {seed}", f"depth.{depth}.seed{seed}") for depth in DEPTHS for seed in SEEDS]
+        runs = [r for r in self.runs(wanted) if "audit" in r[2].figure]
+        if not runs:
+            return ["Not measured."]
+        lines = header("model | depth | forgotten, % | fall, points | impair rate | probe of airplane | probe, others | relearn | trials")
+        for m in self.models:
+            of = [(label, run) for model, label, run in runs if model == m]
+            for role in ("before", "retrained") if of else ():
+                lines.append(row(m, role, "", "", "", *audited(of[0][1], role), ""))
+            for label, run in of:
+                shown = (f"{run.after[0]:.2f}", f"{run.fall:+.2f}", f"{run.figure['rates'][0]:.1e}")
+                lines.append(row(m, label, *shown, *audited(run, "after"), len(run.figure["trials"])))
+        return lines
+
+    def times(self):
+        of = {}
+        for name, figure in self.figures.items():
+            if ".single." in name:
+                kept = (name.split(".")[0], figure["at_once"], figure["runtime"][2], len(figure["trials"]))
+                of.setdefault(kept, []).append(figure["seconds"])
+        lines = header("model | processes at once | threads each | trials | runs with one class | fastest | median")
+        shown = [row(*kept, len(s), f"{min(s):.0f}", f"{statistics.median(s):.0f}") for kept, s in sorted(of.items())]
+        return [*lines, *shown] if shown else ["Not measured."]
+
+    def compare(self):
+        of = [(m, c, self.figures.get(f"{m}.compare.{c}")) for m in self.models for c in SETTING_CLASSES]
+        lines = header("model | class | method | forgotten, % | retained, % | steps")
+        for m, c, figure in of:
+            for method in figure["methods"] if figure else ():
+                shown = [spread([100 * run[side] for run in method["runs"] if run[side] is not None]) for side in (0, 1)]
+                lines.append(row(m, CLASSES[c], method["method"], *shown, method["steps"]))
+        return lines if any(figure for _, _, figure in of) else ["Not measured."]
+
+    def text(self):
+        singles = [(name, f"single.{c}.seed0") for c, name in enumerate(CLASSES)]
+        blind = [(name, f"blind.{c}") for c, name in enumerate(CLASSES)]
+        seeds = [(f"{name}, seed {s}", f"single.{c}.seed{s}") for c, name in enumerate(CLASSES) for s in SEEDS[1:]]
+        targets = [(f"{CLASSES[c]}, {t}", f"targets.{c}.{t}") for c, t in TAUGHT]
+        settings = [(f"{CLASSES[c]}, {name}", f"setting.{c}.{name}") for c in SETTING_CLASSES for name in SETTINGS]
+        sections = [
+            ("Each class alone", "singles", self.table(singles)),
+            ("Without any sample of the class", "blind", self.table(blind)),
+            ("Further seeds", "seeds", self.table(seeds)),
+            ("Several classes", "sets", self.sets()),
+            ("The published notebook's procedure", "reference", self.reference()),
+            ("A learning rate that others use", "fixed", self.table([("airplane", "fixed.0.1e-4")])),
+            ("Depth", "depth", self.depth()),
+            ("What the retain samples teach", "targets", self.table(targets)),
+            ("One setting changed", "settings", self.table(settings)),
+            ("Beside other methods", "compare", self.compare()),
+            ("Run times", "times", self.times()),
+        ]
+        parts = [HEAD, "\n".join([*self.conditions(), ""])]
+        parts += ["\n".join([f"## {title}\n", f"{NOTES[note]}\n", *lines, ""]) for title, note, lines in sections]
+        return "\n".join([*parts, COMMANDS])
+
+
+def audited(run, role):
+    """What the audit says of a model: the probe of the class, of the others, and mini-batches to relearn."""
+    shown = [("probe", "recall of"), ("probe", "accuracy on"), ("relearn", "")]
+    return [cell(run.figure["audit"], measure, start, role) for measure, start in shown]
+
+
+def cell(audit, measure, start, role):
+    for name, figure, of, value, unit, bound in audit:
+        if (name, of) == (measure, role) and figure.startswith(start):
+            shown = f"{100 * value:.1f} %" if unit == "share" else f"{value:g}"
+            return ("> " if bound == "above" else "") + shown
+    return "-"
+
+
+def spread(values):
+    if not values:
+        return "no number"
+    deviation = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", type=pathlib.Path, default=HERE / "figures.jsonl")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE.parent.parent / "docs" / "results.md")
+    args = parser.parse_args()
+    figures = [json.loads(line) for line in args.figures.read_text().splitlines()]
+    args.out.write_text(Page({f["name"]: f for f in figures}).text())
+
+
+if __name__ == "__main__":
+    main()
