@@ -64,9 +64,11 @@ fn without_samples_of_the_class_only_what_needs_none_runs() {
     compare(None, &["--methods=random-labels"]).fails(&["--methods random-labels", "--forget-data"]);
     compare(None, &["--runs=0"]).fails(&["--runs 0"]);
     // Retraining has steps of its own, and runs where it is named: 180 samples in batches of 32, twice.
-    let shown = compare(None, &["--methods=retrain", "--retrain-epochs=2", "--runs=1", "--impair-lr=0.001", "--json"]);
+    compare(None, &["--methods=retrain"]).fails(&["--methods retrain", "another method"]);
+    let methods = "--methods=fine-tune,retrain";
+    let shown = compare(None, &[methods, "--retrain-epochs=2", "--runs=1", "--impair-lr=0.001", "--json"]);
     let shown = shown.exits(0).json();
-    assert_eq!(shown["methods"][0]["method"], "retrain");
-    assert_eq!(shown["methods"][0]["steps"], 12, "{shown:#}");
-    assert!(shown["methods"][0]["runs"][0]["retain"].is_number(), "{shown:#}");
+    assert_eq!(shown["methods"][1]["method"], "retrain");
+    assert_eq!(shown["methods"][1]["steps"], 12, "{shown:#}");
+    assert!(shown["methods"][1]["runs"][0]["retain"].is_number(), "{shown:#}");
 }

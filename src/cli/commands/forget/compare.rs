@@ -89,6 +89,10 @@ fn methods(args: &CompareArgs, forget_data: bool) -> Result<Vec<Rival>> {
         let runs = |m: &Rival| *m != Rival::Retrain && (forget_data || !m.needs_forget_data());
         return Ok(Rival::ALL.into_iter().filter(runs).collect());
     }
+    ensure!(
+        args.methods.iter().any(|m| *m != Rival::Retrain),
+        "--methods retrain: it needs another method beside it; the command retrain does it alone"
+    );
     for method in &args.methods {
         ensure!(
             forget_data || !method.needs_forget_data(),
