@@ -160,6 +160,7 @@ fn recipe(class: usize, args: &Args) -> Recipe {
         depth: Depth::Standard,
         targets: if args.labels { Targets::Labels } else { Targets::Source },
         forget: vec![class],
+        forgotten_before: Vec::new(),
         seed: args.seed,
         batch_size: 256,
         noise: NoiseSettings {

@@ -20,7 +20,7 @@ use onnx_unlearn::onnx::schema::*;
 use onnx_unlearn::onnx::wire::{self, Problem, Storage};
 use onnx_unlearn::provenance::digest::{Digest, DigestError, Refusal, digest, digest_file, tensor_digest};
 use onnx_unlearn::provenance::stamp::{
-    self, DIGEST_KEY, STAMP_KEY, Source, StampError, StampInfo, Stamped, params_digest,
+    self, DIGEST_KEY, STAMP_KEY, Source, Stamp, StampError, StampInfo, Stamped, params_digest,
 };
 use onnx_unlearn::provenance::verify::{Answer, Outcome, Verdict, verify, verify_bytes};
 use onnx_unlearn::tensor::{DType, Tensor};
@@ -364,6 +364,13 @@ fn history_grows_only_from_a_stamp_of_the_source_itself() {
     let third = next(&next(&second.model).model);
     assert_eq!(third.stamp.history[..2], [first.stamped.stamp.source.weights, first.stamped.digests.weights]);
     assert_eq!(third.stamp.history.len(), 3);
+    // What was forgotten again is not listed twice.
+    assert!(second.stamp.forgotten_before.is_empty());
+    let mut info = info();
+    info.forget = vec!["12".into(), "7".into()];
+    let other = Stamp::new(&first.stamped.digests, &first.stamped.digests, info, Some(&first.stamped.stamp));
+    assert_eq!(other.forgotten_before, ["cat"]);
+    assert_eq!(other.forgotten(), ["cat", "7", "12"]);
     let stale = patched_keeping_metadata(&first.stamped.model);
     assert!(next(&stale).stamp.history.is_empty());
 }

@@ -23,6 +23,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 PREPROCESS = ["--mean", "0.4914,0.4822,0.4465", "--std", "0.2023,0.1994,0.2010"]
 SETS = [[0], [1, 2], [3, 4, 5, 6], [3, 4, 5, 6, 7, 8, 9]]
+SUCCESSIVE = [0, 1, 9]
 SEEDS = [0, 1, 2]
 DEPTHS = ["shallow", "standard", "deep"]
 # Adam's first step of 0.001 throws a network without BatchNormalization off; see docs/method.md on relearn time.
@@ -55,7 +56,7 @@ def key(classes):
 
 
 class Work:
-    """The commands of one model. Each suite yields (name of the figure, command)."""
+    """The commands of one model. Each suite yields (name of the figure, its commands, each on what the one before wrote)."""
 
     def __init__(self, args, name):
         self.args, self.name, self.model = args, name, args.models[name]
@@ -64,7 +65,7 @@ class Work:
         held_out = [] if blind else ["--eval", self.args.test]
         command = [self.args.program, "forget", self.model, "--forget", ",".join(map(str, classes))]
         command += ["--retain", self.args.train, *PREPROCESS, *held_out, "--seed", str(seed), *flags]
-        return f"{self.name}.{suffix}", command
+        return f"{self.name}.{suffix}", [command]
 
     def singles(self):
         """Each class alone, with the default command."""
@@ -81,6 +82,11 @@ class Work:
     def sets(self):
         """The class sets of the paper."""
         return [self.forget(f"set.{key(classes)}", classes) for classes in SETS[1:]]
+
+    def successive(self):
+        """One class after the other, each on the model that the request before left."""
+        requests = [self.forget("", [c])[1][0] for c in SUCCESSIVE]
+        return [(f"{self.name}.successive", requests)]
 
     def reference(self):
         """The published notebook's procedure, on the paper's class sets and on the notebook's own."""
@@ -110,10 +116,10 @@ class Work:
         """The method beside controls and rivals."""
         data = ["--retain", self.args.train, *PREPROCESS, "--eval", self.args.test, "--forget-data", self.args.train]
         command = [self.args.program, "compare", self.model, "--forget", str(COMPARED), *data]
-        return [(f"{self.name}.compare.{COMPARED}", command)]
+        return [(f"{self.name}.compare.{COMPARED}", [command])]
 
 
-SUITES = ["singles", "blind", "sets", "reference", "fixed", "depth", "targets", "settings", "compare", "seeds"]
+SUITES = ["singles", "blind", "sets", "successive", "reference", "fixed", "depth", "targets", "settings", "compare", "seeds"]
 
 
 def printed_by(command):
@@ -133,7 +139,7 @@ def of_report(report):
     highest = lambda signs: max((sign["known"] for sign in signs), default=None)
     return {
         "runtime": [report["runtime"][k] for k in ("backend", "device", "threads")],
-        "forget": recipe["forget"],
+        "forget": sorted([*recipe["forget"], *recipe.get("forgotten_before", [])]),
         "seed": recipe["seed"],
         "rates": [recipe[phase]["lr"] for phase in ("impair", "repair")],
         "steps": {phase["phase"]: phase["steps"] for phase in report["phases"]},
@@ -156,17 +162,20 @@ def of_audit(printed):
     return [figure for figure in figures if not figure[1].startswith("accuracy after mini-batch")]
 
 
-def measure(args, name, command, folder):
+def measure(args, name, commands, folder):
     """The figure, or None and what the program said."""
-    of, out = name.split(".")[0], folder / "out"
-    source, model, rest = args.models[of], str(out / "model.onnx"), [*args.rest, "--json"]
-    writes = ["--out", str(out), "--keep-failed", "--allow-unchecked"] if command[1] == "forget" else []
+    of, rest = name.split(".")[0], [*args.rest, "--json"]
+    source = model = args.models[of]
     started = time.monotonic()
-    code, printed, notes = printed_by([*command, *writes, *rest])
+    for i, (program, what, _, *flags) in enumerate(commands):
+        out = folder / str(i)
+        writes = ["--out", str(out), "--keep-failed", "--allow-unchecked"] if what == "forget" else []
+        code, printed, notes = printed_by([program, what, model, *flags, *writes, *rest])
+        if printed is None:
+            return None, notes
+        model = str(out / "model.onnx")
     figure = {"name": name, "seconds": round(time.monotonic() - started, 1), "at_once": args.jobs, "exit": code}
-    if printed is None:
-        return None, notes
-    if not writes:
+    if what == "compare":
         return figure | of_comparison(printed), notes
     figure |= of_report(printed["report"])
     if ".blind." in name:
@@ -199,9 +208,9 @@ def run(args):
     writing = threading.Lock()
 
     def one(job):
-        name, command = job
+        name, commands = job
         with tempfile.TemporaryDirectory() as folder:
-            figure, notes = measure(args, name, command, pathlib.Path(folder))
+            figure, notes = measure(args, name, commands, pathlib.Path(folder))
         if figure is None:
             print(f"{name}: nothing measured\n{notes}", file=sys.stderr, flush=True)
             return False

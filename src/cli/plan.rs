@@ -208,6 +208,7 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
             Some(TargetsArg::Source) | None => Targets::Source,
         },
         forget,
+        forgotten_before: Vec::new(),
         seed: args.seed,
         batch_size: some("--batch-size", args.batch_size)?,
         noise: NoiseSettings {

@@ -77,15 +77,17 @@ pub struct Measured {
 
 impl Gates {
     /// Judges the measurements. Without samples of a forgotten class forgetting is not assessed; with `on` other than
-    /// held-out data the retain gate can fail but not pass, because the sample was trained on.
-    pub fn judge(&self, m: &Measured, forget: &[usize]) -> Verdict {
-        let forgotten = |c: usize| forget.contains(&c);
+    /// held-out data the retain gate can fail but not pass, because the sample was trained on. The classes `before` were
+    /// forgotten by earlier runs, and have to stay so.
+    pub fn judge(&self, m: &Measured, forget: &[usize], before: &[usize]) -> Verdict {
+        let kept = |c: usize| !forget.contains(&c) && !before.contains(&c);
         let held_out = m.on == "eval";
         let (recall, quality) = if m.before.multi_hot() { ("recall", "micro-F1") } else { ("accuracy", "accuracy") };
         let complete = forget.iter().all(|&c| m.after_repair.classes[c].total > 0);
         // The worst class decides: an average would let one class hide behind another.
         let worst = forget
             .iter()
+            .chain(before)
             .filter_map(|&c| m.after_repair.accuracy(|k| k == c))
             .fold(None, |w: Option<f64>, a| Some(w.map_or(a, |w| w.max(a))));
         let unknown: Vec<usize> = forget.iter().copied().filter(|&c| !known(&m.before, |k| k == c)).collect();
@@ -122,11 +124,11 @@ impl Gates {
                 detail: "no held-out samples of every forgotten class (--eval)".into(),
             },
         };
-        let retained = |e: &Evaluation| e.quality(|c| !forgotten(c));
+        let retained = |e: &Evaluation| e.quality(kept);
         let retain_gate = match (retained(&m.before), retained(&m.after_repair)) {
             (Some(before), Some(after)) => {
                 let drop = before - after;
-                let known = known(&m.before, |c| !forgotten(c));
+                let known = known(&m.before, kept);
                 let outcome = match (drop <= self.max_retain_drop, held_out && known) {
                     (false, _) => GateOutcome::Fail,
                     (true, true) => GateOutcome::Pass,
@@ -209,7 +211,7 @@ mod tests {
 
     fn outcome(on: &'static str, before: &[i32], after: &[i32], forget: &[usize]) -> GateOutcome {
         let m = Measured { on, before: scores(before), after_impair: scores(after), after_repair: scores(after) };
-        GATES.judge(&m, forget).outcome
+        GATES.judge(&m, forget, &[]).outcome
     }
 
     #[test]
@@ -229,6 +231,19 @@ mod tests {
         assert_eq!(outcome("eval", &[50, 80, 70], &[0, 80, 70], &[0]), GateOutcome::Pass);
         assert_eq!(outcome("eval", &[36, 80, 70], &[20, 80, 70], &[0]), GateOutcome::Fail);
         assert_eq!(outcome("eval", &[90, 30, 30], &[0, 30, 30], &[0]), GateOutcome::NotAssessed);
+    }
+
+    #[test]
+    fn a_class_forgotten_before_has_to_stay_forgotten_and_is_not_retained() {
+        let judged = |after: &[i32]| {
+            let (before, after) = (scores(&[90, 0, 80, 70]), scores(after));
+            let m = Measured { on: "eval", before, after_impair: after.clone(), after_repair: after };
+            GATES.judge(&m, &[0], &[1])
+        };
+        let kept = judged(&[0, 0, 79, 69]);
+        assert_eq!(kept.outcome, GateOutcome::Pass);
+        assert!(kept.gates[1].detail.contains("75.00 % -> 74.00 %"), "{}", kept.gates[1].detail);
+        assert_eq!(judged(&[0, 5, 79, 69]).gates[0].outcome, GateOutcome::Fail);
     }
 
     #[test]
@@ -252,7 +267,7 @@ mod tests {
     fn false_positives_of_retained_classes_fail_the_gate() {
         let judged = |after: &[[usize; 2]]| {
             let (before, after) = (multi_hot(&[[90, 9], [80, 8], [80, 9]]), multi_hot(after));
-            GATES.judge(&Measured { on: "eval", before, after_impair: after.clone(), after_repair: after }, &[0])
+            GATES.judge(&Measured { on: "eval", before, after_impair: after.clone(), after_repair: after }, &[0], &[])
         };
         let kept = judged(&[[1, 0], [79, 8], [80, 9]]);
         assert_eq!(kept.outcome, GateOutcome::Pass);

@@ -104,7 +104,7 @@ impl fmt::Display for Warning {
             ),
             Self::CudaNotUsed(reason) => write!(f, "--device auto: cpu, because {reason}"),
             Self::AlreadyStamped(forgotten) => {
-                write!(f, "the model was unlearned before (classes {}); its history is kept in the stamp", forgotten.join(", "))
+                write!(f, "the model was unlearned before (classes {}): these stay forgotten, their samples are left out, and the stamp keeps the history", forgotten.join(", "))
             }
         }
     }

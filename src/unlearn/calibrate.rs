@@ -206,7 +206,7 @@ impl Calibrator<'_> {
     /// Measures weights; the outcome is still open.
     fn judged(&self, trials: &mut Trials, weights: &Weights, held: &[usize]) -> Result<Row, UnlearnError> {
         let forget = &self.recipe.forget;
-        let kept = |c: usize| !forget.contains(&c);
+        let kept = |c: usize| self.recipe.keeps(c);
         let found = match &self.validation {
             Some(v) => trials.evaluate(weights, v.data, &v.rows)?,
             None => trials.evaluate(weights, self.retain, held)?,

@@ -2,6 +2,7 @@
 
 use crate::train::{BatchNorm, NoiseLoss, Optimizer, Range};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Which UNSIR is run; `docs/method.md` has the differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,9 @@ pub struct Recipe {
     pub targets: Targets,
     /// Classes to forget, ascending.
     pub forget: Vec<usize>,
+    /// Classes that earlier runs took out of the source, ascending: they are not to be learned again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgotten_before: Vec<usize>,
     /// Seed of the noise and of the shuffles.
     pub seed: u64,
     /// Samples in a batch of impair and repair.
@@ -102,6 +106,17 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// True for a class that the model is to know as before.
+    pub fn keeps(&self, class: usize) -> bool {
+        !self.forget.contains(&class) && !self.forgotten_before.contains(&class)
+    }
+
+    /// All classes that the model is not to know, ascending.
+    pub fn forgotten(&self) -> Vec<usize> {
+        let all: BTreeSet<usize> = self.forget.iter().chain(&self.forgotten_before).copied().collect();
+        all.into_iter().collect()
+    }
+
     /// What BatchNormalization does while noise is learned: the intended algorithm leaves the model alone, the notebook
     /// keeps it in training mode.
     pub fn noise_batch_norm(&self) -> BatchNorm {

@@ -152,7 +152,7 @@ impl<'d> Rivals<'d> {
     /// Samples of the classes to forget, by the class that they are given instead.
     fn relabelled(&self) -> Option<Vec<(usize, Tensor)>> {
         let data = self.forgotten?;
-        let kept: Vec<usize> = (0..data.classes()).filter(|c| !self.recipe.forget.contains(c)).collect();
+        let kept: Vec<usize> = (0..data.classes()).filter(|&c| self.recipe.keeps(c)).collect();
         let mut draw = Seeded::new(self.recipe.seed, "random labels");
         let mut rows = vec![Vec::new(); kept.len()];
         (0..data.len()).for_each(|i| rows[draw.below(kept.len() as u64) as usize].push(i));

@@ -29,12 +29,13 @@ pub fn answers(
     let mut all = Vec::with_capacity(samples * width);
     let rows: Vec<usize> = (0..samples).collect();
     let steps = samples.div_ceil(trials.batch());
+    let forgotten = recipe.forgotten();
     watch.begin("answers", steps);
     for (i, some) in rows.chunks(trials.batch()).enumerate() {
         let mut scores = trials.scores_of_data(source, retain, some)?;
         let labels = some.iter().flat_map(|&i| retain.labels_of(i));
         for (row, labels) in scores.chunks_exact_mut(retain.classes()).zip(labels) {
-            answer(row, &recipe.forget, labels, trials.independent());
+            answer(row, &forgotten, labels, trials.independent());
         }
         if !watch.step(i + 1, entropy(&scores) / (some.len() * retain.predictions()) as f32) {
             return Err(UnlearnError::Interrupted { phase: "answers", step: i + 1, steps });

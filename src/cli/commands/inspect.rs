@@ -212,7 +212,7 @@ fn text(i: &Inspection) -> String {
     }
     match (&i.stamped, &i.stamp_problem) {
         (Some(stamp), _) => {
-            lines.push(format!("stamped     by {}, classes {} forgotten", stamp.tool, stamp.forget.join(", ")));
+            lines.push(format!("stamped     by {}, classes {} forgotten", stamp.tool, stamp.forgotten().join(", ")));
         }
         (None, Some(problem)) => lines.push(format!("stamped     {problem}")),
         (None, None) => lines.push("stamped     no".into()),

@@ -18,7 +18,7 @@ const TRIAL: usize = 2;
 /// A model file, read.
 pub struct Subject {
     pub reading: Reading,
-    /// Classes that its stamp says were forgotten; none without a stamp, or with one that is damaged.
+    /// Classes that its stamp says were forgotten, in earlier runs too; none without a stamp, or with one that is damaged.
     pub forgotten: Vec<usize>,
 }
 
@@ -30,7 +30,7 @@ impl Subject {
     pub fn of(model: &Model, choice: &Choice) -> Result<Self> {
         let reading = Reading::of(model, choice)?;
         let stamp = stamp::read(&model.bytes).ok().flatten();
-        let classes = stamp.iter().flat_map(|s| &s.forget).filter_map(|class| class.parse().ok());
+        let classes = stamp.iter().flat_map(stamp::Stamp::forgotten).filter_map(|class| class.parse().ok());
         Ok(Self { forgotten: classes.collect(), reading })
     }
 

@@ -4,15 +4,20 @@ use crate::{
     data::ClassNames,
     evaluate::Evaluation,
     report::{self, Measured},
+    unlearn::Recipe,
 };
 use std::fmt::Write;
 
 /// Accuracy of every class before, after impair and after repair; recall and precision where labels are multi-hot.
-pub fn per_class(m: &Measured, names: &ClassNames, forget: &[usize]) -> String {
+pub fn per_class(m: &Measured, names: &ClassNames, recipe: &Recipe) -> String {
     let multi_hot = m.before.multi_hot();
     let on = if m.on == "eval" { "held-out data" } else { "the retain sample" };
     let title = if multi_hot { format!("recall / precision on {on}") } else { format!("accuracy on {on}") };
-    let labels = (0..m.before.classes.len()).map(|c| label(names, c, forget).chars().count());
+    let marked = |c: usize| {
+        let before = if recipe.forgotten_before.contains(&c) { " (forgotten before)" } else { "" };
+        format!("{}{before}", label(names, c, &recipe.forget))
+    };
+    let labels = (0..m.before.classes.len()).map(|c| marked(c).chars().count());
     let width = labels.chain([title.len()]).max().unwrap_or(0);
     let cells = if multi_hot { 19 } else { 8 };
     let mut text =
@@ -30,9 +35,9 @@ pub fn per_class(m: &Measured, names: &ClassNames, forget: &[usize]) -> String {
         });
     };
     for class in 0..m.before.classes.len() {
-        of(&label(names, class, forget), &|c| c == class);
+        of(&marked(class), &|c| c == class);
     }
-    let kept = |c: usize| !forget.contains(&c);
+    let kept = |c: usize| recipe.keeps(c);
     of("all retained classes", &kept);
     of("all forgotten classes", &|c| !kept(c));
     if multi_hot {

@@ -79,6 +79,11 @@ impl Page<'_> {
         }
     }
 
+    /// True for a class that was to be known as before.
+    fn kept(&self, class: usize) -> bool {
+        self.report.parameters.recipe.keeps(class)
+    }
+
     fn forget(&self) -> &[usize] {
         &self.report.parameters.recipe.forget
     }

@@ -83,7 +83,7 @@ impl Page<'_> {
                      file can take this back. It is no part of the verdict: gates and tables are of the weights before it. \
                      Of the published file, for information: "
                     (percent(masking.published.accuracy(gone))) " on the classes named, "
-                    (percent(masking.published.accuracy(|c| !gone(c)))) " on the others. The check by the second engine ran \
+                    (percent(masking.published.accuracy(|c| self.kept(c)))) " on the others. The check by the second engine ran \
                      on the published file."
                 }
             }
@@ -95,7 +95,7 @@ impl Page<'_> {
         let forgotten = self.forgotten();
         let m = &r.measured;
         let gone = |c: usize| self.forget().contains(&c);
-        let kept = |c: usize| !gone(c);
+        let kept = |c: usize| self.kept(c);
         let dropped: usize = r.data.retain.dropped.iter().map(|(_, n)| n).sum();
         let measure = if m.before.multi_hot() { "recall" } else { "accuracy" };
         html! {
@@ -164,7 +164,8 @@ impl Page<'_> {
                 td.n { (change(&m.before, &m.after_repair, pick)) }
             }
         };
-        let gone = |c: usize| self.forget().contains(&c);
+        let gone = |c: usize| !self.kept(c);
+        let before = |c: usize| gone(c) && !self.forget().contains(&c);
         let not_finite = m.after_repair.not_finite;
         html! {
             h2 { "Before and after, class by class" }
@@ -191,7 +192,10 @@ impl Page<'_> {
                 tbody {
                     @for &class in &classes {
                         tr.forget[gone(class)] {
-                            th { (self.class(class)) @if gone(class) { " – to forget" } }
+                            th {
+                                (self.class(class))
+                                @if before(class) { " – forgotten before" } @else if gone(class) { " – to forget" }
+                            }
                             (cells(&|c| c == class))
                         }
                     }

@@ -219,7 +219,13 @@ fn a_result_can_be_unlearned_again() {
     let second = Forget::new(first.result()).set("--forget", "7").flag("--keep-failed");
     let ran = second.run();
     assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
-    ran.says(&["warning: the model was unlearned before (classes 5)"]);
+    let ran = ran.says(&["warning: the model was unlearned before (classes 5)"]);
+    assert!(ran.stdout.contains("(forgotten before)"), "{}", ran.stdout);
+    let report = second.report();
+    assert_eq!(report["parameters"]["recipe"]["forgotten_before"], serde_json::json!([5]));
+    // The retain sample holds images of both classes, and neither is learned from.
+    let dropped = report["data"]["retain"]["dropped"].as_array().expect("a list");
+    assert_eq!(dropped.iter().map(|d| d[0].as_u64()).collect::<Vec<_>>(), [Some(5), Some(7)], "{dropped:?}");
     run(["verify".as_ref(), second.result().as_os_str(), "--source".as_ref(), first.result().as_os_str()]).exits(0);
     let metadata = layout(&fs::read(second.result()).expect("readable")).expect("a model").metadata;
     assert_eq!(metadata.iter().filter(|m| m.key.starts_with("dev.onnx-unlearn.")).count(), 2, "one stamp, not two");

@@ -202,7 +202,7 @@ impl Job<'_> {
     fn figures(&self, e: &Evaluation) -> Figures {
         let forget = &self.recipe.forget;
         let highest = forget.iter().filter_map(|&class| e.accuracy(|c| c == class)).reduce(f64::max);
-        Figures { forget: highest, retain: e.quality(|c| !forget.contains(&c)) }
+        Figures { forget: highest, retain: e.quality(|c| self.recipe.keeps(c)) }
     }
 }
 

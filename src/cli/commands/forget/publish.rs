@@ -37,7 +37,7 @@ impl Job<'_> {
         printer: Printer,
     ) -> Result<Status> {
         let measured = &finished.measured;
-        let verdict = self.gates.judge(measured, &self.recipe.forget);
+        let verdict = self.gates.judge(measured, &self.recipe.forget, &self.recipe.forgotten_before);
         let gates_allow = verdict.outcome != GateOutcome::Fail || gates.keep_failed;
         let check_allows = match &finished.check {
             CheckRecord::NotChecked { .. } => gates.allow_unchecked,
@@ -50,7 +50,7 @@ impl Job<'_> {
                 GateOutcome::Fail => false,
                 GateOutcome::NotAssessed => !gates.require_pass,
             };
-        let table = table::per_class(measured, &self.names, &self.recipe.forget);
+        let table = table::per_class(measured, &self.names, &self.recipe);
         let report = self.report(work, finished, verdict)?;
         if interrupt::asked() {
             bail!("interrupted; nothing was written");

@@ -45,8 +45,9 @@ impl<'a> Job<'a> {
         let runtime = session::open(&args.engine)?;
         printer.note(runtime.describe());
         let mut warnings: Vec<Warning> = runtime.warning.iter().cloned().collect();
-        if let Ok(Some(earlier)) = stamp::read(&model.bytes) {
-            warnings.push(Warning::AlreadyStamped(earlier.forget));
+        let earlier = stamp::own(&model.bytes, &source).map_or_else(Vec::new, |stamp| stamp.forgotten());
+        if !earlier.is_empty() {
+            warnings.push(Warning::AlreadyStamped(earlier.clone()));
         }
 
         let input = source::spec(&network.inputs.main);
@@ -65,7 +66,15 @@ impl<'a> Job<'a> {
         };
         let names = source::names(args.labels.as_deref(), &args.retain, classes)?;
         let forget = names.parse(&args.forget).context("--forget")?;
-        ensure!(forget.len() < classes, "--forget {}: names all {classes} classes; nothing would be left", args.forget);
+        let before = earlier.iter().filter_map(|class| class.parse().ok());
+        let before: Vec<usize> = before.filter(|class| *class < classes && !forget.contains(class)).collect();
+        let out = [&forget[..], &before[..]].concat();
+        ensure!(
+            out.len() < classes,
+            "--forget {}: names all {classes} classes{}; nothing would be left",
+            args.forget,
+            if before.is_empty() { "" } else { " but those forgotten before" }
+        );
 
         let load = |flag: &'static str, path: &Path, drop: &[usize], per_class| {
             let plan = LoadPlan {
@@ -82,8 +91,8 @@ impl<'a> Job<'a> {
             };
             data::load(&plan).with_context(|| format!("{flag} {}", path.display()))
         };
-        let (retain, retain_summary) = load(args.retain_flag, &args.retain, &forget, Some(args.per_class))?;
-        data::require_all_classes(&retain, &forget)
+        let (retain, retain_summary) = load(args.retain_flag, &args.retain, &out, Some(args.per_class))?;
+        data::require_all_classes(&retain, &out)
             .with_context(|| format!("{} {}", args.retain_flag, args.retain.display()))?;
         let eval = args.eval.as_deref().map(|path| load("--eval", path, &[], None)).transpose()?;
         let (eval, eval_summary) = eval.map_or((None, None), |(data, summary)| (Some(data), Some(summary)));
@@ -95,7 +104,8 @@ impl<'a> Job<'a> {
                 retain.sample_shape()
             );
         }
-        let recipe = plan::recipe(&args.method, forget, channels(&retain))?;
+        let mut recipe = plan::recipe(&args.method, forget, channels(&retain))?;
+        recipe.forgotten_before = before;
         let eval_rows = eval.as_ref().map_or_else(Default::default, |eval| {
             let every = if plan::calibrates(&args.method) { JUDGING } else { usize::MAX };
             unlearn::split(eval, every)
@@ -173,7 +183,7 @@ impl<'a> Job<'a> {
         if self.network.has_live_batch_norm() {
             self.warnings.push(Warning::LiveBatchNorm);
         }
-        let kept = |c: &usize| !self.recipe.forget.contains(c);
+        let kept = |c: &usize| self.recipe.keeps(*c);
         let counts = self.retain.per_class();
         let few: Vec<usize> =
             (0..counts.len()).filter(kept).map(|c| counts[c]).filter(|&n| n < self.args.per_class).collect();
@@ -186,11 +196,11 @@ impl<'a> Job<'a> {
             None => self.warnings.push(Warning::NoEval),
             Some(eval) => {
                 let counts = eval.per_class();
-                let missing = |keep: bool| -> Vec<String> {
-                    let classes = (0..counts.len()).filter(|c| counts[*c] == 0 && kept(c) == keep);
+                let missing = |of: &dyn Fn(&usize) -> bool| -> Vec<String> {
+                    let classes = (0..counts.len()).filter(|c| counts[*c] == 0 && of(c));
                     classes.map(|c| self.names.name(c).to_owned()).collect()
                 };
-                let (forget, retained) = (missing(false), missing(true));
+                let (forget, retained) = (missing(&|c| self.recipe.forget.contains(c)), missing(&kept));
                 if !forget.is_empty() {
                     self.warnings.push(Warning::EvalWithoutForget(forget));
                 }
@@ -216,8 +226,9 @@ impl<'a> Job<'a> {
         ));
         let dropped: usize = self.data.retain.dropped.iter().map(|(_, n)| n).sum();
         printer.note(format!(
-            "{} retain samples; {dropped} samples of the classes to forget stand there and were dropped by their label",
-            self.retain.len()
+            "{} retain samples; {dropped} samples of the classes to forget{} stand there and were dropped by their label",
+            self.retain.len(),
+            if self.recipe.forgotten_before.is_empty() { "" } else { " or forgotten before" }
         ));
     }
 }
