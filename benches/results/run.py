@@ -12,6 +12,7 @@ line a figure; what is there is not run again, so that a run which was cut off g
 
 import argparse
 import concurrent.futures
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -149,6 +150,13 @@ def of_report(report):
     }
 
 
+def of_reports(reports):
+    """Of requests one after the other: the last one, beside the model before the first, with the trials of all."""
+    runs = [of_report(report) for report in reports]
+    classes = [[first[0], *last[1:]] for first, last in zip(runs[0]["classes"], runs[-1]["classes"])]
+    return runs[-1] | {"classes": classes, "trials": [trial for run in runs for trial in run["trials"]]}
+
+
 def of_comparison(printed):
     """What the page shows of `compare`: the accuracies (forgotten, retained) of every seed."""
     runs = lambda method: [[run["forget"], run["retain"]] for run in method["runs"] if run]
@@ -166,6 +174,7 @@ def measure(args, name, commands, folder):
     """The figure, or None and what the program said."""
     of, rest = name.split(".")[0], [*args.rest, "--json"]
     source = model = args.models[of]
+    reports = []
     started = time.monotonic()
     for i, (program, what, _, *flags) in enumerate(commands):
         out = folder / str(i)
@@ -174,10 +183,12 @@ def measure(args, name, commands, folder):
         if printed is None:
             return None, notes
         model = str(out / "model.onnx")
+        reports.append(printed.get("report"))
     figure = {"name": name, "seconds": round(time.monotonic() - started, 1), "at_once": args.jobs, "exit": code}
+    figure["program"] = args.digest
     if what == "compare":
         return figure | of_comparison(printed), notes
-    figure |= of_report(printed["report"])
+    figure |= of_reports(reports)
     if ".blind." in name:
         command = [args.program, "evaluate", source, model, "--data", args.test, *PREPROCESS, *rest]
         _, measured, notes = printed_by(command)
@@ -196,7 +207,14 @@ def measure(args, name, commands, folder):
 
 
 def measured_already(file):
-    return {json.loads(line)["name"] for line in file.read_text().splitlines()} if file.exists() else set()
+    """Names of the figures in the file. A line that was cut off is an error that names it."""
+    names = set()
+    for number, line in enumerate(file.read_text().splitlines() if file.exists() else (), 1):
+        try:
+            names.add(json.loads(line)["name"])
+        except (json.JSONDecodeError, KeyError) as error:
+            sys.exit(f"{file}:{number}: not a figure ({error}); remove the line to measure it again")
+    return names
 
 
 def run(args):
@@ -204,6 +222,9 @@ def run(args):
     works = [Work(args, name) for name in args.models]
     jobs = [job for suite in args.suites for work in works for job in getattr(work, suite)()]
     there = measured_already(args.figures)
+    unknown = set(args.only) - {name for name, _ in jobs}
+    if unknown:
+        sys.exit(f"--only {', '.join(sorted(unknown))}: no such figure in --suite {','.join(args.suites)}")
     jobs = [job for job in jobs if job[0] not in there and (not args.only or job[0] in args.only)]
     writing = threading.Lock()
 
@@ -246,6 +267,7 @@ def main():
     args = parser.parse_args(arguments)
     args.rest, args.models, args.retrained = rest, dict(args.model), dict(args.retrained)
     args.suites = args.suite.split(",")
+    args.digest = "sha256:" + hashlib.sha256(pathlib.Path(args.program).read_bytes()).hexdigest()
     args.only = [name for name in args.only.split(",") if name]
     sys.exit(0 if run(args) else 1)
 

@@ -49,7 +49,7 @@ NOTES = {
     "seeds": "The same as the first table with other seeds.",
     "sets": "The class sets of the paper. All classes share one budget of noise samples.",
     "successive": "One request after the other, each on the model that the one before left: airplane, automobile, truck. Shown is "
-    "the last run; the highest accuracy is that of any of the three.",
+    "the model after the last beside the model before the first; the highest accuracy is that of any of the three.",
     "reference": "`--variant reference`, its own learning rates. It is the notebook's procedure, not the paper's result.",
     "fixed": "`--impair-lr 1e-4 --repair-lr 1e-4`.",
     "depth": "`forget --forget airplane --depth ..`, then `audit` with a model that was trained without airplanes: recall of "
@@ -106,9 +106,10 @@ class Page:
         seen = {}
         for figure in self.figures.values():
             if "runtime" in figure:
-                where = (*figure["runtime"], figure["at_once"])
+                program = figure.get("program", "not noted")[:19]
+                where = (*figure["runtime"], figure["at_once"], program)
                 seen[where] = seen.get(where, 0) + 1
-        line = "- {} on {}, {} threads a process, {} processes at once: {} runs"
+        line = "- {} on {}, {} threads a process, {} processes at once, program {}: {} runs"
         return ["Measured with:\n", *(line.format(*where, n) for where, n in seen.items())]
 
     def runs(self, wanted):

@@ -38,6 +38,9 @@ pub struct Stamp {
     /// Indices of the classes that earlier runs took out of the source, ascending, without those of `forget`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten_before: Vec<String>,
+    /// Name of the output whose classes these are, where the model has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
     /// The method, `unsir`.
     pub method: String,
     /// Digest of the run's parameters, see [`params_digest`].
@@ -67,6 +70,10 @@ pub struct SourceDigests {
 pub struct StampInfo {
     /// Indices of the classes taken out, as decimal text.
     pub forget: Vec<String>,
+    /// The same of earlier runs, without those of `forget`.
+    pub forgotten_before: Vec<String>,
+    /// Name of the output whose classes these are, where the model has several.
+    pub output: Option<String>,
     /// The method, `unsir`.
     pub method: String,
     /// Digest of the run's parameters, see [`params_digest`].
@@ -125,15 +132,14 @@ impl Stamp {
     /// The stamp of a model made from `source`; `earlier` is the stamp that the source carries.
     pub fn new(result: &Digests, source: &Digests, info: StampInfo, earlier: Option<&Self>) -> Self {
         let history = earlier.map(|e| e.history.iter().copied().chain([e.source.weights]).collect());
-        let mut before = earlier.map(Self::forgotten).unwrap_or_default();
-        before.retain(|class| !info.forget.contains(class));
         Self {
             content: CONTENT.into(),
             weights: result.weights,
             graph: result.graph,
             source: SourceDigests { file: source.file, weights: source.weights, graph: source.graph },
             forget: info.forget,
-            forgotten_before: before,
+            forgotten_before: info.forgotten_before,
+            output: info.output,
             method: info.method,
             params: info.params,
             history: history.unwrap_or_default(),
@@ -181,11 +187,6 @@ pub fn read(model: &[u8]) -> Result<Option<Stamp>, StampError> {
         ))),
         None => Err(StampError::Inconsistent(format!("there is a stamp but no metadata entry {DIGEST_KEY}"))),
     }
-}
-
-/// The stamp of the model with these digests. One that is damaged or of another model says nothing about this one: `None`.
-pub fn own(model: &[u8], digests: &Digests) -> Option<Stamp> {
-    read(model).ok().flatten().filter(|stamp| stamp.is_of(digests))
 }
 
 /// Reads the stamp's JSON. Damage (a wrong `self`) is reported before what the damage led to.
@@ -248,7 +249,8 @@ pub fn finish(
     info: StampInfo,
 ) -> Result<Stamped, StampError> {
     let Source { bytes, folder, digests: before } = *source;
-    let earlier = own(bytes, before);
+    // A stamp that is damaged or of another model says nothing about this one's history.
+    let earlier = read(bytes).ok().flatten().filter(|stamp| stamp.is_of(before));
     let patched = patch_bytes(bytes, &Patch { tensors: tensors.clone(), metadata: Vec::new() })?;
     for external in &patched.external {
         write_external(folder, out_dir, external)?;

@@ -179,7 +179,7 @@ fn check_stamp(checks: &mut Checks, path: &Path, bytes: &[u8]) -> Option<Stamp> 
         Ok(Some(stamp)) => {
             checks.pass(
                 "stamp",
-                format!("forgets {} by {}, written by {}", stamp.forget.join(", "), stamp.method, stamp.tool),
+                format!("forgets {} by {}, written by {}", stamp.forgotten().join(", "), stamp.method, stamp.tool),
             );
             return Some(stamp);
         }

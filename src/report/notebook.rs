@@ -43,14 +43,14 @@ pub struct BatchMeans {
 
 impl Notebook {
     /// Counts a run again, the notebook's way.
-    pub fn new(phases: &[PhaseRecord], m: &Measured, forget: &[usize]) -> Self {
+    pub fn new(phases: &[PhaseRecord], m: &Measured, forget: &[usize], before: &[usize]) -> Self {
         let training = phases.iter().filter_map(|p| {
             let share = p.samples as f64 / DIVISOR;
             Some(Training { phase: p.phase, loss: p.mean_loss * share, accuracy: p.accuracy? * share })
         });
         let means = |e: &Evaluation| BatchMeans {
             forget: e.mean_of_batches(|c| forget.contains(&c), FORGET_BATCH),
-            retain: e.mean_of_batches(|c| !forget.contains(&c), RETAIN_BATCH),
+            retain: e.mean_of_batches(|c| !forget.contains(&c) && !before.contains(&c), RETAIN_BATCH),
         };
         Self { training: training.collect(), measured: [means(&m.after_impair), means(&m.after_repair)] }
     }
@@ -100,7 +100,7 @@ mod tests {
         };
         let none = Evaluation::new(2, false);
         let m = Measured { on: "eval", before: none.clone(), after_impair: none.clone(), after_repair: none };
-        let n = Notebook::new(&[phase("noise", None), phase("impair", Some(0.693))], &m, &[0]);
+        let n = Notebook::new(&[phase("noise", None), phase("impair", Some(0.693))], &m, &[0], &[]);
         assert_eq!(n.training.len(), 1, "noise has no accuracy");
         assert_eq!(
             (format!("{:.3}", n.training[0].loss), super::super::percent(n.training[0].accuracy)),

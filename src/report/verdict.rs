@@ -2,6 +2,7 @@
 
 use crate::evaluate::{Evaluation, wilson};
 use serde::Serialize;
+use std::fmt::Write;
 
 /// Thresholds, fixed before the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -76,6 +77,23 @@ pub struct Measured {
 }
 
 impl Gates {
+    /// What a detail adds about classes that were forgotten before; `worst` is the class that decides, and its accuracy.
+    fn of_earlier(&self, after: &Evaluation, before: &[usize], worst: Option<(usize, f64)>) -> String {
+        let mut text = String::new();
+        if let Some((class, accuracy)) = worst
+            && before.contains(&class)
+            && accuracy > self.max_forget_accuracy
+        {
+            let _ = write!(text, "; class {class} was forgotten before: name it in --forget to forget it again");
+        }
+        let unseen = before.iter().filter(|&&c| after.classes[c].total == 0).map(ToString::to_string);
+        let unseen: Vec<String> = unseen.collect();
+        if !unseen.is_empty() {
+            let _ = write!(text, "; not looked at, for want of samples: class {}, forgotten before", unseen.join(", "));
+        }
+        text
+    }
+
     /// Judges the measurements. Without samples of a forgotten class forgetting is not assessed; with `on` other than
     /// held-out data the retain gate can fail but not pass, because the sample was trained on. The classes `before` were
     /// forgotten by earlier runs, and have to stay so.
@@ -85,11 +103,10 @@ impl Gates {
         let (recall, quality) = if m.before.multi_hot() { ("recall", "micro-F1") } else { ("accuracy", "accuracy") };
         let complete = forget.iter().all(|&c| m.after_repair.classes[c].total > 0);
         // The worst class decides: an average would let one class hide behind another.
-        let worst = forget
-            .iter()
-            .chain(before)
-            .filter_map(|&c| m.after_repair.accuracy(|k| k == c))
-            .fold(None, |w: Option<f64>, a| Some(w.map_or(a, |w| w.max(a))));
+        let of = |&c: &usize| Some((c, m.after_repair.accuracy(|k| k == c)?));
+        let worst = forget.iter().chain(before).filter_map(of).max_by(|a, b| a.1.total_cmp(&b.1));
+        let earlier = self.of_earlier(&m.after_repair, before, worst);
+        let worst = worst.map(|(_, accuracy)| accuracy);
         let unknown: Vec<usize> = forget.iter().copied().filter(|&c| !known(&m.before, |k| k == c)).collect();
         let forget_gate = match worst {
             Some(worst) if held_out && complete && worst <= self.max_forget_accuracy && !unknown.is_empty() => Gate {
@@ -103,14 +120,15 @@ impl Gates {
                     unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                 ),
             },
-            Some(worst) if held_out && complete => Gate {
+            // One class beyond the threshold is enough to fail.
+            Some(worst) if held_out && (complete || worst > self.max_forget_accuracy) => Gate {
                 name: "forget",
                 outcome: if worst <= self.max_forget_accuracy { GateOutcome::Pass } else { GateOutcome::Fail },
                 measure: recall,
                 threshold: self.max_forget_accuracy,
                 measured: Some(worst),
                 detail: format!(
-                    "{recall} on forgotten classes {} (highest of any), at most {}",
+                    "{recall} on forgotten classes {} (highest of any), at most {}{earlier}",
                     percent(worst),
                     percent(self.max_forget_accuracy)
                 ),
@@ -243,13 +261,21 @@ mod tests {
         let kept = judged(&[0, 0, 79, 69]);
         assert_eq!(kept.outcome, GateOutcome::Pass);
         assert!(kept.gates[1].detail.contains("75.00 % -> 74.00 %"), "{}", kept.gates[1].detail);
-        assert_eq!(judged(&[0, 5, 79, 69]).gates[0].outcome, GateOutcome::Fail);
+        let back = judged(&[0, 5, 79, 69]);
+        assert_eq!(back.gates[0].outcome, GateOutcome::Fail);
+        assert!(back.gates[0].detail.ends_with("class 1 was forgotten before: name it in --forget to forget it again"));
+        let unseen = judged(&[0, -1, 79, 69]);
+        assert_eq!(unseen.gates[0].outcome, GateOutcome::Pass);
+        assert!(unseen.gates[0].detail.contains("not looked at, for want of samples: class 1"));
     }
 
     #[test]
     fn one_forgotten_class_cannot_hide_behind_another() {
         assert_eq!(outcome("eval", &[90, 80, 70], &[0, 2, 70], &[0, 1]), GateOutcome::Fail);
         assert_eq!(outcome("eval", &[90, 80, 70], &[0, 1, 70], &[0, 1]), GateOutcome::Pass);
+        // Nor behind one of which there are no samples.
+        assert_eq!(outcome("eval", &[-1, 80, 70], &[-1, 2, 70], &[0, 1]), GateOutcome::Fail);
+        assert_eq!(outcome("eval", &[-1, 80, 70], &[-1, 1, 70], &[0, 1]), GateOutcome::NotAssessed);
     }
 
     /// Per class, of 100 samples that have it and 900 that lack it: predicted as it.

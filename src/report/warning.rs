@@ -54,8 +54,10 @@ pub enum Warning {
     },
     /// A CUDA device was not used although the device was to be chosen.
     CudaNotUsed(String),
-    /// The model carries a stamp of its own.
-    AlreadyStamped(Vec<String>),
+    /// The model's stamp says that these classes were forgotten before.
+    UnlearnedBefore(Vec<String>),
+    /// The model's stamp is damaged, or of another model; that one names these classes.
+    StaleStamp(Vec<String>),
 }
 
 impl fmt::Display for Warning {
@@ -103,9 +105,21 @@ impl fmt::Display for Warning {
                 few(nodes)
             ),
             Self::CudaNotUsed(reason) => write!(f, "--device auto: cpu, because {reason}"),
-            Self::AlreadyStamped(forgotten) => {
-                write!(f, "the model was unlearned before (classes {}): these stay forgotten, their samples are left out, and the stamp keeps the history", forgotten.join(", "))
-            }
+            Self::UnlearnedBefore(classes) => write!(
+                f,
+                "the model was unlearned before (classes {}): they count as forgotten, and their samples are left out",
+                classes.join(", ")
+            ),
+            Self::StaleStamp(classes) if classes.is_empty() => f.write_str(
+                "the model's stamp is damaged or of another model: classes that were forgotten before are not known; name \
+                 them in --forget too",
+            ),
+            Self::StaleStamp(classes) => write!(
+                f,
+                "the model's stamp is of another model (its weights or graph changed): classes it says were forgotten before \
+                 ({}) are taken for retained ones; name them in --forget if they are to stay forgotten",
+                classes.join(", ")
+            ),
         }
     }
 }

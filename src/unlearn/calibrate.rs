@@ -73,7 +73,7 @@ pub struct Row {
     pub loss: Option<[f32; 2]>,
     /// Share of turned samples that are still taken for their class, for each class.
     pub turned: Vec<Sign>,
-    /// Accuracy on held-out samples of each forgotten class that has some.
+    /// Accuracy on held-out samples of each class forgotten now or before that has some.
     pub forget: Vec<Sign>,
     /// Quality (accuracy, or micro-F1 where labels are multi-hot) on validation samples of the retained classes.
     pub retain: Option<f64>,
@@ -205,7 +205,6 @@ impl Calibrator<'_> {
 
     /// Measures weights; the outcome is still open.
     fn judged(&self, trials: &mut Trials, weights: &Weights, held: &[usize]) -> Result<Row, UnlearnError> {
-        let forget = &self.recipe.forget;
         let kept = |c: usize| self.recipe.keeps(c);
         let found = match &self.validation {
             Some(v) => trials.evaluate(weights, v.data, &v.rows)?,
@@ -224,7 +223,7 @@ impl Calibrator<'_> {
             seconds: 0.0,
             loss: None,
             turned: signs,
-            forget: forget.iter().filter_map(of).collect(),
+            forget: self.recipe.forgotten().iter().filter_map(of).collect(),
             retain: found.quality(kept),
             hits: found.hits.iter().filter(|(class, _)| kept(*class)).map(|&(_, hit)| hit).collect(),
             outcome: Outcome::TooWeak,
@@ -247,7 +246,8 @@ impl Calibrator<'_> {
                 Search::Strongest if 2.0 * error < self.limits.drop => drop + error <= self.limits.drop,
                 Search::Mildest | Search::Strongest => drop - error <= self.limits.drop,
             };
-            let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class));
+            let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class))
+                && self.recipe.forgotten_before.iter().all(|&class| self.still_gone(source, row, class));
             let spared = quality(source) - quality(row) <= SPARED * self.limits.drop;
             let destroyed = row.loss.is_none() || drop > DESTROYED * quality(&beside);
             row.outcome = match (gone, kept) {
@@ -263,15 +263,25 @@ impl Calibrator<'_> {
 
     /// True when everything that tells says that a class is gone. Where nothing tells, it counts as known.
     fn gone(&self, source: &Row, row: &Row, class: usize) -> bool {
-        let of = |signs: &[Sign]| signs.iter().find(|s| s.class == class).map(|s| s.known);
-        let turned = of(&row.turned).filter(|_| of(&source.turned).is_some_and(|known| known >= USABLE));
-        match (of(&row.forget), turned) {
+        let turned = known(&row.turned, class).filter(|_| known(&source.turned, class).is_some_and(|k| k >= USABLE));
+        match (known(&row.forget, class), turned) {
             (Some(real), Some(turned)) => real <= self.limits.forget && turned <= self.limits.turned_beside,
             (Some(real), None) => real <= self.limits.forget,
             (None, Some(turned)) => turned <= self.limits.turned,
             (None, None) => false,
         }
     }
+
+    /// True unless held-out samples of a class that was forgotten before show more of it than the source model knew.
+    fn still_gone(&self, source: &Row, row: &Row, class: usize) -> bool {
+        let before = known(&source.forget, class).unwrap_or(0.0);
+        known(&row.forget, class).is_none_or(|now| now <= self.limits.forget.max(before))
+    }
+}
+
+/// What a list of signs says of a class.
+fn known(signs: &[Sign], class: usize) -> Option<f64> {
+    signs.iter().find(|s| s.class == class).map(|s| s.known)
 }
 
 /// Standard error of the difference of two accuracies on the same samples, from those that only one of them gets right.

@@ -220,7 +220,7 @@ pub struct CompareArgs {
     /// Samples of the classes to forget, for the methods that learn from them; those of other classes are dropped
     #[arg(long, value_name = "DATA", help_heading = None)]
     pub forget_data: Option<PathBuf>,
-    /// Methods, separated by commas [default: all that the data allows but retrain]
+    /// Methods, separated by commas; retrain only beside others [default: all that the data allows but retrain]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "METHODS", help_heading = None)]
     pub methods: Vec<Rival>,
     /// Passes of the method retrain over the retain sample [default: 20]

@@ -39,7 +39,10 @@ pub fn per_class(m: &Measured, names: &ClassNames, recipe: &Recipe) -> String {
     }
     let kept = |c: usize| recipe.keeps(c);
     of("all retained classes", &kept);
-    of("all forgotten classes", &|c| !kept(c));
+    of("all forgotten classes", &|c| recipe.forget.contains(&c));
+    if !recipe.forgotten_before.is_empty() {
+        of("all forgotten before", &|c| recipe.forgotten_before.contains(&c));
+    }
     if multi_hot {
         line("micro-F1, retained", "", &|e| percent(e.micro_f1(kept)));
     }

@@ -57,7 +57,7 @@ impl Page<'_> {
                     (percent(Some(calibration.limits.forget))) "). Retained: accuracy on the other classes (a fall of at most "
                     (format!("{:.2}", 100.0 * calibration.limits.drop)) " points, "
                     @if self.deep() { "with" } @else { "within" } " a standard error"
-                    @if self.deep() { " to spare where samples enough judge" } ")."
+                    @if self.deep() { " to spare where samples enough judge" } "; a trial that loses at most a quarter of that spares them)."
                 }
             }
         }

@@ -88,9 +88,18 @@ impl Page<'_> {
         &self.report.parameters.recipe.forget
     }
 
+    /// Classes that earlier runs took out.
+    fn before(&self) -> &[usize] {
+        &self.report.parameters.recipe.forgotten_before
+    }
+
     /// The classes to forget, for a sentence.
     fn forgotten(&self) -> String {
-        self.forget().iter().map(|&c| self.class(c)).collect::<Vec<_>>().join(", ")
+        self.list(self.forget())
+    }
+
+    fn list(&self, classes: &[usize]) -> String {
+        classes.iter().map(|&c| self.class(c)).collect::<Vec<_>>().join(", ")
     }
 
     /// The data that was measured, for a sentence.

@@ -96,7 +96,7 @@ impl Page<'_> {
         let m = &r.measured;
         let gone = |c: usize| self.forget().contains(&c);
         let kept = |c: usize| self.kept(c);
-        let dropped: usize = r.data.retain.dropped.iter().map(|(_, n)| n).sum();
+        let dropped: usize = r.data.retain.dropped.iter().filter(|(c, _)| gone(*c)).map(|(_, n)| n).sum();
         let measure = if m.before.multi_hot() { "recall" } else { "accuracy" };
         html! {
             h2 { "In short" }
@@ -119,6 +119,10 @@ impl Page<'_> {
             p {
                 "No sample of the classes named took part in training. The training data held " (dropped) " such sample(s), \
                  which were passed over by their label; " (r.data.retain.read) " samples of the other classes were used."
+                @if !self.before().is_empty() {
+                    " Earlier runs took out " (self.list(self.before())) ": no sample of these took part either, and they are \
+                     not counted among the other classes."
+                }
             }
             p {
                 @match (m.before.accuracy(gone), m.after_repair.accuracy(gone)) {
@@ -148,7 +152,7 @@ impl Page<'_> {
     pub(super) fn measurements(&self) -> Markup {
         let m = &self.report.measured;
         let multi_hot = m.before.multi_hot();
-        let classes = listed(m, self.forget(), ROWS);
+        let classes = listed(m, &self.report.parameters.recipe.forgotten(), ROWS);
         let samples = |pick: &dyn Fn(usize) -> bool| -> usize {
             m.before.classes.iter().enumerate().filter(|(c, _)| pick(*c)).map(|(_, s)| s.total).sum()
         };
@@ -165,7 +169,7 @@ impl Page<'_> {
             }
         };
         let gone = |c: usize| !self.kept(c);
-        let before = |c: usize| gone(c) && !self.forget().contains(&c);
+        let (named, before) = (|c: usize| self.forget().contains(&c), |c: usize| self.before().contains(&c));
         let not_finite = m.after_repair.not_finite;
         html! {
             h2 { "Before and after, class by class" }
@@ -200,7 +204,8 @@ impl Page<'_> {
                         }
                     }
                     tr.sum { th { "all retained classes" } (cells(&|c| !gone(c))) }
-                    tr.sum { th { "all forgotten classes" } (cells(&gone)) }
+                    tr.sum { th { "all forgotten classes" } (cells(&named)) }
+                    @if !self.before().is_empty() { tr.sum { th { "all forgotten before" } (cells(&before)) } }
                     @if multi_hot {
                         tr.sum {
                             th { "micro-F1 of the retained classes" }
@@ -224,10 +229,11 @@ impl Page<'_> {
         let m = &self.report.measured;
         let all = [&m.before, &m.after_impair, &m.after_repair];
         let row = |class: usize| {
-            let mark = if self.forget().contains(&class) { "✕ " } else { "" };
+            let mark = if self.kept(class) { "" } else { "✕ " };
             (format!("{mark}{}", self.class(class)), all.map(|e| e.accuracy(|c| c == class)).to_vec())
         };
-        let rows: Vec<_> = listed(m, self.forget(), CHARTED).into_iter().map(row).collect();
+        let rows: Vec<_> =
+            listed(m, &self.report.parameters.recipe.forgotten(), CHARTED).into_iter().map(row).collect();
         Bars {
             label: "Bars of the accuracy of each class before, after impair and after repair",
             colours: &[BEFORE, IMPAIRED, AFTER],

@@ -9,7 +9,11 @@ use crate::common::{
 };
 use onnx_unlearn::{
     graph::{Builder, Value},
-    onnx::{schema::*, wire::layout},
+    onnx::{
+        schema::*,
+        wire::{Storage, layout},
+    },
+    provenance::stamp,
     tensor::Tensor,
 };
 use prost::Message;
@@ -222,11 +226,33 @@ fn a_result_can_be_unlearned_again() {
     let ran = ran.says(&["warning: the model was unlearned before (classes 5)"]);
     assert!(ran.stdout.contains("(forgotten before)"), "{}", ran.stdout);
     let report = second.report();
+    super::page::valid(&report);
     assert_eq!(report["parameters"]["recipe"]["forgotten_before"], serde_json::json!([5]));
+    let stamp = stamp::read(&fs::read(second.result()).expect("readable")).expect("a good stamp").expect("a stamp");
+    assert_eq!((stamp.forget, stamp.forgotten_before), (vec!["7".to_owned()], vec!["5".to_owned()]));
     // The retain sample holds images of both classes, and neither is learned from.
     let dropped = report["data"]["retain"]["dropped"].as_array().expect("a list");
     assert_eq!(dropped.iter().map(|d| d[0].as_u64()).collect::<Vec<_>>(), [Some(5), Some(7)], "{dropped:?}");
     run(["verify".as_ref(), second.result().as_os_str(), "--source".as_ref(), first.result().as_os_str()]).exits(0);
     let metadata = layout(&fs::read(second.result()).expect("readable")).expect("a model").metadata;
     assert_eq!(metadata.iter().filter(|m| m.key.starts_with("dev.onnx-unlearn.")).count(), 2, "one stamp, not two");
+}
+
+/// Whoever changed the weights after the first run did not change the stamp, and what it says is no longer known to hold.
+#[test]
+fn the_stamp_of_another_model_is_pointed_out_and_not_believed() {
+    let first = Forget::new(model("fashion-mnist")).flag("--keep-failed");
+    assert!(matches!(first.run().code, Some(0 | 1)));
+    let mut bytes = fs::read(first.result()).expect("readable");
+    let tensors = layout(&bytes).expect("a model").tensors;
+    let weight = tensors.iter().find(|t| t.data_type == 1 && t.dims.len() == 4).expect("a kernel");
+    let Storage::Inline(ranges) = &weight.storage else { panic!("{weight:?}") };
+    let lowest = ranges[0].start;
+    bytes[lowest] ^= 1;
+    let folder = temporary();
+    let stale = folder.path().join("stale.onnx");
+    fs::write(&stale, bytes).expect("written");
+    let second = Forget::new(&stale).set("--forget", "7").flag("--keep-failed");
+    second.run().says(&["warning: the model's stamp is of another model", "(5)", "--forget"]);
+    assert_eq!(second.report()["parameters"]["recipe"].get("forgotten_before"), None);
 }

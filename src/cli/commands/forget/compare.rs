@@ -74,6 +74,10 @@ pub fn run(args: &CompareArgs, printer: Printer) -> Result<Status> {
 
 /// How the method retrain trains.
 fn retraining(args: &CompareArgs) -> Result<PhaseSettings> {
+    ensure!(
+        args.methods != [Rival::Retrain],
+        "--methods retrain: it needs another method beside it; the command retrain does it alone"
+    );
     for (flag, given) in
         [("--retrain-epochs", args.retrain_epochs.is_some()), ("--retrain-lr", args.retrain_lr.is_some())]
     {
@@ -89,10 +93,6 @@ fn methods(args: &CompareArgs, forget_data: bool) -> Result<Vec<Rival>> {
         let runs = |m: &Rival| *m != Rival::Retrain && (forget_data || !m.needs_forget_data());
         return Ok(Rival::ALL.into_iter().filter(runs).collect());
     }
-    ensure!(
-        args.methods.iter().any(|m| *m != Rival::Retrain),
-        "--methods retrain: it needs another method beside it; the command retrain does it alone"
-    );
     for method in &args.methods {
         ensure!(
             forget_data || !method.needs_forget_data(),
@@ -200,8 +200,8 @@ impl Job<'_> {
     }
 
     fn figures(&self, e: &Evaluation) -> Figures {
-        let forget = &self.recipe.forget;
-        let highest = forget.iter().filter_map(|&class| e.accuracy(|c| c == class)).reduce(f64::max);
+        let forgotten = self.recipe.forgotten();
+        let highest = forgotten.iter().filter_map(|&class| e.accuracy(|c| c == class)).reduce(f64::max);
         Figures { forget: highest, retain: e.quality(|c| self.recipe.keeps(c)) }
     }
 }

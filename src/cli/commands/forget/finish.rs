@@ -41,9 +41,16 @@ impl Job<'_> {
     /// the output is masked, what is measured for the verdict are the weights before that.
     pub(super) fn finish(&self, output: &Output, work: &Work, gates: &GateArgs) -> Result<Finished> {
         let folder = output.scratch("finished")?;
-        let forget = self.recipe.forget.iter().map(ToString::to_string).collect();
+        let texts = |classes: &[usize]| classes.iter().map(ToString::to_string).collect();
+        let several = self.model.graph.outputs.len() > 1;
         let params = stamp::params_digest(&self.parameters(&work.recipe))?;
-        let info = StampInfo { forget, method: "unsir".into(), params };
+        let info = StampInfo {
+            forget: texts(&self.recipe.forget),
+            forgotten_before: texts(&self.recipe.forgotten_before),
+            output: several.then(|| self.network.head.output.clone()),
+            method: "unsir".into(),
+            params,
+        };
         let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
         let mut tensors = self.network.write_back(&work.weights)?;
         if let Some(bias) = &self.mask {

@@ -116,8 +116,9 @@ impl Job<'_> {
             measured: finished.measured.clone(),
             routing: Routing::new(&self.recipe.forget, &finished.measured.before, &finished.measured.after_repair),
             // The notebook has no multi-hot labels to count.
-            notebook: (self.recipe.variant == Variant::Reference && !finished.measured.before.multi_hot())
-                .then(|| Notebook::new(&work.phases, &finished.measured, &self.recipe.forget)),
+            notebook: (self.recipe.variant == Variant::Reference && !finished.measured.before.multi_hot()).then(|| {
+                Notebook::new(&work.phases, &finished.measured, &self.recipe.forget, &self.recipe.forgotten_before)
+            }),
             masking: finished.masking.clone(),
             check: finished.check.clone(),
             verdict,

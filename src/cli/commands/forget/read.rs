@@ -12,9 +12,12 @@ use crate::{
         plan,
         printer::Printer,
     },
-    data::{self, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
-    onnx,
-    provenance::{digest::digest, stamp},
+    data::{self, ClassNames, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
+    onnx::{self, Model},
+    provenance::{
+        digest::{Digests, digest},
+        stamp,
+    },
     report::{DataRecord, Gates, Warning},
     train::{self, BatchNorm, Layout, Network},
     unlearn::{self, JUDGING, Variant},
@@ -45,10 +48,6 @@ impl<'a> Job<'a> {
         let runtime = session::open(&args.engine)?;
         printer.note(runtime.describe());
         let mut warnings: Vec<Warning> = runtime.warning.iter().cloned().collect();
-        let earlier = stamp::own(&model.bytes, &source).map_or_else(Vec::new, |stamp| stamp.forgotten());
-        if !earlier.is_empty() {
-            warnings.push(Warning::AlreadyStamped(earlier.clone()));
-        }
 
         let input = source::spec(&network.inputs.main);
         let further: Vec<InputSpec> = network.inputs.further.iter().map(source::spec).collect();
@@ -66,8 +65,7 @@ impl<'a> Job<'a> {
         };
         let names = source::names(args.labels.as_deref(), &args.retain, classes)?;
         let forget = names.parse(&args.forget).context("--forget")?;
-        let before = earlier.iter().filter_map(|class| class.parse().ok());
-        let before: Vec<usize> = before.filter(|class| *class < classes && !forget.contains(class)).collect();
+        let before = forgotten_before(&model, &source, &network.head.output, &names, &forget, &mut warnings);
         let out = [&forget[..], &before[..]].concat();
         ensure!(
             out.len() < classes,
@@ -231,6 +229,37 @@ impl<'a> Job<'a> {
             if self.recipe.forgotten_before.is_empty() { "" } else { " or forgotten before" }
         ));
     }
+}
+
+/// Classes that the stamp of the model says earlier runs took out of this output, without those to forget now.
+fn forgotten_before(
+    model: &Model,
+    digests: &Digests,
+    output: &str,
+    names: &ClassNames,
+    forget: &[usize],
+    warnings: &mut Vec<Warning>,
+) -> Vec<usize> {
+    let stamp = match stamp::read(&model.bytes) {
+        Ok(None) => return Vec::new(),
+        Ok(Some(stamp)) => stamp,
+        Err(_) => {
+            warnings.push(Warning::StaleStamp(Vec::new()));
+            return Vec::new();
+        }
+    };
+    let of_this = stamp.output.as_deref().is_none_or(|of| of == output);
+    let classes = stamp.forgotten().into_iter().filter_map(|class| class.parse().ok());
+    let classes: Vec<usize> = classes.filter(|&class| of_this && class < names.len()).collect();
+    let named = classes.iter().map(|&c| names.name(c).to_owned()).collect();
+    if !stamp.is_of(digests) {
+        warnings.push(Warning::StaleStamp(named));
+        return Vec::new();
+    }
+    if !classes.is_empty() {
+        warnings.push(Warning::UnlearnedBefore(named));
+    }
+    classes.into_iter().filter(|class| !forget.contains(class)).collect()
 }
 
 /// Number of channels of samples with channels first.

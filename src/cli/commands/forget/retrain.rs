@@ -65,7 +65,7 @@ pub fn run(args: &RetrainArgs, printer: Printer) -> Result<Status> {
     ensure!(!interrupt::asked(), "interrupted; nothing was written");
     let written = output.publish(&finished)?;
     let shown = Shown {
-        forget: job.recipe.forget.clone(),
+        forget: job.recipe.forgotten(),
         classes: job.names.all().to_vec(),
         lr: args.lr,
         epochs: args.epochs,
