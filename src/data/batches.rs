@@ -197,7 +197,7 @@ pub fn require_all_classes(data: &Dataset, except: &[usize]) -> Result<(), DataE
     if missing.is_empty() {
         return Ok(());
     }
-    let hint = if data.multi_hot() { ", without a class to forget beside it (or one forgotten before)" } else { "" };
+    let hint = if data.multi_hot() { ", without a class to forget beside it" } else { "" };
     Err(DataError::MissingClasses { classes: missing.join(", "), hint })
 }
 
