@@ -62,11 +62,13 @@ class Work:
     def __init__(self, args, name):
         self.args, self.name, self.model = args, name, args.models[name]
 
-    def forget(self, suffix, classes, flags=(), seed=0, blind=False):
+    def request(self, classes, flags=(), seed=0, blind=False):
         held_out = [] if blind else ["--eval", self.args.test]
         command = [self.args.program, "forget", self.model, "--forget", ",".join(map(str, classes))]
-        command += ["--retain", self.args.train, *PREPROCESS, *held_out, "--seed", str(seed), *flags]
-        return f"{self.name}.{suffix}", [command]
+        return [*command, "--retain", self.args.train, *PREPROCESS, *held_out, "--seed", str(seed), *flags]
+
+    def forget(self, suffix, *settings, **more):
+        return f"{self.name}.{suffix}", [self.request(*settings, **more)]
 
     def singles(self):
         """Each class alone, with the default command."""
@@ -86,8 +88,7 @@ class Work:
 
     def successive(self):
         """One class after the other, each on the model that the request before left."""
-        requests = [self.forget("", [c])[1][0] for c in SUCCESSIVE]
-        return [(f"{self.name}.successive", requests)]
+        return [(f"{self.name}.successive", [self.request([c]) for c in SUCCESSIVE])]
 
     def reference(self):
         """The published notebook's procedure, on the paper's class sets and on the notebook's own."""

@@ -12,7 +12,7 @@ import json
 import pathlib
 import statistics
 
-from run import COMPARED, DEPTHS, HERE, SEEDS, SETS, SETTINGS, TAUGHT, key
+from run import COMPARED, DEPTHS, HERE, SEEDS, SETS, SETTINGS, SUCCESSIVE, TAUGHT, key
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MODELS = ["folded", "bn", "vit"]  # the order of the page
@@ -86,6 +86,10 @@ class Run:
         return f"{f0:.2f} to {f1:.2f} | {r0:.2f} to {r1:.2f} | {rates}"
 
 
+def names(classes):
+    return ", ".join(CLASSES[c] for c in classes)
+
+
 def row(*cells):
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -99,8 +103,8 @@ class Page:
 
     def __init__(self, figures):
         self.figures = figures
-        names = {name.split(".")[0] for name in figures}
-        self.models = [m for m in MODELS if m in names] + sorted(names - set(MODELS))
+        models = {name.split(".")[0] for name in figures}
+        self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
 
     def conditions(self):
         seen = {}
@@ -114,8 +118,8 @@ class Page:
 
     def runs(self, wanted):
         """(model, label, run) for each model and each of the (label, suffix) that was measured."""
-        names = [(m, label, f"{m}.{suffix}") for m in self.models for label, suffix in wanted]
-        return [(m, label, Run(self.figures[name])) for m, label, name in names if name in self.figures]
+        keys = [(m, label, f"{m}.{suffix}") for m in self.models for label, suffix in wanted]
+        return [(m, label, Run(self.figures[name])) for m, label, name in keys if name in self.figures]
 
     def table(self, wanted):
         runs = self.runs(wanted)
@@ -139,16 +143,14 @@ class Page:
         return lines
 
     def sets(self):
-        label = lambda classes: ", ".join(CLASSES[c] for c in classes)
         one = ("airplane", "single.0.seed0")
-        wanted = [one, *((label(c), f"set.{key(c)}") for c in SETS[1:])]
-        lines = self.table(wanted)
-        steps = [f"- {m}, {classes}: {run.figure['steps']['noise']} steps of noise, {run.steps} of impair and repair" for m, classes, run in self.runs(wanted)]
-        return [*lines, "", *steps]
+        wanted = [one, *((names(c), f"set.{key(c)}") for c in SETS[1:])]
+        line = "- {}, {}: {} steps of noise, {} of impair and repair"
+        steps = [line.format(m, classes, run.figure["steps"]["noise"], run.steps) for m, classes, run in self.runs(wanted)]
+        return [*self.table(wanted), "", *steps]
 
     def reference(self):
-        label = lambda classes: ", ".join(CLASSES[c] for c in classes)
-        return self.table([(label(c), f"reference.{key(c)}") for c in [*SETS, [0, 2]]])
+        return self.table([(names(c), f"reference.{key(c)}") for c in [*SETS, [0, 2]]])
 
     def depth(self):
         wanted = [(f"{depth}, seed {seed}", f"depth.{depth}.seed{seed}") for depth in DEPTHS for seed in SEEDS]
@@ -195,7 +197,7 @@ class Page:
             ("Without any sample of the class", "blind", self.table(blind)),
             ("Further seeds", "seeds", self.table(seeds)),
             ("Several classes", "sets", self.sets()),
-            ("One class after the other", "successive", self.table([("airplane, automobile, truck", "successive")])),
+            ("One class after the other", "successive", self.table([(names(SUCCESSIVE), "successive")])),
             ("The published notebook's procedure", "reference", self.reference()),
             ("A learning rate that others use", "fixed", self.table([("airplane", "fixed.0.1e-4")])),
             ("Depth", "depth", self.depth()),

@@ -242,13 +242,12 @@ fn a_result_can_be_unlearned_again() {
 #[test]
 fn the_stamp_of_another_model_is_pointed_out_and_not_believed() {
     let first = Forget::new(model("fashion-mnist")).flag("--keep-failed");
-    assert!(matches!(first.run().code, Some(0 | 1)));
+    first.run_for_report();
     let mut bytes = fs::read(first.result()).expect("readable");
     let tensors = layout(&bytes).expect("a model").tensors;
     let weight = tensors.iter().find(|t| t.data_type == 1 && t.dims.len() == 4).expect("a kernel");
     let Storage::Inline(ranges) = &weight.storage else { panic!("{weight:?}") };
-    let lowest = ranges[0].start;
-    bytes[lowest] ^= 1;
+    bytes[ranges[0].start] ^= 1;
     let folder = temporary();
     let stale = folder.path().join("stale.onnx");
     fs::write(&stale, bytes).expect("written");
