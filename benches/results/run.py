@@ -29,8 +29,13 @@ SEEDS = [0, 1, 2]
 DEPTHS = ["shallow", "standard", "deep"]
 # Adam's first step of 0.001 throws a network without BatchNormalization off; see docs/method.md on relearn time.
 RELEARN_RATES = {"folded": "0.0001"}
-# What is changed, one at a time, at one rate; only SGD, whose rates are of another size, has trials.
-RATE = ["--impair-lr", "4e-4"]
+# The impair rate that the trials of a model find for airplane.
+RATE, RATES = 4e-4, {"vit": 3.2e-3}
+# What is changed, one at a time, at that rate; only SGD, whose rates are of another size, has trials.
+# The impair rate that the trials of a model find for airplane.
+RATE, RATES = 4e-4, {"vit": 3.2e-3}
+# What is changed, one at a time, at that rate; only SGD, whose rates are of another size, has trials.
+REPAIR_AT_A_TENTH = "repair at a tenth of the rate"
 SETTINGS = {
     "defaults": [],
     "statistics of the batch": ["--batch-norm", "batch"],
@@ -42,6 +47,7 @@ SETTINGS = {
     "32 noise images": ["--noise-images", "32"],
     "100 samples a class": ["--per-class", "100"],
     "300 samples a class": ["--per-class", "300"],
+    REPAIR_AT_A_TENTH: [],
     "2 impair epochs": ["--impair-epochs", "2"],
     "2 repair epochs": ["--repair-epochs", "2"],
     "4 repair epochs": ["--repair-epochs", "4"],
@@ -69,6 +75,11 @@ class Work:
 
     def forget(self, suffix, *settings, **more):
         return f"{self.name}.{suffix}", [self.request(*settings, **more)]
+
+    def rate(self, repair=0.5):
+        """The rate of impair, and of repair as a part of it."""
+        rate = RATES.get(self.name, RATE)
+        return ["--impair-lr", f"{rate:g}", "--repair-lr", f"{repair * rate:g}"]
 
     def singles(self):
         """Each class alone, with the default command."""
@@ -106,13 +117,15 @@ class Work:
 
     def targets(self):
         """Labels beside the source model's answers, at the same rate."""
-        return [self.forget(f"targets.{c}.{t}", [c], [*RATE, "--targets", t]) for c, t in TAUGHT]
+        return [self.forget(f"targets.{c}.{t}", [c], [*self.rate(), "--targets", t]) for c, t in TAUGHT]
 
     def settings(self):
         """One setting changed at a time."""
-        rates = lambda flags: [] if "--optimizer" in flags else RATE
-        listed = SETTINGS.items()
-        return [self.forget(f"setting.{COMPARED}.{name}", [COMPARED], [*rates(flags), *flags]) for name, flags in listed]
+        figures = []
+        for name, flags in SETTINGS.items():
+            rates = [] if "--optimizer" in flags else self.rate(0.1 if name == REPAIR_AT_A_TENTH else 0.5)
+            figures.append(self.forget(f"setting.{COMPARED}.{name}", [COMPARED], [*rates, *flags]))
+        return figures
 
     def compare(self):
         """The method beside controls and rivals."""

@@ -55,13 +55,13 @@ NOTES = {
     "depth": "`forget --forget airplane --depth ..`, then `audit` with a model that was trained without airplanes: recall of "
     "airplane by a linear probe on the penultimate layer, accuracy of that probe on the other classes, and mini-batches until "
     "the class is relearned (learning rate 0.001; folded: 0.0001, because the larger one throws that network itself off).",
-    "targets": "`--impair-lr 4e-4` with `--targets labels` and with `--targets source`, the default.",
+    "targets": "At the same rate, `--targets labels` and `--targets source`, the default.",
     "times": "Wall time of the whole command in seconds, trials included.",
-    "settings": "Airplane with `--impair-lr 4e-4`, and beside the defaults one setting each.",
+    "settings": "Airplane at the rate that the trials find for it, and beside the defaults one setting each.",
     "compare": "`compare --forget airplane`: the same number of steps and the same rates, three seeds.",
 }
 
-COLUMNS = "model | classes | forgotten, % | retained, % | fall, points | impair rate | trials | verdict"
+COLUMNS = "model | classes | forgotten, % | retained, % | fall, points | rates | trials | verdict"
 
 
 class Run:
@@ -82,7 +82,8 @@ class Run:
 
     def cells(self):
         (f0, r0), (f1, r1), of = self.before, self.after, self.figure
-        rates = f"{self.fall:+.2f} | {of['rates'][0]:.1e} | {len(of['trials'])} | {of['verdict']}"
+        rates = ", ".join(f"{rate:.1e}" for rate in of["rates"])
+        rates = f"{self.fall:+.2f} | {rates} | {len(of['trials'])} | {of['verdict']}"
         return f"{f0:.2f} to {f1:.2f} | {r0:.2f} to {r1:.2f} | {rates}"
 
 

@@ -4,7 +4,7 @@
 //! the classes are gone, and what the others lost. `docs/method.md` has the rule and the measurements behind it.
 
 use super::{
-    Depth, Material, Outcome, PhaseSettings, Recipe, Sign, Trials, Turned, UnlearnError, Watch,
+    Depth, Material, Outcome, PhaseSettings, Recipe, Sign, Trial, Trials, Turned, UnlearnError, Watch,
     ladder::{self, Search},
 };
 use crate::{
@@ -84,6 +84,32 @@ pub struct Row {
     pub outcome: Outcome,
 }
 
+impl Row {
+    /// The same for these rates of impair and repair, begun at that time.
+    fn of(self, (impair_lr, repair_lr): (f64, f64), started: Instant) -> Self {
+        Self { impair_lr, repair_lr, seconds: started.elapsed().as_secs_f64(), ..self }
+    }
+
+    fn quality(&self) -> f64 {
+        self.retain.unwrap_or(f64::NEG_INFINITY)
+    }
+}
+
+/// Numbers of the rows, but for each impair rate only the one with the better repair: the one that forgets and keeps the
+/// others, then the one that keeps more of them. Rows of the same rate follow each other.
+fn best(rows: &[Row]) -> Vec<usize> {
+    let worth = |row: &Row| (matches!(row.outcome, Outcome::Fits | Outcome::Spares), row.quality());
+    let mut best: Vec<usize> = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        match best.last_mut().filter(|last| rows[**last].impair_lr.total_cmp(&row.impair_lr).is_eq()) {
+            Some(last) if worth(row) > worth(&rows[*last]) => *last = i,
+            Some(_) => (),
+            None => best.push(i),
+        }
+    }
+    best
+}
+
 /// What a calibration did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Calibration {
@@ -157,30 +183,35 @@ impl Calibrator<'_> {
         let source = self.judged(trials, &trials.start().clone(), held)?;
         tell(&source);
         let mut rows: Vec<Row> = Vec::new();
-        let tried = |rows: &[Row]| rows.iter().map(|r| (r.impair_lr, r.outcome)).collect::<Vec<_>>();
-        while let Some(rate) = ladder::next(&tried(&rows), self.search(), start) {
-            let started = Instant::now();
-            let phase = |settings: PhaseSettings, lr| PhaseSettings { lr, ..settings };
-            let (impair, repair) =
-                (phase(self.recipe.impair, rate), phase(self.recipe.repair, self.recipe.depth.repair() * rate));
-            let mut row = match trials.run(material, impair, repair, watch) {
-                Ok(trial) => {
-                    let [first, second] = &trial.phases;
-                    Row {
-                        steps: first.steps + second.steps,
-                        loss: Some([first.last_loss, second.last_loss]),
-                        ..self.judged(trials, &trial.weights[1], held)?
-                    }
-                }
-                // The rate is beyond what the model bears, which is an answer.
-                Err(UnlearnError::NotFinite { .. }) => Row { steps: 0, loss: None, retain: None, ..source.clone() },
-                Err(e) => return Err(e),
-            };
-            (row.impair_lr, row.repair_lr) = (impair.lr, repair.lr);
-            row.seconds = started.elapsed().as_secs_f64();
+        let tried = |rows: &[Row]| best(rows).iter().map(|&i| (rows[i].impair_lr, rows[i].outcome)).collect::<Vec<_>>();
+        let mut add = |rows: &mut Vec<Row>, row: Row| {
             rows.push(row);
-            self.judge(&source, &mut rows);
+            self.judge(&source, rows);
             tell(&rows[rows.len() - 1]);
+            rows[rows.len() - 1].outcome
+        };
+        let (mut ratio, mut gentler) = (self.recipe.depth.repair(), self.recipe.depth.repairs().get(1).copied());
+        while let Some(rate) = ladder::next(&tried(&rows), self.search(), start) {
+            let impair = PhaseSettings { lr: rate, ..self.recipe.impair };
+            let repair = |ratio: f64| PhaseSettings { lr: ratio * rate, ..self.recipe.repair };
+            let started = Instant::now();
+            let found = trials.run(material, impair, repair(ratio), watch);
+            let (row, trial) = self.measured(trials, found, held, &source)?;
+            let rates = (rate, repair(ratio).lr);
+            let outcome = add(&mut rows, row.of(rates, started));
+            // How gently to repair is asked once, where it matters: when the others have suffered.
+            let suffered = matches!(outcome, Outcome::Fits | Outcome::TooStrong | Outcome::Harms);
+            if let (true, Some(trial), Some(other)) = (suffered, trial, gentler) {
+                gentler = None;
+                let started = Instant::now();
+                let found = trials.repair_again(material, trial, repair(other), watch);
+                let (row, trial) = self.measured(trials, found, held, &source)?;
+                let steps = trial.map_or(0, |t| t.phases[1].steps);
+                add(&mut rows, Row { steps, ..row.of((rate, repair(other).lr), started) });
+                if best(&rows).contains(&(rows.len() - 1)) {
+                    ratio = other;
+                }
+            }
         }
         let (judged_on, samples) = match &self.validation {
             Some(v) => ("eval", v.rows.len()),
@@ -191,7 +222,7 @@ impl Calibrator<'_> {
             judged_on,
             samples,
             source,
-            chosen: ladder::chosen(&tried(&rows), self.search()),
+            chosen: ladder::chosen(&tried(&rows), self.search()).map(|i| best(&rows)[i]),
             trials: rows,
         })
     }
@@ -200,6 +231,28 @@ impl Calibrator<'_> {
         match self.recipe.depth {
             Depth::Shallow | Depth::Standard => Search::Mildest,
             Depth::Deep => Search::Strongest,
+        }
+    }
+
+    /// Measures what a trial came to.
+    fn measured(
+        &self,
+        trials: &mut Trials,
+        found: Result<Trial, UnlearnError>,
+        held: &[usize],
+        source: &Row,
+    ) -> Result<(Row, Option<Trial>), UnlearnError> {
+        match found {
+            Ok(trial) => {
+                let [impair, repair] = &trial.phases;
+                let (steps, loss) = (impair.steps + repair.steps, Some([impair.last_loss, repair.last_loss]));
+                Ok((Row { steps, loss, ..self.judged(trials, &trial.weights[1], held)? }, Some(trial)))
+            }
+            // The rate is beyond what the model bears, which is an answer.
+            Err(UnlearnError::NotFinite { .. }) => {
+                Ok((Row { steps: 0, loss: None, retain: None, ..source.clone() }, None))
+            }
+            Err(e) => Err(e),
         }
     }
 
@@ -233,12 +286,11 @@ impl Calibrator<'_> {
     /// Judges all trials so far, each beside the best: training without the validation samples costs accuracy on them that
     /// no learning rate can keep, where the source model was trained on them.
     fn judge(&self, source: &Row, rows: &mut [Row]) {
-        let quality = |r: &Row| r.retain.unwrap_or(f64::NEG_INFINITY);
-        let best = rows.iter().max_by(|a, b| quality(a).total_cmp(&quality(b))).cloned();
+        let best = rows.iter().max_by(|a, b| a.quality().total_cmp(&b.quality())).cloned();
         let held_out = self.validation.is_some();
-        let beside = best.filter(|b| !held_out && quality(b) < quality(source)).unwrap_or_else(|| source.clone());
+        let beside = best.filter(|b| !held_out && b.quality() < source.quality()).unwrap_or_else(|| source.clone());
         for row in rows {
-            let drop = quality(&beside) - quality(row);
+            let drop = beside.quality() - row.quality();
             let error = standard_error(&beside.hits, &row.hits);
             // The mildest rate has accuracy to spare; the strongest one is on the edge, and stays on this side of it where
             // there are samples enough to tell the sides apart.
@@ -248,8 +300,8 @@ impl Calibrator<'_> {
             };
             let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class))
                 && self.recipe.forgotten_before.iter().all(|&class| self.still_gone(source, row, class));
-            let spared = quality(source) - quality(row) <= SPARED * self.limits.drop;
-            let destroyed = row.loss.is_none() || drop > DESTROYED * quality(&beside);
+            let spared = source.quality() - row.quality() <= SPARED * self.limits.drop;
+            let destroyed = row.loss.is_none() || drop > DESTROYED * beside.quality();
             row.outcome = match (gone, kept) {
                 _ if destroyed => Outcome::Destroys,
                 (true, true) if spared => Outcome::Spares,

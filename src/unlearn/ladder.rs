@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Trials of a calibration; they cost less than four runs.
+/// Impair rates of a calibration; with one repair more, trials of so many cost less than four runs.
 pub const TRIALS: usize = 5;
 
 /// Rates this close to each other are not told apart.

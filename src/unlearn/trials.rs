@@ -60,14 +60,35 @@ impl Trials {
         watch: &mut dyn Watch,
     ) -> Result<Trial, UnlearnError> {
         self.stepper.restart(&self.start)?;
-        let stepper = &mut self.stepper;
-        let mut phase = |mix, settings, name| -> Result<_, UnlearnError> {
-            let record = train(stepper, mix, settings, self.batch, self.seed, name, watch)?;
-            Ok((stepper.weights()?, record))
-        };
-        let (impaired, first) = phase(&material.impair, impair, "impair")?;
-        let (repaired, second) = phase(&material.repair, repair, "repair")?;
+        let (impaired, first) = self.phase(&material.impair, impair, "impair", watch)?;
+        let (repaired, second) = self.phase(&material.repair, repair, "repair", watch)?;
         Ok(Trial { weights: [impaired, repaired], phases: [first, second] })
+    }
+
+    /// The same trial with another repair.
+    pub fn repair_again(
+        &mut self,
+        material: &Material<'_>,
+        trial: Trial,
+        repair: PhaseSettings,
+        watch: &mut dyn Watch,
+    ) -> Result<Trial, UnlearnError> {
+        let ([impaired, _], [first, _]) = (trial.weights, trial.phases);
+        self.stepper.restart(&impaired)?;
+        let (repaired, second) = self.phase(&material.repair, repair, "repair", watch)?;
+        Ok(Trial { weights: [impaired, repaired], phases: [first, second] })
+    }
+
+    /// Trains on from where the stepper is.
+    fn phase(
+        &mut self,
+        mix: &Mix<'_>,
+        settings: PhaseSettings,
+        name: &'static str,
+        watch: &mut dyn Watch,
+    ) -> Result<(Weights, PhaseRecord), UnlearnError> {
+        let record = train(&mut self.stepper, mix, settings, self.batch, self.seed, name, watch)?;
+        Ok((self.stepper.weights()?, record))
     }
 
     /// The weights that trials start from.

@@ -22,12 +22,12 @@ fn what_is_found_is_what_is_run() {
     let first = found.run_for_report();
     let calibration = &first["calibration"];
     let trials = trials(&first);
-    assert!((1..=5).contains(&trials.len()), "{calibration:#}");
+    // Up to five rates, one of them repaired twice.
+    assert!((1..=6).contains(&trials.len()), "{calibration:#}");
     assert_eq!(calibration["judged_on"], "eval");
     let chosen = &trials[calibration["chosen"].as_u64().expect("one keeps the others") as usize];
     let rates = ["impair", "repair"].map(|phase| &first["parameters"]["recipe"][phase]["lr"]);
     assert_eq!(rates, [&chosen["impair_lr"], &chosen["repair_lr"]]);
-    assert_eq!(chosen["repair_lr"].as_f64().map(|v| 2.0 * v), chosen["impair_lr"].as_f64());
     let retained = |row: &Value| row["retain"].as_f64().expect("a share");
     for trial in trials {
         // Spared: a quarter of the two points that the others may lose.
@@ -46,7 +46,9 @@ fn what_is_found_is_what_is_run() {
     assert!(classes.iter().all(|c| c["total"] == 8), "{classes:?}");
 
     // The same rates given make the same weights, without trials and with every sample in the verdict.
-    let given = forget(&source).set("--impair-lr", chosen["impair_lr"].to_string());
+    let given = forget(&source)
+        .set("--impair-lr", chosen["impair_lr"].to_string())
+        .set("--repair-lr", chosen["repair_lr"].to_string());
     let second = given.run_for_report();
     assert_eq!(second["calibration"], Value::Null);
     assert_eq!(first["result"]["weights"], second["result"]["weights"]);
@@ -137,4 +139,30 @@ fn several_classes_share_the_noise() {
     };
     // 20 retained samples of each other class, and 64 noise samples in all.
     assert_eq!([steps("5"), steps("5,3"), steps("1,2,3,5")], [180 + 64, 160 + 64, 120 + 64]);
+}
+
+/// Where the others suffer, repair is done again from the same impaired weights, once in a calibration.
+#[test]
+fn a_gentler_repair_is_tried_once() {
+    // No loss is allowed, and no trial of so few samples goes without.
+    let report = forget(&model("fashion-mnist")).set("--max-retain-drop", "0").run_for_report();
+    let rates = |t: &Value| ["impair_lr", "repair_lr"].map(|k| t[k].as_f64().expect("a rate"));
+    let pairs: Vec<[&Value; 2]> = trials(&report)
+        .windows(2)
+        .map(|pair| [&pair[0], &pair[1]])
+        .filter(|[first, second]| (rates(first)[0] - rates(second)[0]).abs() < 1e-12)
+        .collect();
+    let [[first, second]] = pairs[..] else { panic!("one pair: {:#}", report["calibration"]) };
+    assert!((5.0 * rates(second)[1] - rates(first)[1]).abs() < 1e-12, "{first:#}{second:#}");
+    assert_eq!(first["loss"][0], second["loss"][0], "impaired once");
+    assert_ne!(first["loss"][1], second["loss"][1], "repaired twice");
+    assert!(second["steps"].as_u64() < first["steps"].as_u64());
+    // The better of the two goes on.
+    let retained = |t: &Value| t["retain"].as_f64().expect("a share");
+    let gentler = retained(second) > retained(first);
+    let after = trials(&report).iter().skip_while(|t| *t != second).skip(1);
+    for trial in after {
+        let ratio = rates(trial)[0] / rates(trial)[1];
+        assert!((ratio - if gentler { 10.0 } else { 2.0 }).abs() < 1e-6, "{trial:#}");
+    }
 }

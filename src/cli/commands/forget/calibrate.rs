@@ -86,7 +86,8 @@ impl Job<'_> {
 /// A trial as it is shown.
 fn line(row: &Row) -> String {
     let shares = |signs: &[Sign]| signs.iter().map(|s| percent(s.known)).collect::<Vec<_>>().join(", ");
-    let name = if row.impair_lr > 0.0 { format!("{:.2e}", row.impair_lr) } else { "source".to_owned() };
+    let rates = || format!("{:.2e}, {:.2e}", row.impair_lr, row.repair_lr);
+    let name = if row.impair_lr > 0.0 { rates() } else { "source".to_owned() };
     let real = if row.forget.is_empty() { String::new() } else { format!(", forgotten {}", shares(&row.forget)) };
     let outcome = match (row.impair_lr > 0.0, row.outcome) {
         (false, _) => String::new(),
@@ -98,5 +99,5 @@ fn line(row: &Row) -> String {
         (_, Outcome::Destroys) => format!(": destroys ({:.1} s)", row.seconds),
     };
     let retain = row.retain.map_or("-".to_owned(), percent);
-    format!("{:>7} {name:>8}: turned {}{real}, retained {retain}{outcome}", "trial", shares(&row.turned))
+    format!("{:>7} {name:>16}: turned {}{real}, retained {retain}{outcome}", "trial", shares(&row.turned))
 }
