@@ -167,7 +167,8 @@ fn split_by(n: usize, class: impl Fn(usize) -> Option<u32>, every: usize) -> (Ve
 }
 
 impl Calibrator<'_> {
-    /// Runs trials until the rate is known well enough. `material` leaves out the validation samples `held`.
+    /// Runs trials until the rate is known well enough. `material` leaves out the validation samples `held`. Where it leaves
+    /// out none, the trial whose settings were taken is what a run with them would be, and comes along.
     pub fn run(
         &self,
         trials: &mut Trials,
@@ -175,7 +176,7 @@ impl Calibrator<'_> {
         held: &[usize],
         watch: &mut dyn Watch,
         mut tell: impl FnMut(&Row),
-    ) -> Result<Calibration, UnlearnError> {
+    ) -> Result<(Calibration, Option<Trial>), UnlearnError> {
         let start = match self.recipe.optimizer {
             Optimizer::Adam { .. } => 4e-4,
             Optimizer::Sgd { .. } => 1e-2,
@@ -184,6 +185,8 @@ impl Calibrator<'_> {
         tell(&source);
         let mut rows: Vec<Row> = Vec::new();
         let tried = |rows: &[Row]| best(rows).iter().map(|&i| (rows[i].impair_lr, rows[i].outcome)).collect::<Vec<_>>();
+        let chosen = |rows: &[Row]| ladder::chosen(&tried(rows), self.search()).map(|i| best(rows)[i]);
+        let mut taken = None;
         let mut add = |rows: &mut Vec<Row>, row: Row| {
             rows.push(row);
             self.judge(&source, rows);
@@ -199,6 +202,9 @@ impl Calibrator<'_> {
             let (row, trial) = self.measured(trials, found, held, &source)?;
             let rates = (rate, repair(ratio).lr);
             let outcome = add(&mut rows, row.of(rates, started));
+            if chosen(&rows) == Some(rows.len() - 1) {
+                taken.clone_from(&trial);
+            }
             // How gently to repair is asked once, where it matters: when the others have suffered.
             let suffered = matches!(outcome, Outcome::Fits | Outcome::TooStrong | Outcome::Harms);
             if let (true, Some(trial), Some(other)) = (suffered, trial, gentler) {
@@ -206,10 +212,13 @@ impl Calibrator<'_> {
                 let started = Instant::now();
                 let found = trials.repair_again(material, trial, repair(other), watch);
                 let (row, trial) = self.measured(trials, found, held, &source)?;
-                let steps = trial.map_or(0, |t| t.phases[1].steps);
+                let steps = trial.as_ref().map_or(0, |t| t.phases[1].steps);
                 add(&mut rows, Row { steps, ..row.of((rate, repair(other).lr), started) });
                 if best(&rows).contains(&(rows.len() - 1)) {
                     ratio = other;
+                }
+                if chosen(&rows) == Some(rows.len() - 1) {
+                    taken = trial;
                 }
             }
         }
@@ -217,14 +226,10 @@ impl Calibrator<'_> {
             Some(v) => ("eval", v.rows.len()),
             None => ("retain", held.len()),
         };
-        Ok(Calibration {
-            limits: self.limits,
-            judged_on,
-            samples,
-            source,
-            chosen: ladder::chosen(&tried(&rows), self.search()).map(|i| best(&rows)[i]),
-            trials: rows,
-        })
+        let chosen = chosen(&rows);
+        // Judged beside the source model alone, a trial that was passed over is never taken later on.
+        let taken = taken.filter(|_| held.is_empty() && chosen.is_some());
+        Ok((Calibration { limits: self.limits, judged_on, samples, source, chosen, trials: rows }, taken))
     }
 
     fn search(&self) -> Search {

@@ -28,6 +28,9 @@ fn what_is_found_is_what_is_run() {
     let chosen = &trials[calibration["chosen"].as_u64().expect("one keeps the others") as usize];
     let rates = ["impair", "repair"].map(|phase| &first["parameters"]["recipe"][phase]["lr"]);
     assert_eq!(rates, [&chosen["impair_lr"], &chosen["repair_lr"]]);
+    // Held-out samples judged, so that the trial has learned from all others and is the result.
+    let last = |phase: usize| first["phases"][phase]["last_loss"].clone();
+    assert_eq!(chosen["loss"], Value::Array(vec![last(1), last(2)]));
     let retained = |row: &Value| row["retain"].as_f64().expect("a share");
     for trial in trials {
         // Spared: a quarter of the two points that the others may lose.
@@ -83,6 +86,9 @@ fn without_samples_of_the_class_turned_ones_tell() {
     for forget in [forget(&source).set("--eval", &eval), forget(&source).without("--eval")] {
         let report = forget.run_for_report();
         assert_eq!(report["calibration"]["judged_on"], "retain");
+        // What judges is left out of the trials; the run that follows learns from it as well.
+        let last = |phase: usize| &report["phases"][phase]["last_loss"];
+        assert!(trials(&report).iter().all(|t| t["loss"][0] != *last(1) && t["loss"][1] != *last(2)));
         let known = |row: &Value| row["turned"][0]["known"].as_f64().expect("a share");
         let before = known(&report["calibration"]["source"]);
         assert!(before >= 0.8, "the source model takes turned samples for the class: {before}");

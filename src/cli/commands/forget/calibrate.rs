@@ -6,14 +6,15 @@ use crate::{
     report::percent,
     train::{BatchNorm, Range, Weights},
     unlearn::{
-        self, Calibration, Calibrator, GONE, GONE_BESIDE, HELD, Limits, Material, Outcome, Row, Sign, Trials, Turned,
-        Validation,
+        self, Calibration, Calibrator, GONE, GONE_BESIDE, HELD, Limits, Material, Outcome, Row, Sign, Trial, Trials,
+        Turned, Validation,
     },
 };
 use anyhow::Result;
 
 impl Job<'_> {
-    /// Finds the learning rates. `material` gives what trials learn from, made of these retain samples.
+    /// Finds the learning rates. `material` gives what trials learn from, made of these retain samples. Where held-out data
+    /// judges, the trial that was taken has learned from all of them, and is the result.
     pub(super) fn calibrate<'m>(
         &self,
         trials: &mut Trials,
@@ -22,14 +23,18 @@ impl Job<'_> {
         material: impl Fn(Vec<usize>) -> Material<'m>,
         progress: &mut Progress,
         printer: Printer,
-    ) -> Result<Calibration> {
-        let (trained, held) = unlearn::split(&self.retain, HELD);
+    ) -> Result<(Calibration, Option<Trial>)> {
+        let validation = self.validation();
+        let (trained, held) = match validation {
+            Some(_) => ((0..self.retain.len()).collect(), Vec::new()),
+            None => unlearn::split(&self.retain, HELD),
+        };
         let turned = self.turned(trials, source, range)?;
         let gates = &self.gates;
         let calibrator = Calibrator {
             recipe: &self.recipe,
             retain: &self.retain,
-            validation: self.validation(),
+            validation,
             turned,
             limits: Limits {
                 turned: GONE,
@@ -45,7 +50,7 @@ impl Job<'_> {
         };
         printer.note(format!("learning rates are found by trials, judged on {on}"));
         let material = material(trained);
-        let found = calibrator.run(trials, &material, &held, progress, |row| printer.note(line(row)))?;
+        let (found, trial) = calibrator.run(trials, &material, &held, progress, |row| printer.note(line(row)))?;
         progress.finish();
         let (impair, repair) = found.rates();
         printer.note(format!(
@@ -56,7 +61,7 @@ impl Job<'_> {
                 None => ", the mildest tried; no trial kept the other classes",
             }
         ));
-        Ok(found)
+        Ok((found, trial))
     }
 
     /// Held-out samples judge where every class to forget is among them.

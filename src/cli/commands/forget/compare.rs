@@ -127,7 +127,7 @@ impl Job<'_> {
                 found
             } else if plan::calibrates(&args.job.method) {
                 let material = |rows| job.material(&noise, &network, answers.as_deref(), rows);
-                let found = job.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
+                let (found, _) = job.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
                 *rates.insert(calibration.insert(found).rates())
             } else {
                 *rates.insert((recipe.impair.lr, recipe.repair.lr))

@@ -53,15 +53,18 @@ impl Job<'_> {
             self.lab(&self.recipe, &source, &mut progress, printer)?;
         let mut recipe = self.recipe.clone();
         let material = |rows: Vec<usize>| self.material(&noise, &network, answers.as_deref(), rows);
-        let mut calibration = None;
+        let (mut calibration, mut taken) = (None, None);
         if plan::calibrates(&self.args.method) {
-            let found = self.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
+            let (found, trial) = self.calibrate(&mut trials, &source, range, material, &mut progress, printer)?;
             (recipe.impair.lr, recipe.repair.lr) = found.rates();
-            calibration = Some(found);
+            (calibration, taken) = (Some(found), trial);
         }
-        let all = material((0..self.retain.len()).collect());
-        let Trial { weights: [impaired, weights], phases: trained } =
-            trials.run(&all, recipe.impair, recipe.repair, &mut progress)?;
+        let Trial { weights: [impaired, weights], phases: trained } = if let Some(trial) = taken {
+            trial
+        } else {
+            let all = material((0..self.retain.len()).collect());
+            trials.run(&all, recipe.impair, recipe.repair, &mut progress)?
+        };
         progress.finish();
         drop(trials);
         let phases: Vec<PhaseRecord> = noise.records.into_iter().chain(trained).collect();
