@@ -29,15 +29,12 @@ SEEDS = [0, 1, 2]
 DEPTHS = ["shallow", "standard", "deep"]
 # Adam's first step of 0.001 throws a network without BatchNormalization off; see docs/method.md on relearn time.
 RELEARN_RATES = {"folded": "0.0001"}
-# The impair rate that the trials of a model find for airplane.
-RATE, RATES = 4e-4, {"vit": 3.2e-3}
-# What is changed, one at a time, at that rate; only SGD, whose rates are of another size, has trials.
-# The impair rate that the trials of a model find for airplane.
-RATE, RATES = 4e-4, {"vit": 3.2e-3}
-# What is changed, one at a time, at that rate; only SGD, whose rates are of another size, has trials.
+# The impair rate that the trials of a model find for airplane, where it is not 4e-4.
+RATES = {"vit": 3.2e-3}
 REPAIR_AT_A_TENTH = "repair at a tenth of the rate"
+# What is changed, one at a time, at that rate; only SGD, whose rates are of another size, has trials.
 SETTINGS = {
-    "defaults": [],
+    "repair at half the rate, and the defaults": [],
     "statistics of the batch": ["--batch-norm", "batch"],
     "no noise": ["--noise-samples", "0"],
     "256 noise samples": ["--noise-samples", "256"],
@@ -78,7 +75,7 @@ class Work:
 
     def rate(self, repair=0.5):
         """The rate of impair, and of repair as a part of it."""
-        rate = RATES.get(self.name, RATE)
+        rate = RATES.get(self.name, 4e-4)
         return ["--impair-lr", f"{rate:g}", "--repair-lr", f"{repair * rate:g}"]
 
     def singles(self):
@@ -146,19 +143,25 @@ def printed_by(command):
         return done.returncode, None, done.stderr
 
 
+def of_trial(trial):
+    """(Rates of impair and repair, highest share of turned and of real samples still known, retained, outcome)."""
+    highest = lambda signs: max((sign["known"] for sign in signs), default=None)
+    rates = [trial["impair_lr"], trial["repair_lr"]]
+    return [*rates, highest(trial["turned"]), highest(trial["forget"]), trial["retain"], trial["outcome"]]
+
+
 def of_report(report):
     """What the page shows of a run. `classes` are (correct before, correct after, samples)."""
     recipe, measured = report["parameters"]["recipe"], report["measured"]
     sides = zip(measured["before"]["classes"], measured["after_repair"]["classes"])
     trials = (report.get("calibration") or {"trials": []})["trials"]
-    highest = lambda signs: max((sign["known"] for sign in signs), default=None)
     return {
         "runtime": [report["runtime"][k] for k in ("backend", "device", "threads")],
         "forget": sorted([*recipe["forget"], *recipe.get("forgotten_before", [])]),
         "seed": recipe["seed"],
         "rates": [recipe[phase]["lr"] for phase in ("impair", "repair")],
         "steps": {phase["phase"]: phase["steps"] for phase in report["phases"]},
-        "trials": [[t["impair_lr"], highest(t["turned"]), highest(t["forget"]), t["retain"], t["outcome"]] for t in trials],
+        "trials": [of_trial(t) for t in trials],
         "verdict": report["verdict"]["outcome"].replace("_", " "),
         "classes": [[b["correct"], a["correct"], b["total"]] for b, a in sides],
     }

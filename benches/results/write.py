@@ -172,9 +172,10 @@ class Page:
         of = {}
         for name, figure in self.figures.items():
             if ".single." in name:
-                kept = (name.split(".")[0], figure["at_once"], figure["runtime"][2], len(figure["trials"]))
+                program = figure.get("program", "not noted")[:19]
+                kept = (name.split(".")[0], figure["at_once"], figure["runtime"][2], len(figure["trials"]), program)
                 of.setdefault(kept, []).append(figure["seconds"])
-        lines = header("model | processes at once | threads each | trials | runs with one class | fastest | median")
+        lines = header("model | processes at once | threads each | trials | program | runs with one class | fastest | median")
         shown = [row(*kept, len(s), f"{min(s):.0f}", f"{statistics.median(s):.0f}") for kept, s in sorted(of.items())]
         return [*lines, *shown] if shown else ["Not measured."]
 

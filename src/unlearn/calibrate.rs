@@ -1,10 +1,12 @@
 //! Finds the learning rates of impair and repair by trials.
 //!
-//! Every trial trains from the source weights on a part of the retain sample and is judged on what was kept out: whether
-//! the classes are gone, and what the others lost. `docs/method.md` has the rule and the measurements behind it.
+//! Every trial trains from the source weights and is judged on samples that it did not learn from: whether the classes are
+//! gone, and what the others lost. `course` runs them, `ladder` says which rate comes next; `docs/method.md` has the rule
+//! and the measurements behind it.
 
 use super::{
-    Depth, Material, Outcome, PhaseSettings, Recipe, Sign, Trial, Trials, Turned, UnlearnError, Watch,
+    Depth, Material, Outcome, Recipe, Sign, Trial, Trials, Turned, UnlearnError, Watch,
+    course::{Course, Repairs, chosen, mildest, tried},
     ladder::{self, Search},
 };
 use crate::{
@@ -85,29 +87,14 @@ pub struct Row {
 }
 
 impl Row {
-    /// The same for these rates of impair and repair, begun at that time.
-    fn of(self, (impair_lr, repair_lr): (f64, f64), started: Instant) -> Self {
-        Self { impair_lr, repair_lr, seconds: started.elapsed().as_secs_f64(), ..self }
+    /// True where the classes are gone and the others are kept.
+    pub(super) fn fits(&self) -> bool {
+        matches!(self.outcome, Outcome::Fits | Outcome::Spares)
     }
 
-    fn quality(&self) -> f64 {
+    pub(super) fn quality(&self) -> f64 {
         self.retain.unwrap_or(f64::NEG_INFINITY)
     }
-}
-
-/// Numbers of the rows, but for each impair rate only the one with the better repair: the one that forgets and keeps the
-/// others, then the one that keeps more of them. Rows of the same rate follow each other.
-fn best(rows: &[Row]) -> Vec<usize> {
-    let worth = |row: &Row| (matches!(row.outcome, Outcome::Fits | Outcome::Spares), row.quality());
-    let mut best: Vec<usize> = Vec::new();
-    for (i, row) in rows.iter().enumerate() {
-        match best.last_mut().filter(|last| rows[**last].impair_lr.total_cmp(&row.impair_lr).is_eq()) {
-            Some(last) if worth(row) > worth(&rows[*last]) => *last = i,
-            Some(_) => (),
-            None => best.push(i),
-        }
-    }
-    best
 }
 
 /// What a calibration did.
@@ -130,8 +117,7 @@ pub struct Calibration {
 impl Calibration {
     /// The learning rates of impair and repair that were found; the mildest that were tried where none kept the others.
     pub fn rates(&self) -> (f64, f64) {
-        let mildest = || self.trials.iter().min_by(|a, b| a.impair_lr.total_cmp(&b.impair_lr));
-        let row = self.chosen.map(|i| &self.trials[i]).or_else(mildest);
+        let row = self.chosen.or_else(|| mildest(&self.trials)).map(|i| &self.trials[i]);
         row.map_or((0.0, 0.0), |r| (r.impair_lr, r.repair_lr))
     }
 }
@@ -167,8 +153,8 @@ fn split_by(n: usize, class: impl Fn(usize) -> Option<u32>, every: usize) -> (Ve
 }
 
 impl Calibrator<'_> {
-    /// Runs trials until the rate is known well enough. `material` leaves out the validation samples `held`. Where it leaves
-    /// out none, the trial whose settings were taken is what a run with them would be, and comes along.
+    /// Runs trials until the rate is known well enough. `material` leaves out the validation samples `held`. Where held-out
+    /// data validates, the trial whose rates are taken is what a run with them would be, and comes along.
     pub fn run(
         &self,
         trials: &mut Trials,
@@ -183,86 +169,46 @@ impl Calibrator<'_> {
         };
         let source = self.judged(trials, &trials.start().clone(), held)?;
         tell(&source);
-        let mut rows: Vec<Row> = Vec::new();
-        let tried = |rows: &[Row]| best(rows).iter().map(|&i| (rows[i].impair_lr, rows[i].outcome)).collect::<Vec<_>>();
-        let chosen = |rows: &[Row]| ladder::chosen(&tried(rows), self.search()).map(|i| best(rows)[i]);
-        let mut taken = None;
-        let mut add = |rows: &mut Vec<Row>, row: Row| {
-            rows.push(row);
-            self.judge(&source, rows);
-            tell(&rows[rows.len() - 1]);
-            rows[rows.len() - 1].outcome
+        let mut course = Course {
+            calibrator: self,
+            trials,
+            material,
+            held,
+            watch,
+            tell: &mut tell,
+            source,
+            rows: Vec::new(),
+            result: None,
+            started: Instant::now(),
         };
-        let (mut ratio, mut gentler) = (self.recipe.depth.repair(), self.recipe.depth.repairs().get(1).copied());
-        while let Some(rate) = ladder::next(&tried(&rows), self.search(), start) {
-            let impair = PhaseSettings { lr: rate, ..self.recipe.impair };
-            let repair = |ratio: f64| PhaseSettings { lr: ratio * rate, ..self.recipe.repair };
-            let started = Instant::now();
-            let found = trials.run(material, impair, repair(ratio), watch);
-            let (row, trial) = self.measured(trials, found, held, &source)?;
-            let rates = (rate, repair(ratio).lr);
-            let outcome = add(&mut rows, row.of(rates, started));
-            if chosen(&rows) == Some(rows.len() - 1) {
-                taken.clone_from(&trial);
-            }
-            // How gently to repair is asked once, where it matters: when the others have suffered.
-            let suffered = matches!(outcome, Outcome::Fits | Outcome::TooStrong | Outcome::Harms);
-            if let (true, Some(trial), Some(other)) = (suffered, trial, gentler) {
-                gentler = None;
-                let started = Instant::now();
-                let found = trials.repair_again(material, trial, repair(other), watch);
-                let (row, trial) = self.measured(trials, found, held, &source)?;
-                let steps = trial.as_ref().map_or(0, |t| t.phases[1].steps);
-                add(&mut rows, Row { steps, ..row.of((rate, repair(other).lr), started) });
-                if best(&rows).contains(&(rows.len() - 1)) {
-                    ratio = other;
-                }
-                if chosen(&rows) == Some(rows.len() - 1) {
-                    taken = trial;
-                }
+        let mut repairs = Repairs::new(self.recipe.depth);
+        while let Some(rate) = ladder::next(&tried(&course.rows), self.search(), start) {
+            let impaired = course.impair(rate)?;
+            let row = course.repair(impaired.as_ref(), rate, repairs.part * rate)?;
+            if let (Some(part), Some(impaired)) = (repairs.to_try(row), &impaired) {
+                course.repair(Some(impaired), rate, part * rate)?;
+                repairs.settle(&course.rows[course.rows.len() - 2..]);
             }
         }
         let (judged_on, samples) = match &self.validation {
             Some(v) => ("eval", v.rows.len()),
             None => ("retain", held.len()),
         };
-        let chosen = chosen(&rows);
-        // Judged beside the source model alone, a trial that was passed over is never taken later on.
-        let taken = taken.filter(|_| held.is_empty() && chosen.is_some());
-        Ok((Calibration { limits: self.limits, judged_on, samples, source, chosen, trials: rows }, taken))
+        let Course { source, rows, result, .. } = course;
+        let chosen = chosen(&rows, self.search());
+        Ok((Calibration { limits: self.limits, judged_on, samples, source, chosen, trials: rows }, result))
     }
 
-    fn search(&self) -> Search {
-        match self.recipe.depth {
-            Depth::Shallow | Depth::Standard => Search::Mildest,
-            Depth::Deep => Search::Strongest,
-        }
-    }
-
-    /// Measures what a trial came to.
-    fn measured(
-        &self,
-        trials: &mut Trials,
-        found: Result<Trial, UnlearnError>,
-        held: &[usize],
-        source: &Row,
-    ) -> Result<(Row, Option<Trial>), UnlearnError> {
-        match found {
-            Ok(trial) => {
-                let [impair, repair] = &trial.phases;
-                let (steps, loss) = (impair.steps + repair.steps, Some([impair.last_loss, repair.last_loss]));
-                Ok((Row { steps, loss, ..self.judged(trials, &trial.weights[1], held)? }, Some(trial)))
-            }
-            // The rate is beyond what the model bears, which is an answer.
-            Err(UnlearnError::NotFinite { .. }) => {
-                Ok((Row { steps: 0, loss: None, retain: None, ..source.clone() }, None))
-            }
-            Err(e) => Err(e),
+    pub(super) fn search(&self) -> Search {
+        match (self.recipe.depth, &self.validation) {
+            (Depth::Shallow | Depth::Standard, Some(_)) => Search::Mildest,
+            // Without samples of the classes what tells that they are gone is no more than a sign: as far as can be.
+            (Depth::Deep, _) | (_, None) => Search::Strongest,
         }
     }
 
     /// Measures weights; the outcome is still open.
-    fn judged(&self, trials: &mut Trials, weights: &Weights, held: &[usize]) -> Result<Row, UnlearnError> {
+    pub(super) fn judged(&self, trials: &mut Trials, weights: &Weights, held: &[usize]) -> Result<Row, UnlearnError> {
         let kept = |c: usize| self.recipe.keeps(c);
         let found = match &self.validation {
             Some(v) => trials.evaluate(weights, v.data, &v.rows)?,
@@ -288,12 +234,15 @@ impl Calibrator<'_> {
         })
     }
 
-    /// Judges all trials so far, each beside the best: training without the validation samples costs accuracy on them that
-    /// no learning rate can keep, where the source model was trained on them.
-    fn judge(&self, source: &Row, rows: &mut [Row]) {
+    /// Judges all trials so far, beside the source model or, where it was trained on the validation samples, beside the best
+    /// trial: training without them costs accuracy on them that no learning rate can keep. That takes two impair rates;
+    /// until then a fall is a reason to look at a milder one.
+    pub(super) fn judge(&self, source: &Row, rows: &mut [Row]) {
         let best = rows.iter().max_by(|a, b| a.quality().total_cmp(&b.quality())).cloned();
         let held_out = self.validation.is_some();
-        let beside = best.filter(|b| !held_out && b.quality() < source.quality()).unwrap_or_else(|| source.clone());
+        let compared = rows.iter().any(|row| row.impair_lr.total_cmp(&rows[0].impair_lr).is_ne());
+        let memorised = |best: &Row| !held_out && compared && best.quality() < source.quality();
+        let beside = best.filter(memorised).unwrap_or_else(|| source.clone());
         for row in rows {
             let drop = beside.quality() - row.quality();
             let error = standard_error(&beside.hits, &row.hits);

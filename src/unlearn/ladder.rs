@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Impair rates of a calibration; with one repair more, trials of so many cost less than four runs.
+/// Most impair rates that a calibration tries.
 pub const TRIALS: usize = 5;
 
 /// Rates this close to each other are not told apart.

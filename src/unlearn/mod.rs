@@ -4,6 +4,7 @@
 //! what it does and where the two variants differ. No sample of a class to forget enters here.
 
 mod calibrate;
+mod course;
 mod fresh;
 mod ladder;
 mod mix;

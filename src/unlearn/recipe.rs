@@ -27,20 +27,21 @@ pub enum Depth {
 }
 
 impl Depth {
-    /// The rates of repair to choose from, as parts of that of impair, the usual one first. Half is the published one; where
-    /// it costs the other classes more than it gives them, as with some transformers, a tenth gives more. For deep
-    /// forgetting only that, because repair at a high rate brings back what the inner layers knew of the class together
-    /// with the other classes.
-    pub fn repairs(self) -> &'static [f64] {
+    /// The rate of repair as a part of that of impair: half, as published; for deep forgetting a tenth, because repair at a
+    /// high rate brings back what the inner layers knew of the class together with the other classes.
+    pub fn repair(self) -> f64 {
         match self {
-            Self::Shallow | Self::Standard => &[0.5, 0.1],
-            Self::Deep => &[0.1],
+            Self::Shallow | Self::Standard => 0.5,
+            Self::Deep => 0.1,
         }
     }
 
-    /// The usual rate of repair as a part of that of impair.
-    pub fn repair(self) -> f64 {
-        self.repairs()[0]
+    /// The same for a model that loses by the usual repair what it should give back.
+    pub fn gentler_repair(self) -> Option<f64> {
+        match self {
+            Self::Shallow | Self::Standard => Some(0.1),
+            Self::Deep => None,
+        }
     }
 }
 

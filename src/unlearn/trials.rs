@@ -59,24 +59,33 @@ impl Trials {
         repair: PhaseSettings,
         watch: &mut dyn Watch,
     ) -> Result<Trial, UnlearnError> {
-        self.stepper.restart(&self.start)?;
-        let (impaired, first) = self.phase(&material.impair, impair, "impair", watch)?;
-        let (repaired, second) = self.phase(&material.repair, repair, "repair", watch)?;
-        Ok(Trial { weights: [impaired, repaired], phases: [first, second] })
+        let impaired = self.impair(material, impair, watch)?;
+        self.repair(material, &impaired, repair, watch)
     }
 
-    /// The same trial with another repair.
-    pub fn repair_again(
+    /// The first phase of a trial: its weights, and what it did.
+    pub fn impair(
         &mut self,
         material: &Material<'_>,
-        trial: Trial,
-        repair: PhaseSettings,
+        settings: PhaseSettings,
+        watch: &mut dyn Watch,
+    ) -> Result<(Weights, PhaseRecord), UnlearnError> {
+        self.stepper.restart(&self.start)?;
+        self.phase(&material.impair, settings, "impair", watch)
+    }
+
+    /// The second phase; several may follow the same first one.
+    pub fn repair(
+        &mut self,
+        material: &Material<'_>,
+        impaired: &(Weights, PhaseRecord),
+        settings: PhaseSettings,
         watch: &mut dyn Watch,
     ) -> Result<Trial, UnlearnError> {
-        let ([impaired, _], [first, _]) = (trial.weights, trial.phases);
-        self.stepper.restart(&impaired)?;
-        let (repaired, second) = self.phase(&material.repair, repair, "repair", watch)?;
-        Ok(Trial { weights: [impaired, repaired], phases: [first, second] })
+        let (weights, first) = impaired.clone();
+        self.stepper.restart(&weights)?;
+        let (repaired, second) = self.phase(&material.repair, settings, "repair", watch)?;
+        Ok(Trial { weights: [weights, repaired], phases: [first, second] })
     }
 
     /// Trains on from where the stepper is.

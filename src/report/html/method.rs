@@ -19,14 +19,14 @@ impl Page<'_> {
             @if let Some(calibration) = &self.report.calibration {
                 h2 { "How the learning rates were found" }
                 p {
-                    "No learning rate fits every model. Short trials, each from the source weights, were judged on "
+                    "No learning rate fits every model. Trials, each from the source weights, were judged on "
                     (calibration.samples) " samples of "
                     @if calibration.judged_on == "eval" {
-                        "the held-out data, which the verdict does not measure on. "
+                        "the held-out data, which the verdict does not measure on; the one that was chosen is the result. "
                     } @else {
                         "the retain sample, which the trials were not trained on. "
                     }
-                    @if self.deep() {
+                    @if self.strongest(calibration) {
                         "The strongest rate is taken that suppresses the classes and keeps the others: "
                     } @else {
                         "The mildest rate is taken that suppresses the classes and keeps the others, or the first tried that spares them: "
@@ -56,16 +56,17 @@ impl Page<'_> {
                      Forgotten: accuracy on held-out samples of the classes named, where there are some (at most "
                     (percent(Some(calibration.limits.forget))) "). Retained: accuracy on the other classes (a fall of at most "
                     (format!("{:.2}", 100.0 * calibration.limits.drop)) " points, "
-                    @if self.deep() { "with" } @else { "within" } " a standard error"
-                    @if self.deep() { " to spare where samples enough judge" } "; a trial that loses at most a quarter of that spares them)."
+                    @if self.strongest(calibration) { "with" } @else { "within" } " a standard error"
+                    @if self.strongest(calibration) { " to spare where samples enough judge" } "; a trial that loses at most a quarter of that spares them). \
+                     Trials with the same rate of impair share that phase."
                 }
             }
         }
     }
 
     /// True where the strongest rate that keeps the others was looked for.
-    fn deep(&self) -> bool {
-        self.report.parameters.recipe.depth == Depth::Deep
+    fn strongest(&self, calibration: &Calibration) -> bool {
+        self.report.parameters.recipe.depth == Depth::Deep || calibration.judged_on == "retain"
     }
 
     fn taken(&self, calibration: &Calibration) -> String {

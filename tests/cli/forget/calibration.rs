@@ -3,7 +3,7 @@
 use crate::common::{data, model, program::Forget, temporary};
 use onnx_unlearn::{data::Seeded, graph::Graph, onnx, tensor::Tensor};
 use serde_json::Value;
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 /// Enough of everything to forget; the rates are left to trials. Exit codes do not matter: the little data of the tests is
 /// for the mechanics.
@@ -19,7 +19,8 @@ fn trials(report: &Value) -> &Vec<Value> {
 fn what_is_found_is_what_is_run() {
     let source = model("fashion-mnist");
     let found = forget(&source);
-    let first = found.run_for_report();
+    let ran = found.run();
+    let first = found.report();
     let calibration = &first["calibration"];
     let trials = trials(&first);
     // Up to five rates, one of them repaired twice.
@@ -28,7 +29,10 @@ fn what_is_found_is_what_is_run() {
     let chosen = &trials[calibration["chosen"].as_u64().expect("one keeps the others") as usize];
     let rates = ["impair", "repair"].map(|phase| &first["parameters"]["recipe"][phase]["lr"]);
     assert_eq!(rates, [&chosen["impair_lr"], &chosen["repair_lr"]]);
-    // Held-out samples judged, so that the trial has learned from all others and is the result.
+    // Held-out samples judged, so that the trial has learned from all others and is the result: nothing is trained again.
+    let impaired = ran.stderr.lines().filter(|l| l.contains(" impair: ") && l.contains(" steps")).count();
+    let rates: BTreeSet<u64> = trials.iter().filter_map(|t| t["impair_lr"].as_f64()).map(f64::to_bits).collect();
+    assert_eq!(impaired, rates.len() + 1, "one line for each, and the summary");
     let last = |phase: usize| first["phases"][phase]["last_loss"].clone();
     assert_eq!(chosen["loss"], Value::Array(vec![last(1), last(2)]));
     let retained = |row: &Value| row["retain"].as_f64().expect("a share");
@@ -147,9 +151,9 @@ fn several_classes_share_the_noise() {
     assert_eq!([steps("5"), steps("5,3"), steps("1,2,3,5")], [180 + 64, 160 + 64, 120 + 64]);
 }
 
-/// Where the others suffer, repair is done again from the same impaired weights, once in a calibration.
+/// Where the others suffer, repair is done again from the same impaired weights, at most twice in a calibration.
 #[test]
-fn a_gentler_repair_is_tried_once() {
+fn a_gentler_repair_is_tried_where_the_others_suffer() {
     // No loss is allowed, and no trial of so few samples goes without.
     let report = forget(&model("fashion-mnist")).set("--max-retain-drop", "0").run_for_report();
     let rates = |t: &Value| ["impair_lr", "repair_lr"].map(|k| t[k].as_f64().expect("a rate"));
@@ -158,17 +162,13 @@ fn a_gentler_repair_is_tried_once() {
         .map(|pair| [&pair[0], &pair[1]])
         .filter(|[first, second]| (rates(first)[0] - rates(second)[0]).abs() < 1e-12)
         .collect();
-    let [[first, second]] = pairs[..] else { panic!("one pair: {:#}", report["calibration"]) };
+    assert!((1..=2).contains(&pairs.len()), "{:#}", report["calibration"]);
+    let [first, second] = pairs[0];
     assert!((5.0 * rates(second)[1] - rates(first)[1]).abs() < 1e-12, "{first:#}{second:#}");
     assert_eq!(first["loss"][0], second["loss"][0], "impaired once");
     assert_ne!(first["loss"][1], second["loss"][1], "repaired twice");
-    assert!(second["steps"].as_u64() < first["steps"].as_u64());
-    // The better of the two goes on.
-    let retained = |t: &Value| t["retain"].as_f64().expect("a share");
-    let gentler = retained(second) > retained(first);
-    let after = trials(&report).iter().skip_while(|t| *t != second).skip(1);
-    for trial in after {
-        let ratio = rates(trial)[0] / rates(trial)[1];
-        assert!((ratio - if gentler { 10.0 } else { 2.0 }).abs() < 1e-6, "{trial:#}");
-    }
+    // Such a run repairs the same from the start.
+    let [impair, repair] = rates(second).map(|rate| rate.to_string());
+    let given = forget(&model("fashion-mnist")).set("--impair-lr", impair).set("--repair-lr", repair).run_for_report();
+    assert_eq!(second["loss"], serde_json::json!([given["phases"][1]["last_loss"], given["phases"][2]["last_loss"]]));
 }
