@@ -184,8 +184,8 @@ impl Calibrator<'_> {
         let mut repairs = Repairs::new(self.recipe.depth);
         while let Some(rate) = ladder::next(&tried(&course.rows), self.search(), start) {
             let impaired = course.impair(rate)?;
-            let row = course.repair(impaired.as_ref(), rate, repairs.part * rate)?;
-            if let (Some(part), Some(impaired)) = (repairs.to_try(row), &impaired) {
+            let suffered = course.repair(impaired.as_ref(), rate, repairs.part * rate)?;
+            if let (Some(part), Some(impaired)) = (repairs.gentler.filter(|_| suffered), &impaired) {
                 course.repair(Some(impaired), rate, part * rate)?;
                 repairs.settle(&course.rows[course.rows.len() - 2..]);
             }
@@ -254,7 +254,7 @@ impl Calibrator<'_> {
             };
             let gone = self.recipe.forget.iter().all(|&class| self.gone(source, row, class))
                 && self.recipe.forgotten_before.iter().all(|&class| self.still_gone(source, row, class));
-            let spared = source.quality() - row.quality() <= SPARED * self.limits.drop;
+            let spared = self.spares(source, row);
             let destroyed = row.loss.is_none() || drop > DESTROYED * beside.quality();
             row.outcome = match (gone, kept) {
                 _ if destroyed => Outcome::Destroys,
@@ -265,6 +265,11 @@ impl Calibrator<'_> {
                 (false, false) => Outcome::Harms,
             };
         }
+    }
+
+    /// True where the others have lost next to nothing.
+    pub(super) fn spares(&self, source: &Row, row: &Row) -> bool {
+        source.quality() - row.quality() <= SPARED * self.limits.drop
     }
 
     /// True when everything that tells says that a class is gone. Where nothing tells, it counts as known.

@@ -35,13 +35,14 @@ impl Course<'_, '_> {
         borne(self.trials.impair(self.material, settings, self.watch))
     }
 
-    /// The second phase, and what the trial came to.
+    /// The second phase, and what the trial came to. True where the others have suffered from it, but are not destroyed, and
+    /// where it diverged.
     pub fn repair(
         &mut self,
         impaired: Option<&(Weights, PhaseRecord)>,
         impair_lr: f64,
         repair_lr: f64,
-    ) -> Result<&Row, UnlearnError> {
+    ) -> Result<bool, UnlearnError> {
         let settings = PhaseSettings { lr: repair_lr, ..self.calibrator.recipe.repair };
         let trial = match impaired {
             Some(impaired) => borne(self.trials.repair(self.material, impaired, settings, self.watch))?,
@@ -65,8 +66,10 @@ impl Course<'_, '_> {
         if self.calibrator.validation.is_some() && taken(&self.rows, self.calibrator.search()) == Some(last) {
             self.result = trial;
         }
-        (self.tell)(&self.rows[last]);
-        Ok(&self.rows[last])
+        let row = &self.rows[last];
+        (self.tell)(row);
+        let destroyed = row.outcome == Outcome::Destroys && row.loss.is_some();
+        Ok(!destroyed && !self.calibrator.spares(&self.source, row))
     }
 }
 
@@ -83,20 +86,14 @@ fn borne<T>(trained: Result<T, UnlearnError>) -> Result<Option<T>, UnlearnError>
 pub(super) struct Repairs {
     /// What trials take.
     pub part: f64,
-    gentler: Option<f64>,
+    /// What is to be tried once the others suffer.
+    pub gentler: Option<f64>,
     asked: usize,
 }
 
 impl Repairs {
     pub fn new(depth: Depth) -> Self {
         Self { part: depth.repair(), gentler: depth.gentler_repair(), asked: 0 }
-    }
-
-    /// The gentler repair to try after this trial: where the others have suffered, but are not destroyed, or where repair
-    /// diverged.
-    pub fn to_try(&self, row: &Row) -> Option<f64> {
-        let suffered = matches!(row.outcome, Outcome::Fits | Outcome::TooStrong | Outcome::Harms) || row.loss.is_none();
-        self.gentler.filter(|_| suffered)
     }
 
     /// Looks at a trial with the usual repair and the same with the gentler one. Where either fits, the better one is taken
@@ -193,23 +190,18 @@ mod tests {
 
     #[test]
     fn the_repair_is_settled_by_a_trial_that_fits_or_given_up() {
-        use Outcome::{Fits, Spares, TooStrong, TooWeak};
+        use Outcome::{Fits, Spares, TooStrong};
         let fits = row(1.0, Some(0.7), Fits);
         let mut repairs = Repairs::new(Depth::Standard);
         let is = |repairs: &Repairs, part: f64| (repairs.part - part).abs() < 1e-12;
-        assert!(
-            repairs.to_try(&row(1.0, Some(0.8), Spares)).is_none()
-                && repairs.to_try(&row(1.0, Some(0.8), TooWeak)).is_none()
-        );
-        assert!(repairs.to_try(&fits).is_some() && repairs.to_try(&row(1.0, None, Outcome::Destroys)).is_some());
         repairs.settle(&[fits.clone(), row(1.0, Some(0.8), Spares)]);
-        assert!(is(&repairs, 0.1) && repairs.to_try(&fits).is_none());
+        assert!(is(&repairs, 0.1) && repairs.gentler.is_none());
 
         let mut repairs = Repairs::new(Depth::Standard);
         repairs.settle(&[row(1.0, Some(0.6), TooStrong), row(1.0, Some(0.7), TooStrong)]);
-        assert!(is(&repairs, 0.5) && repairs.to_try(&fits).is_some(), "undecided");
+        assert!(is(&repairs, 0.5) && repairs.gentler.is_some(), "undecided");
         repairs.settle(&[fits.clone(), row(1.0, Some(0.6), TooStrong)]);
-        assert!(is(&repairs, 0.5) && repairs.to_try(&fits).is_none());
-        assert!(Repairs::new(Depth::Deep).to_try(&fits).is_none());
+        assert!(is(&repairs, 0.5) && repairs.gentler.is_none());
+        assert!(Repairs::new(Depth::Deep).gentler.is_none());
     }
 }
