@@ -115,6 +115,11 @@ pub struct Calibration {
 }
 
 impl Calibration {
+    /// True where the strongest rate that keeps the others was looked for, at this depth.
+    pub fn strongest(&self, depth: Depth) -> bool {
+        Search::of(depth, self.judged_on == "eval") == Search::Strongest
+    }
+
     /// The learning rates of impair and repair that were found; the mildest that were tried where none kept the others.
     pub fn rates(&self) -> (f64, f64) {
         let row = self.chosen.or_else(|| mildest(&self.trials)).map(|i| &self.trials[i]);
@@ -200,11 +205,7 @@ impl Calibrator<'_> {
     }
 
     pub(super) fn search(&self) -> Search {
-        match (self.recipe.depth, &self.validation) {
-            (Depth::Shallow | Depth::Standard, Some(_)) => Search::Mildest,
-            // Without samples of the classes what tells that they are gone is no more than a sign: as far as can be.
-            (Depth::Deep, _) | (_, None) => Search::Strongest,
-        }
+        Search::of(self.recipe.depth, self.validation.is_some())
     }
 
     /// Measures weights; the outcome is still open.

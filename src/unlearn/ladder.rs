@@ -1,5 +1,6 @@
 //! Which learning rate a calibration tries next, and which it settles on.
 
+use super::Depth;
 use serde::Serialize;
 
 /// Most impair rates that a calibration tries.
@@ -18,6 +19,17 @@ pub enum Search {
     Mildest,
     /// The strongest that keeps the other classes.
     Strongest,
+}
+
+impl Search {
+    /// What is looked for at a depth; `held_out` where held-out samples of the classes judge. Without them, what tells that
+    /// a class is gone is no more than a sign, so the rate goes as far as it can.
+    pub(super) fn of(depth: Depth, held_out: bool) -> Self {
+        match depth {
+            Depth::Shallow | Depth::Standard if held_out => Self::Mildest,
+            Depth::Shallow | Depth::Standard | Depth::Deep => Self::Strongest,
+        }
+    }
 }
 
 /// What a trial says about its rate.

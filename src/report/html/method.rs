@@ -6,7 +6,7 @@ use super::{
     percent,
     picture::{DEVIATIONS, Pictures},
 };
-use crate::unlearn::{Calibration, Depth, Outcome, Row, Sign};
+use crate::unlearn::{Calibration, Outcome, Row, Sign};
 use maud::{Markup, html};
 
 /// Classes whose noise is shown.
@@ -66,7 +66,7 @@ impl Page<'_> {
 
     /// True where the strongest rate that keeps the others was looked for.
     fn strongest(&self, calibration: &Calibration) -> bool {
-        self.report.parameters.recipe.depth == Depth::Deep || calibration.judged_on == "retain"
+        calibration.strongest(self.report.parameters.recipe.depth)
     }
 
     fn taken(&self, calibration: &Calibration) -> String {

@@ -23,7 +23,7 @@ fn what_is_found_is_what_is_run() {
     let first = found.report();
     let calibration = &first["calibration"];
     let trials = trials(&first);
-    // Up to five rates, one of them repaired twice.
+    // Up to five rates; at most one of them is repaired twice here.
     assert!((1..=6).contains(&trials.len()), "{calibration:#}");
     assert_eq!(calibration["judged_on"], "eval");
     let chosen = &trials[calibration["chosen"].as_u64().expect("one keeps the others") as usize];
