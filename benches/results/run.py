@@ -52,7 +52,8 @@ SETTINGS = {
     "clipped at norm 1": ["--clip-norm", "1"],
 }
 COMPARED = 0
-TAUGHT = [(c, targets) for c in (0, 3, 8) for targets in ("labels", "source")]
+TARGETS = ["labels", "source"]
+TAUGHT = [(c, targets) for c in (0, 3, 8) for targets in TARGETS]
 
 
 def key(classes):
@@ -104,8 +105,9 @@ class Work:
         return [self.forget(f"reference.{key(classes)}", classes, flags) for classes in [*SETS, [0, 2]]]
 
     def fixed(self):
-        """The learning rate of other toolkits."""
-        return [self.forget("fixed.0.1e-4", [0], ["--impair-lr", "1e-4", "--repair-lr", "1e-4"])]
+        """The learning rate of other toolkits, with the labels that they teach and with the default."""
+        rates = ["--impair-lr", "1e-4", "--repair-lr", "1e-4"]
+        return [self.forget(f"fixed.0.1e-4.{targets}", [0], [*rates, "--targets", targets]) for targets in TARGETS]
 
     def depth(self):
         """The three depths of forgetting, audited where there is a retrained model."""

@@ -12,7 +12,7 @@ import json
 import pathlib
 import statistics
 
-from run import COMPARED, DEPTHS, HERE, SEEDS, SETS, SETTINGS, SUCCESSIVE, TAUGHT, key
+from run import COMPARED, DEPTHS, HERE, SEEDS, SETS, SETTINGS, SUCCESSIVE, TARGETS, TAUGHT, key
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MODELS = ["folded", "bn", "vit"]  # the order of the page
@@ -22,7 +22,7 @@ HEAD = """# Results
 Made by `python3 benches/results/write.py` from `benches/results/figures.jsonl`, what `benches/results/run.py` has measured; no
 figure is put in by hand. The models are ResNet18 for CIFAR-10 with BatchNormalization folded into the convolutions
 (*folded*) and kept (*bn*), and the vision transformer that `benches/train_vit.py` trains (*vit*). The retain sample is up to
-1,000 training images a class, `--eval` the 10,000 test images, of which 8,000 are measured where a fifth judges trials.
+1,000 training images a class, `--eval` the 10,000 test images, of which two thirds are measured where the others judge trials.
 Models and images are not part of the repository: [the command](#commands) takes your own. One run a line; a difference of a
 point is within chance. What a table lacks was not measured. Figures in [method.md](method.md) have their own commands
 beside them.
@@ -51,7 +51,8 @@ NOTES = {
     "successive": "One request after the other, each on the model that the one before left: airplane, automobile, truck. Shown is "
     "the model after the last beside the model before the first; the highest accuracy is that of any of the three.",
     "reference": "`--variant reference`, its own learning rates. It is the notebook's procedure, not the paper's result.",
-    "fixed": "`--impair-lr 1e-4 --repair-lr 1e-4`.",
+    "fixed": "`--impair-lr 1e-4 --repair-lr 1e-4`, with the labels that other toolkits teach the retain sample (`--targets labels`) "
+    "and with the source model's answers, the default.",
     "depth": "`forget --forget airplane --depth ..`, then `audit` with a model that was trained without airplanes: recall of "
     "airplane by a linear probe on the penultimate layer, accuracy of that probe on the other classes, and mini-batches until "
     "the class is relearned (learning rate 0.001; folded: 0.0001, because the larger one throws that network itself off).",
@@ -201,7 +202,7 @@ class Page:
             ("Several classes", "sets", self.sets()),
             ("One class after the other", "successive", self.table([(names(SUCCESSIVE), "successive")])),
             ("The published notebook's procedure", "reference", self.reference()),
-            ("A learning rate that others use", "fixed", self.table([("airplane", "fixed.0.1e-4")])),
+            ("A learning rate that others use", "fixed", self.table([(f"airplane, {t}", f"fixed.0.1e-4.{t}") for t in TARGETS])),
             ("Depth", "depth", self.depth()),
             ("What the retain samples teach", "targets", self.table(targets)),
             ("One setting changed", "settings", self.table(settings)),
