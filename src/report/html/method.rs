@@ -55,9 +55,10 @@ impl Page<'_> {
                      and at most " (percent(Some(calibration.limits.turned_beside))) " beside real samples). \
                      Forgotten: accuracy on held-out samples of the classes named, where there are some (at most "
                     (percent(Some(calibration.limits.forget))) "). Retained: accuracy on the other classes (a fall of at most "
-                    (format!("{:.2}", 100.0 * calibration.limits.drop)) " points, "
-                    @if self.strongest(calibration) { "with" } @else { "within" } " a standard error"
-                    @if self.strongest(calibration) { " to spare where samples enough judge" } "; a trial that loses at most a quarter of that spares them). \
+                    (format!("{:.2}", 100.0 * calibration.limits.drop)) " points"
+                    @if self.strongest(calibration) { ", with a standard error to spare" }
+                    "; where samples too few to tell judge, what may be chance passes; a trial that loses at most a quarter of that \
+                     limit spares them). \
                      Trials with the same rate of impair share that phase."
                 }
             }

@@ -39,7 +39,7 @@ impl Job<'_> {
             limits: Limits {
                 turned: GONE,
                 turned_beside: GONE_BESIDE,
-                // A quarter of what the verdict allows, which measures on other samples: of 200 that judge none may be left.
+                // A quarter of what the verdict allows, which measures on other samples: of 333 that judge none may be left.
                 forget: gates.max_forget_accuracy / 4.0,
                 drop: gates.max_retain_drop,
             },
