@@ -4,8 +4,8 @@
     python3 benches/results/run.py --program target/release/onnx-unlearn \\
         --train cifar10-train.npz --test cifar10-test.npz --model folded=resnet18.onnx --model bn=resnet18-bn.onnx
 
-Starts the program once for every figure and appends what it measured to `figures.jsonl` beside this file (`--figures`), a
-line a figure; what is there is not run again, so that a run which was cut off goes on. `--suite` names parts of the work,
+Starts the program for every figure and appends what it measured to `figures.jsonl` beside this file (`--figures`), a line a
+figure; what is there is not run again, so that a run which was cut off goes on. `--suite` names parts of the work,
 `--only` single figures, `--jobs` how many processes run at once, and what follows `--` is given to every command
 (`-- --device cuda`). `write.py` makes the page from that file and nothing else. The Python standard library is enough.
 """
@@ -27,6 +27,8 @@ SETS = [[0], [1, 2], [3, 4, 5, 6], [3, 4, 5, 6, 7, 8, 9]]
 SUCCESSIVE = [0, 1, 9]
 SEEDS = [0, 1, 2]
 DEPTHS = ["shallow", "standard", "deep"]
+# Flags of `audit` for the suites that audit what they made.
+AUDITED = {"depth": ["--only", "probe,relearn"], "audit": []}
 # Adam's first step of 0.001 throws a network without BatchNormalization off; see docs/method.md on relearn time.
 RELEARN_RATES = {"folded": "0.0001"}
 # The impair rate that the trials of a model find for airplane, where it is not 4e-4.
@@ -114,6 +116,11 @@ class Work:
         listed = [(depth, seed) for seed in SEEDS for depth in DEPTHS]
         return [self.forget(f"depth.{depth}.seed{seed}", [0], ["--depth", depth], seed) for depth, seed in listed]
 
+    def audit(self):
+        """Every measure of the audit at a rate set by hand, with labels taught, where there is a retrained model."""
+        flags = ["--impair-lr", "5e-4", "--repair-lr", "2.5e-4", "--targets", "labels"]
+        return [self.forget("audit.0", [0], flags)] if self.name in self.args.retrained else []
+
     def targets(self):
         """Labels beside the source model's answers, at the same rate."""
         return [self.forget(f"targets.{c}.{t}", [c], [*self.rate(), "--targets", t]) for c, t in TAUGHT]
@@ -133,7 +140,7 @@ class Work:
         return [(f"{self.name}.compare.{COMPARED}", [command])]
 
 
-SUITES = ["singles", "blind", "sets", "successive", "reference", "fixed", "depth", "targets", "settings", "compare", "seeds"]
+SUITES = ["singles", "blind", "sets", "successive", "reference", "fixed", "depth", "audit", "targets", "settings", "compare", "seeds"]
 
 
 def printed_by(command):
@@ -183,10 +190,11 @@ def of_comparison(printed):
 
 
 def of_audit(printed):
-    """The figures of an audit: (measure, figure, of whom, value, unit, bound); not those after each mini-batch."""
-    kept = lambda m, f: [m["name"], f["figure"], f["of"], f["value"], f["unit"], f.get("bound")]
-    figures = [kept(m, f) for m in printed["measures"] for f in m.get("figures") or []]
-    return [figure for figure in figures if not figure[1].startswith("accuracy after mini-batch")]
+    """The figures of an audit: (measure, figure, of whom, value, unit, bound); not those of each mini-batch or each tensor."""
+    told = lambda m, f: [m["name"], f["figure"], f["of"], f["value"], f["unit"], f.get("bound")]
+    figures = [told(m, f) for m in printed["measures"] for f in m.get("figures") or []]
+    single = lambda m, figure: figure.startswith("accuracy after mini-batch") or (m == "weights" and "together" not in figure)
+    return [figure for figure in figures if not single(*figure[:2])]
 
 
 def measure(args, name, commands, folder):
@@ -215,9 +223,9 @@ def measure(args, name, commands, folder):
             return None, notes
         before, after = (m["classes"] for m in measured["models"])
         figure["classes"] = [[b["correct"], a["correct"], b["samples"]] for b, a in zip(before, after)]
-    if ".depth." in name and of in args.retrained:
+    if name.split(".")[1] in AUDITED and of in args.retrained:
         command = [args.program, "audit", source, model, "--retrained", args.retrained[of], "--forget", "0"]
-        command += ["--train-data", args.train, "--data", args.test, *PREPROCESS, "--only", "probe,relearn"]
+        command += ["--train-data", args.train, "--data", args.test, *PREPROCESS, *AUDITED[name.split(".")[1]]]
         _, audited, notes = printed_by([*command, "--relearn-lr", RELEARN_RATES.get(of, "0.001"), *rest])
         if audited is None:
             return None, notes

@@ -22,7 +22,7 @@ HEAD = """# Results
 Made by `python3 benches/results/write.py` from `benches/results/figures.jsonl`, what `benches/results/run.py` has measured; no
 figure is put in by hand. The models are ResNet18 for CIFAR-10 with BatchNormalization folded into the convolutions
 (*folded*) and kept (*bn*), and the vision transformer that `benches/train_vit.py` trains (*vit*). The retain sample is up to
-1,000 training images a class, `--eval` the 10,000 test images, of which two thirds are measured where the others judge trials.
+1,000 training images a class, `--eval` the 10,000 test images, of which those that judge trials are not measured.
 Models and images are not part of the repository: [the command](#commands) takes your own. One run a line; a difference of a
 point is within chance. What a table lacks was not measured. Figures in [method.md](method.md) have their own commands
 beside them.
@@ -56,6 +56,8 @@ NOTES = {
     "depth": "`forget --forget airplane --depth ..`, then `audit` with a model that was trained without airplanes: recall of "
     "airplane by a linear probe on the penultimate layer, accuracy of that probe on the other classes, and mini-batches until "
     "the class is relearned (learning rate 0.001; folded: 0.0001, because the larger one throws that network itself off).",
+    "audit": "`forget --forget airplane --impair-lr 5e-4 --repair-lr 2.5e-4 --targets labels`, then all of `audit` with a model that "
+    "was trained without airplanes; [what the figures are](method.md#what-the-audit-measures).",
     "targets": "At the same rate, `--targets labels` and `--targets source`, the default.",
     "times": "Wall time of the whole command in seconds, trials included.",
     "settings": "Airplane at the rate that the trials find for it, and beside the defaults one setting each.",
@@ -123,10 +125,20 @@ class Page:
         keys = [(m, label, f"{m}.{suffix}") for m in self.models for label, suffix in wanted]
         return [(m, label, Run(self.figures[name])) for m, label, name in keys if name in self.figures]
 
-    def table(self, wanted):
+    def table(self, wanted, summed=True):
+        """The runs, a line each; `summed` where a mean over them says something."""
         runs = self.runs(wanted)
-        lines = header(COLUMNS) if runs else ["Not measured."]
-        return [*lines, *(row(m, label, run.cells()) for m, label, run in runs), *self.summary(runs)]
+        if not runs:
+            return ["Not measured."]
+        lines = [*header(COLUMNS), *(row(m, label, run.cells()) for m, label, run in runs)]
+        return [*lines, *(self.summary(runs) if summed else []), *self.missing(wanted)]
+
+    def missing(self, wanted):
+        """What a table lacks of models that it has."""
+        there = {(m, label) for m, label, _ in self.runs(wanted)}
+        models = [m for m in self.models if any(m == of for of, _ in there)]
+        lacking = [f"{m}: {label}" for m in models for label, _ in wanted if (m, label) not in there]
+        return [f"\nNot measured: {'; '.join(lacking)}."] if lacking else []
 
     def summary(self, runs):
         """A line for each model with several runs."""
@@ -136,8 +148,9 @@ class Page:
             if len(of) > 1:
                 forgotten, falls = [run.after[0] for run in of], [run.fall for run in of]
                 passed = sum(run.figure["verdict"] == "pass" for run in of)
-                met = sum(forgotten <= 1 and fall <= 2 for forgotten, fall in zip(forgotten, falls))
-                verdicts = f"{passed} pass" if passed else f"{met} would pass"
+                met = sum(a <= 1 and fall <= 2 for a, fall in zip(forgotten, falls))
+                assessed = any(run.figure["verdict"] != "not assessed" for run in of)
+                verdicts = f"{passed} pass" if assessed else f"{met} would pass"
                 lines.append(
                     f"\n{m}, {len(of)} runs: forgotten {statistics.mean(forgotten):.2f} % on average, at most "
                     f"{max(forgotten):.2f} %; fall {statistics.mean(falls):+.2f} points on average, at most {max(falls):+.2f}; {verdicts}."
@@ -149,10 +162,10 @@ class Page:
         wanted = [one, *((names(c), f"set.{key(c)}") for c in SETS[1:])]
         line = "- {}, {}: {} steps of noise, {} of impair and repair"
         steps = [line.format(m, classes, run.figure["steps"]["noise"], run.steps) for m, classes, run in self.runs(wanted)]
-        return [*self.table(wanted), "", *steps]
+        return [*self.table(wanted, summed=False), "", *steps]
 
     def reference(self):
-        return self.table([(names(c), f"reference.{key(c)}") for c in [*SETS, [0, 2]]])
+        return self.table([(names(c), f"reference.{key(c)}") for c in [*SETS, [0, 2]]], summed=False)
 
     def depth(self):
         wanted = [(f"{depth}, seed {seed}", f"depth.{depth}.seed{seed}") for depth in DEPTHS for seed in SEEDS]
@@ -168,6 +181,23 @@ class Page:
                 shown = (f"{run.after[0]:.2f}", f"{run.fall:+.2f}", f"{run.figure['rates'][0]:.1e}")
                 lines.append(row(m, label, *shown, *audited(run, "after"), len(run.figure["trials"])))
         return lines
+
+    def audit(self):
+        """Every figure of an audit: those of one model side by side, then those between two."""
+        lines = []
+        for m in self.models:
+            figures = self.figures.get(f"{m}.audit.0", {"audit": []})["audit"]
+            if not figures:
+                continue
+            run, roles = Run(self.figures[f"{m}.audit.0"]), ("before", "after", "retrained")
+            lines += [f"\n{m}: airplane {run.after[0]:.2f} %, fall of the others {run.fall:+.2f} points.\n"]
+            lines += header("measure | figure | before | after | retrained")
+            of = {(f[0], f[1], f[2]): shown(*f[3:]) for f in figures}
+            alone = dict.fromkeys(f[:2] for f in map(tuple, figures) if f[2] in roles)
+            lines += [row(*kind, *(of.get((*kind, role), "") for role in roles)) for kind in alone]
+            lines += ["", *header("measure | figure | between | value")]
+            lines += [row(*which, value) for which, value in of.items() if which[2] not in roles]
+        return lines or ["Not measured."]
 
     def times(self):
         of = {}
@@ -202,10 +232,11 @@ class Page:
             ("Several classes", "sets", self.sets()),
             ("One class after the other", "successive", self.table([(names(SUCCESSIVE), "successive")])),
             ("The published notebook's procedure", "reference", self.reference()),
-            ("A learning rate that others use", "fixed", self.table([(f"airplane, {t}", f"fixed.0.1e-4.{t}") for t in TARGETS])),
+            ("A learning rate that others use", "fixed", self.table([(f"airplane, {t}", f"fixed.0.1e-4.{t}") for t in TARGETS], False)),
             ("Depth", "depth", self.depth()),
-            ("What the retain samples teach", "targets", self.table(targets)),
-            ("One setting changed", "settings", self.table(settings)),
+            ("What an audit finds", "audit", self.audit()),
+            ("What the retain samples teach", "targets", self.table(targets, False)),
+            ("One setting changed", "settings", self.table(settings, False)),
             ("Beside other methods", "compare", self.compare()),
             ("Run times", "times", self.times()),
         ]
@@ -216,16 +247,22 @@ class Page:
 
 def audited(run, role):
     """What the audit says of a model: the probe of the class, of the others, and mini-batches to relearn."""
-    shown = [("probe", "recall of"), ("probe", "accuracy on"), ("relearn", "")]
-    return [cell(run.figure["audit"], measure, start, role) for measure, start in shown]
+    wanted = [("probe", "recall of"), ("probe", "accuracy on"), ("relearn", "")]
+    return [cell(run.figure["audit"], measure, start, role) for measure, start in wanted]
 
 
 def cell(audit, measure, start, role):
     for name, figure, of, value, unit, bound in audit:
         if (name, of) == (measure, role) and figure.startswith(start):
-            shown = f"{100 * value:.1f} %" if unit == "share" else f"{value:g}"
-            return ("> " if bound == "above" else "") + shown
+            return shown(value, unit, bound)
     return "-"
+
+
+def shown(value, unit, bound):
+    if value is None:
+        return "-"
+    number = {"share": f"{100 * value:.1f} %", "flag": "yes" if value else "no"}.get(unit, f"{value:.4g}")
+    return {"above": "> ", "below": "< "}.get(bound, "") + number
 
 
 def spread(values):

@@ -27,6 +27,8 @@ pub enum Warning {
     },
     /// No held-out data.
     NoEval,
+    /// Nothing is left to judge trials by.
+    NothingJudges,
     /// The held-out data has no samples of a class to forget.
     EvalWithoutForget(Vec<String>),
     /// The held-out data has no samples of a retained class.
@@ -84,6 +86,11 @@ impl fmt::Display for Warning {
                  was found: loss, calibration error and divergence take them for logits"
             ),
             Self::NoEval => f.write_str("no --eval data: forgetting is not assessed"),
+            Self::NothingJudges => f.write_str(
+                "nothing judges the trials: no class has 10 retain samples, of which one would be left out for that, and --eval \
+                 has none to spare of the classes to forget. The learning rates are the smallest that were tried; give more \
+                 samples, or --impair-lr",
+            ),
             Self::EvalWithoutForget(classes) => {
                 write!(f, "--eval has no samples of {}: forgetting is not assessed", classes.join(", "))
             }

@@ -6,7 +6,7 @@
 
 use super::{
     Depth, Material, Outcome, Recipe, Sign, Trial, Trials, Turned, UnlearnError, Watch,
-    course::{Course, Repairs, chosen, mildest, tried},
+    course::{Course, Repairs, chosen, mildest, taken, tried},
     ladder::{self, Search},
 };
 use crate::{
@@ -47,8 +47,8 @@ pub struct Limits {
     pub turned_beside: f64,
     /// Largest accuracy on held-out samples of a forgotten class, where there are any.
     pub forget: f64,
-    /// Largest fall of the accuracy (micro-F1, where labels are multi-hot) on validation samples. Where the strongest
-    /// rate is looked for, it has to stay below by a standard error; where samples are few, so little beyond it passes.
+    /// Largest fall of the accuracy (micro-F1, where labels are multi-hot) on validation samples, with what its
+    /// standard error adds or takes away (`keeps`).
     pub drop: f64,
 }
 
@@ -98,9 +98,20 @@ impl Row {
     }
 }
 
+/// Most phases that a calibration trains.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Budget {
+    /// Runs of impair, each at a rate of its own.
+    pub impair: usize,
+    /// Runs of repair.
+    pub repair: usize,
+}
+
 /// What a calibration did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Calibration {
+    /// What it could have done at most.
+    pub budget: Budget,
     /// What trials were judged by.
     pub limits: Limits,
     /// `retain` or `eval`: where the validation samples come from.
@@ -201,8 +212,10 @@ impl Calibrator<'_> {
             None => ("retain", held.len()),
         };
         let Course { source, rows, result, .. } = course;
-        let chosen = chosen(&rows, self.search());
-        Ok((Calibration { limits: self.limits, judged_on, samples, source, chosen, trials: rows }, result))
+        let (chosen, taken) = (chosen(&rows, self.search()), taken(&rows, self.search()));
+        let result = result.filter(|(number, _)| Some(*number) == taken).map(|(_, trial)| trial);
+        let budget = Budget { impair: ladder::TRIALS, repair: ladder::TRIALS + Repairs::most(self.recipe.depth) };
+        Ok((Calibration { budget, limits: self.limits, judged_on, samples, source, chosen, trials: rows }, result))
     }
 
     pub(super) fn search(&self) -> Search {
@@ -292,13 +305,13 @@ fn known(signs: &[Sign], class: usize) -> Option<f64> {
     signs.iter().find(|s| s.class == class).map(|s| s.known)
 }
 
-/// Whether a fall with this standard error keeps the others. The strongest rate is on the edge, and has to stay on this side
-/// of it. Samples too few to tell the sides apart refuse nothing that may be chance.
+/// Whether a fall with this standard error keeps the others. The strongest rate is on the edge, and has to stay an error away
+/// from it, or as far as the limit lets it. The mildest is not, and where an error is more than half of the limit, because
+/// few samples judge, what is beyond that half may be chance.
 fn keeps(search: Search, drop: f64, error: f64, limit: f64) -> bool {
     let margin = match search {
-        _ if 2.0 * error >= limit => -error,
-        Search::Strongest => error,
-        Search::Mildest => 0.0,
+        Search::Strongest => error.min((limit - error).max(0.0)),
+        Search::Mildest => -(error - limit / 2.0).max(0.0),
     };
     drop + margin <= limit
 }
@@ -319,10 +332,14 @@ mod tests {
 
     #[test]
     fn what_few_samples_show_may_be_chance() {
-        for (search, kept) in [(Search::Mildest, [true, true, false]), (Search::Strongest, [true, false, false])] {
-            assert_eq!([0.01, 0.018, 0.022].map(|drop| keeps(search, drop, 0.005, 0.02)), kept);
-            assert_eq!([0.02, 0.029, 0.031].map(|drop| keeps(search, drop, 0.01, 0.02)), [true, true, false]);
-        }
+        // Largest fall that is kept, in tenths of a point, with a limit of 2 points.
+        let most =
+            |search, error: f64| (0..100).rev().find(|&tenths| keeps(search, f64::from(tenths) / 1e3, error, 0.02));
+        let of = |search| {
+            [0.0, 0.0051, 0.0099, 0.0101, 0.0151, 0.0301].map(|error| most(search, error).expect("none is kept"))
+        };
+        assert_eq!(of(Search::Mildest), [20, 20, 20, 20, 25, 40]);
+        assert_eq!(of(Search::Strongest), [20, 14, 10, 10, 15, 20]);
     }
 
     #[test]

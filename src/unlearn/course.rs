@@ -21,8 +21,8 @@ pub(super) struct Course<'a, 't> {
     pub tell: &'t mut dyn FnMut(&Row),
     pub source: Row,
     pub rows: Vec<Row>,
-    /// The trial that would be taken, where trials train on all that a run would.
-    pub result: Option<Trial>,
+    /// The trial that would be taken, and its number, where trials train on all that a run would.
+    pub result: Option<(usize, Trial)>,
     /// When the present trial began.
     pub started: Instant,
 }
@@ -64,7 +64,7 @@ impl Course<'_, '_> {
         let last = self.rows.len() - 1;
         // Beside the source model alone, outcomes stay what they are, so that either this one is taken or the one before.
         if self.calibrator.validation.is_some() && taken(&self.rows, self.calibrator.search()) == Some(last) {
-            self.result = trial;
+            self.result = trial.map(|trial| (last, trial));
         }
         let row = &self.rows[last];
         (self.tell)(row);
@@ -94,6 +94,11 @@ pub(super) struct Repairs {
 impl Repairs {
     pub fn new(depth: Depth) -> Self {
         Self { part: depth.repair(), gentler: depth.gentler_repair(), asked: 0 }
+    }
+
+    /// Most gentler repairs that trials try beside the usual one.
+    pub fn most(depth: Depth) -> usize {
+        depth.gentler_repair().map_or(0, |_| MOST_ASKED)
     }
 
     /// Looks at a trial with the usual repair and the same with the gentler one. Where either fits, the better one is taken

@@ -15,7 +15,9 @@ mod teach;
 mod trials;
 mod turned;
 
-pub use calibrate::{Calibration, Calibrator, GONE, GONE_BESIDE, HELD, JUDGING, Limits, Row, Validation, split};
+pub use calibrate::{
+    Budget, Calibration, Calibrator, GONE, GONE_BESIDE, HELD, JUDGING, Limits, Row, Validation, split,
+};
 pub use fresh::fresh;
 pub use ladder::Outcome;
 pub use mix::Mix;

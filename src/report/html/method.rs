@@ -26,6 +26,8 @@ impl Page<'_> {
                     } @else {
                         "the retain sample, which the trials were not trained on. "
                     }
+                    "Up to " (calibration.budget.impair) " rates of impair were to be tried, with up to " (calibration.budget.repair)
+                    " repairs. "
                     @if self.strongest(calibration) {
                         "The strongest rate is taken that suppresses the classes and keeps the others: "
                     } @else {
@@ -56,9 +58,9 @@ impl Page<'_> {
                      Forgotten: accuracy on held-out samples of the classes named, where there are some (at most "
                     (percent(Some(calibration.limits.forget))) "). Retained: accuracy on the other classes (a fall of at most "
                     (format!("{:.2}", 100.0 * calibration.limits.drop)) " points"
-                    @if self.strongest(calibration) { ", with a standard error to spare" }
-                    "; where samples too few to tell judge, what may be chance passes; a trial that loses at most a quarter of that \
-                     limit spares them). \
+                    @if self.strongest(calibration) { ", with a standard error to spare where that leaves some" }
+                    @else { ", or a little more where few samples judge and it may be chance" }
+                    "; a trial that loses at most a quarter of that limit spares them). \
                      Trials with the same rate of impair share that phase."
                 }
             }

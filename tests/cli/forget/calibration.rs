@@ -87,9 +87,11 @@ fn without_samples_of_the_class_turned_ones_tell() {
     let eval = folder.path().join("eval.npz");
     data::eval().without(5).write_npz(&eval);
     let source = model("fashion-mnist");
-    for forget in [forget(&source).set("--eval", &eval), forget(&source).without("--eval")] {
+    for (forget, samples) in [(forget(&source).set("--eval", &eval), 10), (forget(&source).without("--eval"), 20)] {
         let report = forget.run_for_report();
         assert_eq!(report["calibration"]["judged_on"], "retain");
+        // Held-out samples that judge nothing are all measured.
+        assert_eq!(report["measured"]["before"]["classes"][0]["total"], samples);
         // What judges is left out of the trials; the run that follows learns from it as well.
         let last = |phase: usize| &report["phases"][phase]["last_loss"];
         assert!(trials(&report).iter().all(|t| t["loss"][0] != *last(1) && t["loss"][1] != *last(2)));
@@ -125,7 +127,12 @@ fn where_it_cannot_work_it_does_not_pass() {
     data::retain().first(1).write_npz(&one);
     let source = model("fashion-mnist");
     assert_ne!(outcome(&forget(&source).set("--retain", &one)), "pass");
-    assert_ne!(outcome(&forget(&source).set("--retain", &one).without("--eval")), "pass");
+    let report = forget(&source).set("--retain", &one).without("--eval").run_for_report();
+    assert_eq!(report["verdict"]["outcome"], "not_assessed");
+    let warned = |text: &str| {
+        report["warnings"].as_array().is_some_and(|w| w.iter().any(|w| w.as_str().is_some_and(|w| w.contains(text))))
+    };
+    assert!(warned("nothing judges the trials"), "{:#}", report["warnings"]);
 }
 
 /// The rate of other toolkits forgets too little, one that changes nothing forgets nothing, and the gate says so.

@@ -64,11 +64,10 @@ impl Job<'_> {
         Ok((found, trial))
     }
 
-    /// Held-out samples judge where every class to forget is among them.
+    /// Held-out samples that judge, if there are some.
     fn validation(&self) -> Option<Validation<'_>> {
-        let (eval, rows) = (self.eval.as_ref()?, &self.eval_rows.1);
-        let known = |class: &usize| rows.iter().any(|&i| eval.labels_of(i).flatten().any(|&l| l as usize == *class));
-        self.recipe.forget.iter().all(known).then(|| Validation { data: eval, rows: rows.clone() })
+        let rows = self.eval_rows.1.clone();
+        self.eval.as_ref().filter(|_| !rows.is_empty()).map(|data| Validation { data, rows })
     }
 
     /// The retained samples nearest to each class, turned into it.

@@ -20,7 +20,7 @@ use crate::{
     },
     report::{DataRecord, Gates, Warning},
     train::{self, BatchNorm, Layout, Network},
-    unlearn::{self, JUDGING, Variant},
+    unlearn::{self, HELD, JUDGING, Variant},
 };
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -104,10 +104,8 @@ impl<'a> Job<'a> {
         }
         let mut recipe = plan::recipe(&args.method, forget, channels(&retain))?;
         recipe.forgotten_before = before;
-        let eval_rows = eval.as_ref().map_or_else(Default::default, |eval| {
-            let every = if plan::calibrates(&args.method) { JUDGING } else { usize::MAX };
-            unlearn::split(eval, every)
-        });
+        let judge = plan::calibrates(&args.method);
+        let eval_rows = eval.as_ref().map_or_else(Default::default, |eval| split(eval, &recipe.forget, judge));
         let data = DataRecord { retain: retain_summary, eval: eval_summary };
         let mut job = Self {
             args,
@@ -190,6 +188,10 @@ impl<'a> Job<'a> {
         if let Some(&fewest) = few.iter().min().filter(|_| per_class != usize::MAX) {
             self.warnings.push(Warning::FewSamples { classes: few.len(), fewest, per_class });
         }
+        let retained = || unlearn::split(&self.retain, HELD).1;
+        if plan::calibrates(&self.args.method) && self.eval_rows.1.is_empty() && retained().is_empty() {
+            self.warnings.push(Warning::NothingJudges);
+        }
         match &self.eval {
             None => self.warnings.push(Warning::NoEval),
             Some(eval) => {
@@ -229,6 +231,14 @@ impl<'a> Job<'a> {
             if self.recipe.forgotten_before.is_empty() { "" } else { " or forgotten before" }
         ));
     }
+}
+
+/// Parts held-out data into what is measured and what judges trials: nothing where there are none, or where a class to forget
+/// would not be among it.
+fn split(eval: &Dataset, forget: &[usize], judge: bool) -> (Vec<usize>, Vec<usize>) {
+    let (measured, judging) = unlearn::split(eval, JUDGING);
+    let known = |&class: &usize| judging.iter().any(|&i| eval.labels_of(i).flatten().any(|&l| l as usize == class));
+    if judge && forget.iter().all(known) { (measured, judging) } else { ((0..eval.len()).collect(), Vec::new()) }
 }
 
 /// Classes that the stamp of the model says earlier runs took out of this output, without those to forget now.
