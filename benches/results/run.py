@@ -50,7 +50,7 @@ SETTINGS = {
     "2 impair epochs": ["--impair-epochs", "2"],
     "2 repair epochs": ["--repair-epochs", "2"],
     "4 repair epochs": ["--repair-epochs", "4"],
-    "sgd, its rate found by trials": ["--optimizer", "sgd"],
+    "sgd at a rate found by trials": ["--optimizer", "sgd"],
     "clipped at norm 1": ["--clip-norm", "1"],
 }
 COMPARED = 0
