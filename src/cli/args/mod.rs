@@ -156,7 +156,8 @@ pub struct JobArgs {
     /// Labelled samples of the classes to keep: a folder with a subfolder per class, an .npz with x and y, or IDX files
     #[arg(long, value_name = "DATA")]
     pub retain: PathBuf,
-    /// Held-out labelled samples, those of the forgotten classes included; never trained on
+    /// Held-out labelled samples, those of the forgotten classes included; never trained on. Where learning rates are found by
+    /// trials, a third of them judges these, and the verdict is measured on the others
     #[arg(long, value_name = "DATA")]
     pub eval: Option<PathBuf>,
     /// The flag that `retain` comes from
@@ -261,8 +262,8 @@ pub struct MethodArgs {
     /// Noise images learned for each class
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub noise_images: usize,
-    /// Noise samples in the impair set, the same number of each class to forget, images repeated; 0 is the control without
-    /// noise [default: 5120; with --depth shallow: 256; reference: 20 per channel for each class]
+    /// Noise samples in the impair set, for all classes to forget together, the same number of each, images repeated; 0 is the
+    /// control without noise [default: 5120; with --depth shallow: 256; reference: 20 per channel for each class]
     #[arg(long, value_name = "N")]
     pub noise_samples: Option<usize>,
     /// Steps of noise learning
