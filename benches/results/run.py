@@ -55,6 +55,12 @@ SETTINGS = {
 }
 COMPARED = 0
 TARGETS = ["labels", "source"]
+# What the retain sample teaches at the rate of other toolkits, and their other settings (bad-teaching-unlearning).
+FIXED = {
+    "labels as others have it": ["--targets", "labels", "--per-class", "500", "--noise-steps", "250", "--noise-samples", "240"],
+    "labels": ["--targets", "labels"],
+    "source": ["--targets", "source"],
+}
 TAUGHT = [(c, targets) for c in (0, 3, 8) for targets in TARGETS]
 
 
@@ -107,9 +113,9 @@ class Work:
         return [self.forget(f"reference.{key(classes)}", classes, flags) for classes in [*SETS, [0, 2]]]
 
     def fixed(self):
-        """The learning rate of other toolkits, with the labels that they teach and with the default."""
+        """The learning rate of other toolkits, with their other settings, with labels alone and with the default."""
         rates = ["--impair-lr", "1e-4", "--repair-lr", "1e-4"]
-        return [self.forget(f"fixed.0.1e-4.{targets}", [0], [*rates, "--targets", targets]) for targets in TARGETS]
+        return [self.forget(f"fixed.0.1e-4.{name}", [0], [*rates, *flags]) for name, flags in FIXED.items()]
 
     def depth(self):
         """The three depths of forgetting, audited where there is a retrained model."""
@@ -189,6 +195,11 @@ def of_comparison(printed):
     return {"methods": [{"method": m["method"], "steps": m["steps"], "runs": runs(m)} for m in printed["methods"]]}
 
 
+def of_routing(routed):
+    """Where the samples of a class go: (class, share), the most frequent five."""
+    return [[to["class"], to["share"]] for to in routed["predicted"][:5]]
+
+
 def of_audit(printed):
     """The figures of an audit: (measure, figure, of whom, value, unit, bound); not those of each mini-batch or each tensor."""
     told = lambda m, f: [m["name"], f["figure"], f["of"], f["value"], f["unit"], f.get("bound")]
@@ -230,6 +241,13 @@ def measure(args, name, commands, folder):
         if audited is None:
             return None, notes
         figure["audit"] = of_audit(audited)
+    if ".audit." in name:
+        three = [source, model, args.retrained[of]]
+        command = [args.program, "evaluate", *three, "--data", args.test, *PREPROCESS, "--route", "0", *rest]
+        _, measured, notes = printed_by(command)
+        if measured is None:
+            return None, notes
+        figure["routing"] = [of_routing(m["routing"][0]) for m in measured["models"]]
     return figure, notes
 
 

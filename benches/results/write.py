@@ -12,7 +12,7 @@ import json
 import pathlib
 import statistics
 
-from run import COMPARED, DEPTHS, HERE, SEEDS, SETS, SETTINGS, SUCCESSIVE, TARGETS, TAUGHT, key
+from run import COMPARED, DEPTHS, FIXED, HERE, SEEDS, SETS, SETTINGS, SUCCESSIVE, TAUGHT, key
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MODELS = ["folded", "bn", "vit"]  # the order of the page
@@ -58,8 +58,8 @@ NOTES = {
     "successive": "One request after the other, each on the model that the one before left: airplane, automobile, truck. Shown is "
     "the model after the last beside the model before the first; the highest accuracy is that of any of the three.",
     "reference": "`--variant reference`, its own learning rates. It is the notebook's procedure, not the paper's result.",
-    "fixed": "`--impair-lr 1e-4 --repair-lr 1e-4`, with the labels that other toolkits teach the retain sample (`--targets labels`) "
-    "and with the source model's answers, the default.",
+    "fixed": "`--impair-lr 1e-4 --repair-lr 1e-4`: with the other settings of bad-teaching-unlearning (labels, 500 samples a class, 240 noise "
+    "samples learned in 250 steps), with labels alone (`--targets labels`), and with the source model's answers, the default.",
     "depth": "`forget --forget airplane --depth ..`, then `audit` with a model that was trained without airplanes: recall of "
     "airplane by a linear probe on the penultimate layer, accuracy of that probe on the other classes, and mini-batches until "
     "the class is relearned (learning rate 0.001; folded: 0.0001, because the larger one throws that network itself off).",
@@ -198,6 +198,8 @@ class Page:
                 continue
             run, roles = Run(self.figures[f"{m}.audit.0"]), ("before", "after", "retrained")
             lines += [f"\n{m}: airplane {run.after[0]:.2f} %, fall of the others {run.fall:+.2f} points.\n"]
+            roles_and_routes = zip(roles, self.figures[f"{m}.audit.0"].get("routing", []))
+            lines += [f"Airplanes, {role}: {routed(to)}.\n" for role, to in roles_and_routes]
             lines += header("measure | figure | before | after | retrained")
             of = {(f[0], f[1], f[2]): shown(*f[3:]) for f in figures}
             alone = dict.fromkeys(f[:2] for f in map(tuple, figures) if f[2] in roles)
@@ -239,7 +241,7 @@ class Page:
             ("Several classes", "sets", self.sets()),
             ("One class after the other", "successive", self.table([(names(SUCCESSIVE), "successive")])),
             ("The published notebook's procedure", "reference", self.reference()),
-            ("A learning rate that others use", "fixed", self.table([(f"airplane, {t}", f"fixed.0.1e-4.{t}") for t in TARGETS], False)),
+            ("A learning rate that others use", "fixed", self.table([(f"airplane, {t}", f"fixed.0.1e-4.{t}") for t in FIXED], False)),
             ("Depth", "depth", self.depth()),
             ("What an audit finds", "audit", self.audit()),
             ("What the retain samples teach", "targets", self.table(targets, False)),
@@ -263,6 +265,10 @@ def cell(audit, measure, start, role):
         if (name, of) == (measure, role) and figure.startswith(start):
             return shown(value, unit, bound)
     return "-"
+
+
+def routed(to):
+    return ", ".join(f"{CLASSES[c]} {100 * share:.1f} %" for c, share in to)
 
 
 def shown(value, unit, bound):
