@@ -210,7 +210,8 @@ def of_audit(printed):
 
 def measure(args, name, commands, folder):
     """The figure, or None and what the program said."""
-    of, rest = name.split(".")[0], [*args.rest, "--json"]
+    of, suite, *_ = name.split(".")
+    rest = [*args.rest, "--json"]
     source = model = args.models[of]
     reports = []
     started = time.monotonic()
@@ -227,21 +228,21 @@ def measure(args, name, commands, folder):
     if what == "compare":
         return figure | of_comparison(printed), notes
     figure |= of_reports(reports)
-    if ".blind." in name:
+    if suite == "blind":
         command = [args.program, "evaluate", source, model, "--data", args.test, *PREPROCESS, *rest]
         _, measured, notes = printed_by(command)
         if measured is None:
             return None, notes
         before, after = (m["classes"] for m in measured["models"])
         figure["classes"] = [[b["correct"], a["correct"], b["samples"]] for b, a in zip(before, after)]
-    if name.split(".")[1] in AUDITED and of in args.retrained:
+    if suite in AUDITED and of in args.retrained:
         command = [args.program, "audit", source, model, "--retrained", args.retrained[of], "--forget", "0"]
-        command += ["--train-data", args.train, "--data", args.test, *PREPROCESS, *AUDITED[name.split(".")[1]]]
+        command += ["--train-data", args.train, "--data", args.test, *PREPROCESS, *AUDITED[suite]]
         _, audited, notes = printed_by([*command, "--relearn-lr", RELEARN_RATES.get(of, "0.001"), *rest])
         if audited is None:
             return None, notes
         figure["audit"] = of_audit(audited)
-    if ".audit." in name:
+    if suite == "audit":
         three = [source, model, args.retrained[of]]
         command = [args.program, "evaluate", *three, "--data", args.test, *PREPROCESS, "--route", "0", *rest]
         _, measured, notes = printed_by(command)

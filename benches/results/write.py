@@ -191,15 +191,11 @@ class Page:
 
     def audit(self):
         """Every figure of an audit: those of one model side by side, then those between two."""
-        lines = []
-        for m in self.models:
-            figures = self.figures.get(f"{m}.audit.0", {"audit": []})["audit"]
-            if not figures:
-                continue
-            run, roles = Run(self.figures[f"{m}.audit.0"]), ("before", "after", "retrained")
+        lines, roles = [], ("before", "after", "retrained")
+        for m, _, run in self.runs([("airplane", "audit.0")]):
+            figures = run.figure["audit"]
             lines += [f"\n{m}: airplane {run.after[0]:.2f} %, fall of the others {run.fall:+.2f} points.\n"]
-            roles_and_routes = zip(roles, self.figures[f"{m}.audit.0"].get("routing", []))
-            lines += [f"Airplanes, {role}: {routed(to)}.\n" for role, to in roles_and_routes]
+            lines += [f"Airplanes, {role}: {routed(to)}.\n" for role, to in zip(roles, run.figure["routing"])]
             lines += header("measure | figure | before | after | retrained")
             of = {(f[0], f[1], f[2]): shown(*f[3:]) for f in figures}
             alone = dict.fromkeys(f[:2] for f in map(tuple, figures) if f[2] in roles)
