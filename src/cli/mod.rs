@@ -45,6 +45,12 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(&args, printer),
         Command::Gradcheck(args) => commands::gradcheck::run(&args, printer),
         Command::Digest(args) => commands::digest::run(&args, printer),
+        Command::Keygen(args) => commands::keygen::run(&args, printer),
+        Command::Sign(args) => commands::sign::run(&args, printer),
+        Command::Attest(args) => commands::attest::run(&args, printer),
+        Command::Commit(args) => commands::commit::run(&args, printer),
+        Command::Diff(args) => commands::diff::run(&args, printer),
+        Command::Export(args) => commands::export::run(&args, printer),
         Command::Runtime(args) => commands::runtime::run(&args, printer),
         Command::Demo(args) => commands::demo::run(&args, printer),
     };

@@ -11,7 +11,8 @@ use crate::{
     unlearn::{Depth, NoiseSettings, PhaseSettings, Recipe, Targets, Variant},
 };
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::{collections::BTreeMap, fmt::Display};
 
 /// The device as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,4 +253,106 @@ pub fn early(args: &JobArgs) -> Result<()> {
     // The channels are not known yet; they do not matter to the checks of the flags.
     recipe(&args.method, Vec::new(), Some(1))?;
     Ok(())
+}
+
+/// The flags of a run by its report: what [`recipe`] and its like would make the report's `parameters` of again. Data, model and
+/// class names are for the caller to give.
+pub fn arguments(report: &Value) -> Result<Vec<String>> {
+    let (parameters, runtime) = (&report["parameters"], &report["runtime"]);
+    let recipe: Recipe = serde_json::from_value(parameters["recipe"].clone())
+        .context("the report's parameters.recipe is none that this version knows")?;
+    let mut words = Words(Vec::new());
+    let indices = recipe.forget.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    words.put("--forget", indices);
+    words.put("--variant", if recipe.variant == Variant::Reference { "reference" } else { "corrected" });
+    words.put("--depth", match recipe.depth {
+        Depth::Shallow => "shallow",
+        Depth::Standard => "standard",
+        Depth::Deep => "deep",
+    });
+    words.put("--targets", if recipe.targets == Targets::Labels { "labels" } else { "source" });
+    words.put("--seed", recipe.seed);
+    words.put("--batch-size", recipe.batch_size);
+    let noise = &recipe.noise;
+    words.put("--noise-images", noise.images);
+    words.put("--noise-samples", noise.samples * recipe.forget.len());
+    words.put("--noise-steps", noise.steps);
+    words.put("--noise-lr", noise.lr);
+    words.put("--noise-penalty", noise.loss.penalty);
+    words.put("--noise-penalty-form", if noise.loss.per_element { "mean" } else { "sum" });
+    if let Some(Range { center, spread }) = noise.range {
+        words.put("--noise-range", format!("{center},{spread}"));
+    }
+    for (name, phase) in [("impair", recipe.impair), ("repair", recipe.repair)] {
+        words.put(&format!("--{name}-lr"), phase.lr);
+        words.put(&format!("--{name}-epochs"), phase.epochs);
+    }
+    match recipe.optimizer {
+        Optimizer::Adam { beta1, beta2, epsilon } => {
+            words.put("--optimizer", "adam");
+            words.put("--beta1", beta1);
+            words.put("--beta2", beta2);
+            words.put("--epsilon", epsilon);
+        }
+        Optimizer::Sgd { momentum } => {
+            words.put("--optimizer", "sgd");
+            words.put("--momentum", momentum);
+        }
+    }
+    if let Some(norm) = recipe.clip_norm {
+        words.put("--clip-norm", norm);
+    }
+    words.put("--batch-norm", if recipe.batch_norm == BatchNorm::Batch { "batch" } else { "frozen" });
+    words.of_data(parameters);
+    for key in ["device", "threads"] {
+        words.value(&format!("--{key}"), &runtime[key]);
+    }
+    Ok(words.0)
+}
+
+/// Words of a command line. A flag and its value are one word, so that a value may begin with a dash.
+struct Words(Vec<String>);
+
+impl Words {
+    fn put(&mut self, flag: &str, value: impl Display) {
+        self.0.push(format!("{flag}={value}"));
+    }
+
+    /// A value as the report has it; nothing where it has none.
+    fn value(&mut self, flag: &str, value: &Value) {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        match value {
+            Value::Null => {}
+            Value::Array(values) if values.is_empty() => {}
+            Value::Array(values) => self.put(flag, values.iter().map(text).collect::<Vec<_>>().join(",")),
+            value => self.put(flag, text(value)),
+        }
+    }
+
+    /// What is read, and how.
+    fn of_data(&mut self, parameters: &Value) {
+        let preprocess = &parameters["preprocess"];
+        if let [Value::Number(height), Value::Number(width)] = preprocess["resize"].as_array().map_or(&[][..], Vec::as_slice) {
+            self.put("--resize", format!("{height}x{width}"));
+        }
+        for key in ["mean", "std", "scale", "layout"] {
+            self.value(&format!("--{key}"), &preprocess[key]);
+        }
+        self.value("--per-class", &parameters["per_class"]);
+        for key in ["output", "input"] {
+            self.value(&format!("--{key}"), &parameters[key]);
+        }
+        self.value("--drop-output", &parameters["drop_output"]);
+        if parameters["multi_label"] == true {
+            self.0.push("--multi-label".into());
+        }
+        for key in ["freeze", "train"] {
+            for pattern in parameters[key].as_array().into_iter().flatten() {
+                self.value(&format!("--{key}"), pattern);
+            }
+        }
+        for (name, value) in parameters["constants"].as_object().into_iter().flatten() {
+            self.put("--constant", format!("{name}={value}"));
+        }
+    }
 }

@@ -28,6 +28,7 @@ pub use batches::{Batch, Dataset, Part, Prefetch, require_all_classes};
 pub use error::DataError;
 pub use names::ClassNames;
 pub use preprocess::{InputSpec, Layout, Preprocess};
+pub use source::files;
 pub use sampling::{Seeded, shuffled};
 
 use batches::Samples;
@@ -98,7 +99,11 @@ pub struct LoadSummary {
     /// Of an `.npz`: of the file. Of IDX files: over the lines `<SHA-256>  images` and `<SHA-256>  labels`, of the files as
     /// they lie there. Of a folder: over one line `<SHA-256>  <path below the folder>` per picture that was read, sorted by
     /// path; pictures that were dropped or passed over do not enter.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub digest: String,
+    /// Commitment to the data, `hmac-sha256:` and hexadecimal, which stands in place of the digest where a key for it is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commitment: Option<String>,
     /// The kind of source.
     pub kind: SourceKind,
     /// How the samples were stored.
@@ -140,6 +145,7 @@ pub fn load(plan: &LoadPlan<'_>) -> Result<(Dataset, LoadSummary), DataError> {
         beyond_limit: loaded.tally.beyond(),
         per_class: loaded.tally.per_class().to_vec(),
         digest,
+        commitment: None,
         kind: loaded.kind,
         pixels: if matches!(loaded.samples, Samples::Bytes { .. }) { PixelKind::Uint8 } else { PixelKind::Float32 },
     };

@@ -112,6 +112,14 @@ impl Source {
     }
 }
 
+/// What a data source consists of: a folder, an `.npz`, or images and labels.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    Ok(match Source::find(path)? {
+        Source::Folder(path) | Source::Npz(path) => vec![path],
+        Source::Idx(images, labels) => vec![images, labels],
+    })
+}
+
 /// SHA-256 of a file's bytes, in hexadecimal.
 fn file_digest(path: &Path) -> Result<String, DataError> {
     let failed = |source| unreadable(path, source);

@@ -19,6 +19,8 @@ use crate::tensor::Tensor;
 pub const DIGEST_KEY: &str = "dev.onnx-unlearn.digest";
 /// Metadata key of the stamp.
 pub const STAMP_KEY: &str = "dev.onnx-unlearn.stamp.v1";
+/// File name of a stamped model.
+pub const MODEL: &str = "model.onnx";
 /// Name of the report beside a stamped model.
 pub const REPORT: &str = "unlearn-report.json";
 
@@ -50,6 +52,9 @@ pub struct Stamp {
     pub history: Vec<Digest>,
     /// File name of the report.
     pub report: String,
+    /// What the run was asked for under, where it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// Name and version of the program.
     pub tool: String,
 }
@@ -78,6 +83,8 @@ pub struct StampInfo {
     pub method: String,
     /// Digest of the run's parameters, see [`params_digest`].
     pub params: Digest,
+    /// What the run was asked for under.
+    pub request: Option<String>,
 }
 
 /// Why a stamp was not read or written.
@@ -144,6 +151,7 @@ impl Stamp {
             params: info.params,
             history: history.unwrap_or_default(),
             report: REPORT.into(),
+            request: info.request,
             tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
         }
     }

@@ -32,6 +32,12 @@ pub struct Report {
     pub schema_version: u32,
     /// Name and version of the program.
     pub tool: String,
+    /// What the run was asked for under, where it was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Types of the claims that belong to the result, so that one that was taken away is missed; none where it is not signed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<&'static str>,
     /// What was done, in words that claim no more than was measured.
     pub statement: String,
     /// Everything that decides the result; the stamp holds the digest of this object.
@@ -182,6 +188,8 @@ pub struct RuntimeRecord {
     pub threads: usize,
     /// Operating system and processor family.
     pub target: String,
+    /// Instruction sets of the processor that decide which kernels run.
+    pub cpu: Vec<&'static str>,
 }
 
 /// How far a tensor moved.

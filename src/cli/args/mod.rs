@@ -2,11 +2,15 @@
 
 mod audit;
 mod evaluate;
+mod provenance;
 mod retrain;
 mod shared;
 
 pub use audit::{AuditArgs, MeasureArg};
 pub use evaluate::EvaluateArgs;
+pub use provenance::{
+    AttestArgs, CommitArgs, DiffArgs, ExportArgs, ExportFormat, KeygenArgs, ProvenanceArgs, SignArgs, VerifyArgs,
+};
 pub use retrain::{EPOCHS, RATE, RetrainArgs};
 pub use shared::{EngineArgs, LayoutArg, ModelArgs, PreprocessArgs, ReadArgs};
 
@@ -36,8 +40,20 @@ pub enum Command {
     Evaluate(Box<EvaluateArgs>),
     /// Measures what a model still holds of classes that were taken out, with samples of them; writes no model
     Audit(Box<AuditArgs>),
-    /// Checks that a model is what its stamp says
-    Verify(VerifyArgs),
+    /// Checks that a model is what its stamp says: who signed it, where it comes from, what is claimed of it
+    Verify(Box<VerifyArgs>),
+    /// Makes a key: to sign with, or to commit to data with
+    Keygen(KeygenArgs),
+    /// Signs a folder (OpenSSF Model Signing)
+    Sign(SignArgs),
+    /// Claims how a result was made and what was measured, or what an audit found (in-toto statements)
+    Attest(AttestArgs),
+    /// Commits to data, or tells whether a result is about it
+    Commit(CommitArgs),
+    /// Says what differs between two models, and whether it is only what it may be
+    Diff(DiffArgs),
+    /// Writes what is known of a result in another format
+    Export(ExportArgs),
     /// Shows what a model is and what of it would be trained
     Inspect(InspectArgs),
     /// Compares the gradient graph of a model with central differences
@@ -60,7 +76,9 @@ impl Command {
             Self::Audit(a) => a.quiet,
             Self::Gradcheck(a) => a.quiet,
             Self::Demo(a) => a.quiet,
-            Self::Verify(_) | Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) => false,
+            Self::Verify(a) => a.quiet,
+            Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) => false,
+            Self::Keygen(_) | Self::Sign(_) | Self::Attest(_) | Self::Commit(_) | Self::Diff(_) | Self::Export(_) => false,
         }
     }
 
@@ -76,6 +94,12 @@ impl Command {
             Self::Gradcheck(a) => a.json,
             Self::Digest(a) => a.json,
             Self::Runtime(a) => a.json,
+            Self::Keygen(a) => a.json,
+            Self::Sign(a) => a.json,
+            Self::Attest(a) => a.json,
+            Self::Commit(a) => a.json,
+            Self::Diff(a) => a.json,
+            Self::Export(_) => true,
             Self::Demo(a) => a.json,
         }
     }
@@ -212,6 +236,8 @@ pub struct ForgetArgs {
     pub quiet: bool,
     #[command(flatten)]
     pub gates: GateArgs,
+    #[command(flatten)]
+    pub provenance: ProvenanceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -345,18 +371,6 @@ pub struct GateArgs {
     /// Relative tolerance between the engines
     #[arg(long, value_name = "T", default_value_t = 1e-3)]
     pub check_rtol: f64,
-}
-
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// The model to check
-    pub model: PathBuf,
-    /// The model it was made from
-    #[arg(long, value_name = "FILE")]
-    pub source: Option<PathBuf>,
-    /// Print the result as JSON on stdout
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,12 @@
 //! The folder that a result is written to: a file under its final name is complete.
 
+use crate::provenance::{
+    oms::{CLAIMS, SIGNATURE},
+    stamp,
+};
 use anyhow::{Context, Result, bail};
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
@@ -9,11 +14,13 @@ use std::{
 use tempfile::TempDir;
 
 /// Name of the finished model.
-pub const MODEL: &str = "model.onnx";
+pub const MODEL: &str = stamp::MODEL;
 /// Name of its report.
-pub const REPORT: &str = crate::provenance::stamp::REPORT;
+pub const REPORT: &str = stamp::REPORT;
 /// Name of the report for people.
 pub const PAGE: &str = "unlearn-report.html";
+/// Every file of a result but its external data. A result that lacks one of them does not keep that of an earlier one.
+const RESULT: [&str; 5] = [MODEL, REPORT, PAGE, CLAIMS, SIGNATURE];
 
 /// A folder for results and, inside it, one for what is not finished. Dropping it without [`Output::publish`] leaves
 /// the folder as it was.
@@ -27,7 +34,7 @@ impl Output {
     /// Refuses a folder that holds a result already (unless `force`), and one that cannot be written to. `inputs` must
     /// not be overwritten.
     pub fn prepare(folder: &Path, force: bool, inputs: &[&Path]) -> Result<Self> {
-        for name in [MODEL, REPORT, PAGE] {
+        for name in RESULT {
             let path = folder.join(name);
             if path.symlink_metadata().is_ok() && !force {
                 bail!("{} exists; choose another --out folder, or pass --force to replace it", path.display());
@@ -54,7 +61,7 @@ impl Output {
     pub fn claim<'n>(&self, names: impl IntoIterator<Item = &'n String>, source: &Path, force: bool) -> Result<()> {
         for name in names {
             let (target, original) = (self.folder.join(name), source.join(name));
-            if [MODEL, REPORT, PAGE].iter().any(|own| self.folder.join(own) == target) {
+            if RESULT.iter().any(|own| self.folder.join(own) == target) {
                 bail!(
                     "the source keeps data in {name}, which is the name of a file of the result; save the model with its data \
                      under another name"
@@ -74,6 +81,31 @@ impl Output {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a folder with files that are no part of the result: a signature covers a folder as a whole. `further` are files of
+    /// the result that not every result has.
+    pub fn alone(&self, further: &BTreeSet<String>) -> Result<()> {
+        let own = |name: &Path| {
+            RESULT.iter().any(|own| name == Path::new(own))
+                || further.iter().any(|own| name == Path::new(own))
+                || self.folder.join(name).starts_with(self.staging())
+        };
+        let foreign = files(&self.folder, Path::new(""))?.into_iter().find(|name| !own(name));
+        if let Some(name) = foreign {
+            bail!(
+                "--out {}: holds {}, which is no part of the result, and --sign-key signs the folder as a whole; choose an empty \
+                 folder",
+                self.folder.display(),
+                name.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The folder that the result is written to.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The folder for unfinished files.
@@ -102,8 +134,8 @@ impl Output {
             fs::rename(finished.join(&name), &target).with_context(|| format!("cannot write {}", target.display()))?;
             written.push(target);
         }
-        // A report of an earlier result says nothing about this one.
-        for name in [REPORT, PAGE] {
+        // What an earlier result left says nothing about this one.
+        for name in RESULT {
             let old = self.folder.join(name);
             if !written.contains(&old) && old.exists() {
                 fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
@@ -138,6 +170,22 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     save().with_context(|| format!("cannot write {} ({} bytes)", path.display(), bytes.len()))
+}
+
+/// Writes a file beside its final name and moves it there.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = || format!("cannot write {}", path.display());
+    let mut file = tempfile::Builder::new().prefix(".onnx-unlearn-").tempfile_in(folder).with_context(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        // A temporary file is its owner's alone; a result is for everyone.
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).with_context(failed)?;
+    }
+    file.persist(path).with_context(failed)?;
+    Ok(())
 }
 
 fn files(root: &Path, below: &Path) -> Result<Vec<PathBuf>> {

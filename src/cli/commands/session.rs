@@ -50,6 +50,24 @@ pub fn measuring(engine: &Engine, path: &Path, live: bool) -> Result<Session, Ru
     if live { engine.on_cpu().session_from_file(path, true) } else { engine.session_from_file(path, false) }
 }
 
+/// What ONNX Runtime chooses its kernels by.
+fn instruction_sets() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let found = [
+            ("avx", std::arch::is_x86_feature_detected!("avx")),
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+            ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+            ("avxvnni", std::arch::is_x86_feature_detected!("avxvnni")),
+        ];
+        found.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Vec::new()
+}
+
 impl Opened {
     /// What the report says about the runtime.
     pub fn record(&self) -> Result<RuntimeRecord> {
@@ -61,6 +79,7 @@ impl Opened {
             device: self.engine.device().to_string(),
             threads: self.engine.threads(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            cpu: instruction_sets(),
         })
     }
 

@@ -38,6 +38,7 @@ impl Page<'_> {
                 }
                 tr { th { "settings (below)" } td.digest { (params) } }
                 tr { th { "program" } td { (r.tool) } }
+                @if let Some(request) = &r.request { tr { th { "request" } td { (request) } } }
                 tr { th { "runtime" } td { (r.runtime.backend) ", library " span.digest { (r.runtime.library) } } }
                 tr { th { "ran on" } td { (r.runtime.device) ", " (r.runtime.threads) " thread(s), " (r.runtime.target) } }
                 tr { th { "seed" } td { (r.parameters.recipe.seed) } }
@@ -60,7 +61,10 @@ impl Page<'_> {
             @if data.multi_hot { ", several classes in a sample" }
             @for (class, n) in &data.dropped { "; " (n) " of " (self.class(*class)) " dropped by label" }
             @if data.beyond_limit > 0 { "; " (data.beyond_limit) " passed over by --per-class" }
-            br; "SHA-256 " span.digest { (data.digest) }
+            @match &data.commitment {
+                Some(commitment) => { br; "commitment " span.digest { (commitment) } }
+                None => { br; "SHA-256 " span.digest { (data.digest) } }
+            }
         }
     }
 

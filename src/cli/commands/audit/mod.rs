@@ -25,6 +25,7 @@ use crate::{
     },
     data::{ClassNames, Dataset, LoadSummary, PixelKind},
     onnx::{self, Model},
+    provenance::digest::Digest,
     report::{PreprocessRecord, RuntimeRecord, Warning},
     runtime::Engine,
     train::{Choice, Penultimate},
@@ -59,6 +60,8 @@ struct Shown {
 struct ModelShown {
     role: &'static str,
     model: String,
+    /// Digest of the file, by which `attest --audit` knows the model.
+    file: Digest,
     /// Accuracy on the held-out samples of the forgotten classes, and of the others.
     forgotten_accuracy: Option<f64>,
     retained_accuracy: Option<f64>,
@@ -261,7 +264,8 @@ impl Job<'_> {
     fn shown(&self, side: &Side<'_>) -> ModelShown {
         let [forgotten, retained] = self.groups().map(|rows| side.outputs.accuracy(&rows));
         let model = side.opened.subject.name();
-        ModelShown { role: side.role, model, forgotten_accuracy: forgotten, retained_accuracy: retained }
+        let file = Digest::of(&side.model.bytes);
+        ModelShown { role: side.role, model, file, forgotten_accuracy: forgotten, retained_accuracy: retained }
     }
 
     /// The held-out samples of the forgotten classes, and the others.

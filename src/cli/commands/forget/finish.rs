@@ -39,7 +39,7 @@ pub(super) struct Finished {
 impl Job<'_> {
     /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them. Where
     /// the output is masked, what is measured for the verdict are the weights before that.
-    pub(super) fn finish(&self, output: &Output, work: &Work, gates: &GateArgs) -> Result<Finished> {
+    pub(super) fn finish(&self, output: &Output, work: &Work, gates: &GateArgs, request: Option<&str>) -> Result<Finished> {
         let folder = output.scratch("finished")?;
         let texts = |classes: &[usize]| classes.iter().map(ToString::to_string).collect();
         let several = self.model.graph.outputs.len() > 1;
@@ -50,12 +50,10 @@ impl Job<'_> {
             output: several.then(|| self.network.head.output.clone()),
             method: "unsir".into(),
             params,
+            request: request.map(str::to_owned),
         };
         let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
-        let mut tensors = self.network.write_back(&work.weights)?;
-        if let Some(bias) = &self.mask {
-            self.mask(bias, &mut tensors)?;
-        }
+        let tensors = self.finished_tensors(work)?;
         let stamped = stamp::finish(&source, &folder, &values(&tensors), info)?;
         let path = folder.join(output::MODEL);
         output::write(&path, &stamped.model)?;
@@ -72,6 +70,15 @@ impl Job<'_> {
         };
         let (before, after_impair) = (work.before.clone(), work.after_impair.clone());
         Ok(Finished { folder, stamped, check, measured: Measured { on, before, after_impair, after_repair }, masking })
+    }
+
+    /// The tensors of the finished file.
+    pub(super) fn finished_tensors(&self, work: &Work) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = self.network.write_back(&work.weights)?;
+        if let Some(bias) = &self.mask {
+            self.mask(bias, &mut tensors)?;
+        }
+        Ok(tensors)
     }
 
     /// Masks the output of the forgotten classes in the tensors to be written.

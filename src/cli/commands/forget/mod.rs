@@ -6,12 +6,16 @@ mod compare;
 mod finish;
 mod publish;
 mod read;
+mod rederive;
 mod retrain;
+mod seal;
 mod train;
 
 pub use compare::run as compare;
+pub use rederive::run as rederive;
 pub use retrain::run as retrain;
 
+use self::seal::Sealing;
 use super::{output::Output, session::Opened};
 use crate::{
     cli::{
@@ -34,14 +38,22 @@ use std::{collections::BTreeMap, path::Path};
 pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
     plan::early(&args.job)?;
     let gates = plan::gates(&args.gates)?;
-    let output = Output::prepare(&args.out, args.force, &args.job.files())?;
+    let output = output_of(args)?;
+    let sealing = Sealing::prepare(args)?;
     interrupt::catch();
 
     let job = Job::read(&args.job, gates, args.drop_output, printer)?;
     output.claim(&job.model.external, folder_of(&args.job.model), args.force)?;
+    if sealing.signs() {
+        output.alone(&job.model.external)?;
+    }
     let work = job.train(&output, printer)?;
-    let finished = job.finish(&output, &work, &args.gates)?;
-    job.judge_and_publish(output, &work, &finished, &args.gates, printer)
+    let finished = job.finish(&output, &work, &args.gates, args.provenance.request_id.as_deref())?;
+    job.judge_and_publish(output, &work, &finished, &args.gates, &sealing, printer)
+}
+
+fn output_of(args: &ForgetArgs) -> Result<Output> {
+    Output::prepare(&args.out, args.force, &args.job.files())
 }
 
 /// Everything that was read, before any training.

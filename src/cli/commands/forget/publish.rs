@@ -1,6 +1,6 @@
 //! The verdict, and what is written under its final name.
 
-use super::{Job, finish::Finished, train::Work};
+use super::{Job, finish::Finished, seal::Sealing, train::Work};
 use crate::{
     cli::{
         Status,
@@ -13,7 +13,7 @@ use crate::{
         printer::Printer,
     },
     report::{
-        self, CheckRecord, DataRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, Routing,
+        self, CheckRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, Routing,
         SCHEMA_VERSION, TrainedTensor, Verdict,
     },
     train::Weights,
@@ -34,6 +34,7 @@ impl Job<'_> {
         work: &Work,
         finished: &Finished,
         gates: &GateArgs,
+        sealing: &Sealing,
         printer: Printer,
     ) -> Result<Status> {
         let measured = &finished.measured;
@@ -51,7 +52,7 @@ impl Job<'_> {
                 GateOutcome::NotAssessed => !gates.require_pass,
             };
         let table = table::per_class(measured, &self.names, &self.recipe);
-        let report = self.report(work, finished, verdict)?;
+        let report = self.report(work, finished, verdict, sealing)?;
         if interrupt::asked() {
             bail!("interrupted; nothing was written");
         }
@@ -61,6 +62,7 @@ impl Job<'_> {
             output::write(&finished.folder.join(output::REPORT), &text)?;
             let page = report::page(&report, &work.noise);
             output::write(&finished.folder.join(output::PAGE), page.as_bytes())?;
+            sealing.seal(&finished.folder, output.folder())?;
             written = output.publish(&finished.folder)?;
         } else {
             drop(output);
@@ -80,7 +82,7 @@ impl Job<'_> {
         Ok(if yes { Status::Yes } else { Status::No })
     }
 
-    fn report(&self, work: &Work, finished: &Finished, verdict: Verdict) -> Result<Report> {
+    fn report(&self, work: &Work, finished: &Finished, verdict: Verdict, sealing: &Sealing) -> Result<Report> {
         let source = self.network.weights()?;
         let trained = finished.stamped.changed.iter().map(|name| self.trained_tensor(name, &source, &work.weights));
         let forget: Vec<&str> = self.recipe.forget.iter().map(|&c| self.names.name(c)).collect();
@@ -90,6 +92,8 @@ impl Job<'_> {
         Ok(Report {
             schema_version: SCHEMA_VERSION,
             tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
+            request: sealing.request.clone(),
+            claims: sealing.claims(),
             statement: format!(
                 "UNSIR was run to suppress {} of {}; the measurements below are what is known about the result.{}",
                 forget.join(", "),
@@ -105,7 +109,7 @@ impl Job<'_> {
             head: self.network.head.clone(),
             trained: trained.collect(),
             frozen: frozen.cloned().collect(),
-            data: DataRecord { retain: self.data.retain.clone(), eval: self.data.eval.clone() },
+            data: sealing.commit(&self.data)?,
             phases: work.phases.clone(),
             noise: NoiseRecord {
                 site: self.network.site.clone(),

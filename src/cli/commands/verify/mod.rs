@@ -1,0 +1,79 @@
+//! `verify`: is the model what it claims to be?
+
+mod rederive;
+
+use super::{output, seal};
+use crate::{
+    cli::{Status, args::VerifyArgs, printer::Printer},
+    provenance::{
+        digest::Digest,
+        keys::{KeyError, PrivateKey, PublicKey},
+        policy::Policy,
+        svr,
+        verify::{Answer, Examined, Outcome, Request, Verdict, examine},
+    },
+};
+use anyhow::Result;
+use std::path::Path;
+
+pub fn run(args: &VerifyArgs, printer: Printer) -> Result<Status> {
+    let key = match args.key.as_deref().map(PublicKey::read).transpose() {
+        Ok(key) => key,
+        Err(error) => return unusable(&args.model, &error, printer),
+    };
+    let (policy, policy_digest) = args.policy.as_deref().map(Policy::read).transpose()?.unzip();
+    let svr_key = args.svr_key.as_deref().map(PrivateKey::read).transpose()?;
+    let request =
+        Request { source: args.source.as_deref(), key: key.as_ref(), policy: policy.as_ref(), require: &args.require };
+    let mut found = examine(&args.model, request);
+    if args.rederive {
+        rederive::check(args, &mut found, printer);
+    }
+    let subjects = subjects(&args.model, &found);
+    let verdict = found.verdict(&args.model);
+    if let (Some(path), Answer::Yes) = (&args.emit_svr, verdict.answer) {
+        let statement = svr::statement(&verdict, &subjects, policy_digest, &seal::now());
+        let text = match &svr_key {
+            Some(key) => seal::lines(&[statement], key)?,
+            None => format!("{}\n", serde_json::to_string(&statement)?),
+        };
+        output::replace(path, text.as_bytes())?;
+    }
+    show(&verdict, printer)
+}
+
+/// The model file and, where its files were listed, the folder.
+fn subjects(model: &Path, found: &Examined) -> Vec<(String, Digest)> {
+    let name = model.file_name().map_or_else(Default::default, |name| name.to_string_lossy().into_owned());
+    let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = found.digests.as_ref().map(|digests| (name, digests.file));
+    let root = found.manifest.as_ref().map(|manifest| (seal::name_of(folder), manifest.root()));
+    file.into_iter().chain(root).collect()
+}
+
+/// A key that cannot be used is an answer too, with its code.
+fn unusable(model: &Path, error: &KeyError, printer: Printer) -> Result<Status> {
+    let mut found = Examined::default();
+    found.add("origin", Outcome::Undecided, Some(error.code()), format!("--key: {error}"));
+    show(&found.verdict(model), printer)
+}
+
+fn show(verdict: &Verdict, printer: Printer) -> Result<Status> {
+    printer.json(verdict)?;
+    for check in verdict.checks.iter().filter(|_| printer.talks()) {
+        let outcome = match check.outcome {
+            Outcome::Pass => "pass",
+            Outcome::Fail => "FAIL",
+            Outcome::Skipped => "skipped",
+            Outcome::Undecided => "UNDECIDED",
+        };
+        printer.result(format!("{outcome:>9}  {:<18} {}", check.name, check.detail));
+    }
+    let (answer, status) = match verdict.answer {
+        Answer::Yes => ("yes", Status::Yes),
+        Answer::No => ("no", Status::No),
+        Answer::Undecided => ("undecided", Status::Undecided),
+    };
+    printer.result(format!("{}: {answer} ({})", verdict.model, verdict.reason));
+    Ok(status)
+}

@@ -1,0 +1,204 @@
+//! What the key's owner claims of the model, and whether stamp and report say the same.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Checks;
+use crate::provenance::claims::{BUILD_TYPE, ClaimError, Facts, Occasion, SLSA, TEST_RESULT, contradiction};
+use crate::provenance::digest::Digests;
+use crate::provenance::dsse::{Signed, Signer, Statement};
+use crate::provenance::keys::PublicKey;
+use crate::provenance::oms::{CLAIMS, Manifest};
+use crate::provenance::policy::Predicate;
+use crate::provenance::stamp::Stamp;
+
+const NO_KEY: &str = "no key was given";
+
+/// What SLSA provenance of this tool always says.
+const NEEDED: [&str; 6] = [
+    "/buildDefinition/externalParameters/forgetClasses",
+    "/buildDefinition/externalParameters/method",
+    "/buildDefinition/externalParameters/hyperparameters",
+    "/buildDefinition/externalParameters/hyperparametersDigest",
+    "/buildDefinition/resolvedDependencies/0/digest/sha256",
+    "/runDetails/builder/id",
+];
+
+/// A claim that holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Claimed {
+    /// How the model was made.
+    Slsa(Value),
+    /// The gates of the run.
+    Gates(Value),
+    /// What an audit measured.
+    Audit(Value),
+    /// Something that this tool does not write.
+    Other(String),
+}
+
+/// What is claimed about.
+pub(super) struct Subject<'a> {
+    pub folder: &'a Path,
+    pub manifest: &'a Manifest,
+    pub digests: &'a Digests,
+    pub model: &'a [u8],
+    pub stamp: &'a Stamp,
+    pub report: Option<&'a Value>,
+}
+
+/// Why a claim does not hold, with its reason code.
+enum Problem {
+    No(&'static str, String),
+    Undecided(&'static str, String),
+}
+
+pub(super) fn skip(checks: &mut Checks) {
+    checks.skip("claims", NO_KEY);
+    checks.skip("claims.required", NO_KEY);
+}
+
+/// Checks every claim by the key; gives those that hold.
+pub(super) fn check(
+    checks: &mut Checks,
+    key: &PublicKey,
+    subject: &Subject<'_>,
+    require: &[Predicate],
+) -> Vec<Claimed> {
+    let path = subject.folder.join(CLAIMS);
+    let text = match fs::read(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => {
+            checks.undecided("claims", "input.unreadable", format!("cannot read {}: {error}", path.display()));
+            return Vec::new();
+        }
+    };
+    let mut holding = Vec::new();
+    match &text {
+        None => checks.skip("claims", format!("there is no {}", path.display())),
+        Some(text) => match lines(text, key, subject, &mut holding) {
+            Ok(others) => {
+                let unverified = if others > 0 { format!("; {others} by other keys, not verified") } else { String::new() };
+                checks.pass("claims", format!("{} hold{unverified}", holding.len()));
+            }
+            Err(Problem::No(code, detail)) => checks.fail("claims", code, format!("{CLAIMS} {detail}")),
+            Err(Problem::Undecided(code, detail)) => checks.undecided("claims", code, format!("{CLAIMS} {detail}")),
+        },
+    }
+    required(checks, subject, require, &holding);
+    holding
+}
+
+/// Every line; gives the number of those that other keys have signed.
+fn lines(text: &[u8], key: &PublicKey, subject: &Subject<'_>, holding: &mut Vec<Claimed>) -> Result<usize, Problem> {
+    let mut others = 0;
+    let Some(text) = text.strip_suffix(b"\n") else {
+        return Err(Problem::Undecided("claim.malformed", "does not end with a line feed: its last line may be cut off".into()));
+    };
+    for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let at = |what: String| format!("line {}: {what}", number + 1);
+        let malformed = |error: &dyn std::fmt::Display| Problem::Undecided("claim.malformed", at(error.to_string()));
+        let bundle = Signed::parse(line).map_err(|e| malformed(&e))?;
+        match bundle.by(key) {
+            Signer::Other => {
+                others += 1;
+                continue;
+            }
+            Signer::Invalid => {
+                let detail = at(format!("the signature is not one by {} over this payload", key.hint()));
+                return Err(Problem::No("claim.invalid", detail));
+            }
+            Signer::Key => {}
+        }
+        let statement = bundle.statement().map_err(|e| malformed(&e))?;
+        holding.push(subject.holds(&statement).map_err(|problem| match problem {
+            Problem::No(code, detail) => Problem::No(code, at(detail)),
+            Problem::Undecided(code, detail) => Problem::Undecided(code, at(detail)),
+        })?);
+    }
+    Ok(others)
+}
+
+impl Subject<'_> {
+    fn holds(&self, statement: &Statement) -> Result<Claimed, Problem> {
+        let mismatch = |detail: String| Problem::No("claim.field_mismatch", detail);
+        let about: BTreeSet<&str> = statement.subjects().collect();
+        for (what, digest) in [("the model file", self.digests.file), ("the folder", self.manifest.root())] {
+            if !about.contains(hex::encode(digest.0).as_str()) {
+                let detail = format!("no subject is {what}, {digest}");
+                return Err(Problem::No("claim.subject_mismatch", detail));
+            }
+        }
+        let predicate = &statement.predicate;
+        let kind = statement.predicate_type.as_str();
+        let ours = match kind {
+            SLSA => predicate.pointer("/buildDefinition/buildType") == Some(&BUILD_TYPE.into()),
+            TEST_RESULT => predicate.pointer("/configuration/0/name") == Some(&"gates".into()),
+            _ => false,
+        };
+        if !ours {
+            let audit = kind == TEST_RESULT && predicate.pointer("/configuration/0/name") == Some(&"audit".into());
+            return Ok(if audit { Claimed::Audit(predicate.clone()) } else { Claimed::Other(kind.to_owned()) });
+        }
+        let expected = self.expected(kind, predicate)?;
+        let parts = [(&statement.predicate, &expected.predicate), (&statement.subject[0], &expected.subject[0])];
+        if let Some((field, claimed, found)) = parts.into_iter().find_map(|(a, b)| contradiction(a, b)) {
+            return Err(mismatch(format!("{kind}: field {field} is {claimed}, stamp and report say {found}")));
+        }
+        if kind == TEST_RESULT {
+            return Ok(Claimed::Gates(predicate.clone()));
+        }
+        match NEEDED.iter().find(|field| predicate.pointer(field).is_none()) {
+            Some(field) => Err(mismatch(format!("{kind}: field {field} is missing"))),
+            None => Ok(Claimed::Slsa(predicate.clone())),
+        }
+    }
+
+    /// The statement as stamp and report make it.
+    fn expected(&self, kind: &str, claimed: &Value) -> Result<Statement, Problem> {
+        let Some(report) = self.report else {
+            let detail = "nothing to hold the claim against: there is no report beside the model".into();
+            return Err(Problem::Undecided("report.missing", detail));
+        };
+        let undecided = |error: ClaimError| Problem::Undecided("report.malformed", error.to_string());
+        let (manifest, digests) = (self.manifest.clone(), self.digests.clone());
+        let facts =
+            Facts::new(manifest, digests, self.model, self.stamp.clone(), report.clone()).map_err(undecided)?;
+        if kind == TEST_RESULT {
+            return facts.test_result().map_err(undecided);
+        }
+        let during = claimed.pointer("/buildDefinition/internalParameters/attested") == Some(&"during the run".into());
+        facts.slsa(&Occasion { during, ..Occasion::default() }).map_err(undecided)
+    }
+}
+
+/// Claims can be taken away without a trace in their file: the signed report says which there have to be.
+fn required(checks: &mut Checks, subject: &Subject<'_>, require: &[Predicate], holding: &[Claimed]) {
+    let expected = subject.report.and_then(|report| report["claims"].as_array());
+    let expected = expected.into_iter().flatten().filter_map(Value::as_str);
+    let wanted: BTreeSet<&str> = require.iter().map(|predicate| predicate.uri()).chain(expected).collect();
+    let missing: Vec<&str> = wanted.iter().copied().filter(|uri| !holds(holding, uri)).collect();
+    let name = "claims.required";
+    if wanted.is_empty() {
+        checks.skip(name, "none were asked for");
+    } else if missing.is_empty() {
+        checks.pass(name, format!("all {} are there", wanted.len()));
+    } else {
+        checks.fail(name, "claim.missing", format!("no claim that holds of type {}", missing.join(", ")));
+    }
+}
+
+/// True where a claim of this type is among those that hold.
+pub(super) fn holds(holding: &[Claimed], uri: &str) -> bool {
+    holding.iter().any(|claim| match claim {
+        Claimed::Slsa(_) => uri == SLSA,
+        Claimed::Gates(_) => uri == TEST_RESULT,
+        Claimed::Audit(_) => false,
+        Claimed::Other(kind) => kind == uri && uri != SLSA && uri != TEST_RESULT,
+    })
+}
