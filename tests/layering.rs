@@ -66,7 +66,8 @@ const ONLY: &[(&str, &[&str])] = &[
     ("onnx", &["prost::"]),
     ("runtime", &["ort::"]),
     ("check", &["tract_onnx::", "tract_ndarray::"]),
-    ("report", &["maud::", "plotters::", "base64::"]),
+    ("provenance", &["p256::", "p384::", "hmac::", "getrandom::"]),
+    ("report", &["maud::", "plotters::"]),
     (
         "cli",
         &[

@@ -12,6 +12,7 @@ mod forget;
 mod gradcheck;
 mod inspect;
 mod program;
+mod provenance;
 mod retrain;
 mod runtime;
 mod verify;

@@ -50,7 +50,7 @@ fn json_says_the_same() {
     let ran = verify(&stamped().result(), &["--source", &source(), "--json"]).exits(0);
     let json = ran.json();
     assert_eq!((json["answer"].as_str(), json["reason"].as_str()), (Some("yes"), Some("ok")));
-    assert_eq!(json["checks"].as_array().map(Vec::len), Some(8));
+    assert_eq!(json["checks"].as_array().map(Vec::len), Some(14));
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod mask;
 mod models;
 pub mod multi_hot;
 mod output;
-mod page;
+pub mod page;
 mod refused_data;
 mod refused_flags;
 mod refused_models;
