@@ -131,7 +131,7 @@ const NEW_W: [f32; 6] = [1.5, -2.5, 3.0, 0.25, 5.5, -6.0];
 fn info() -> StampInfo {
     let params = params_digest(&serde_json::json!({"seed": 1})).unwrap();
     let forget = vec!["7".into(), "cat".into()];
-    StampInfo { forget, forgotten_before: Vec::new(), output: None, method: "unsir".into(), params }
+    StampInfo { forget, forgotten_before: Vec::new(), output: None, method: "unsir".into(), params, request: None }
 }
 
 /// Source, output folder with a finished model and its report.

@@ -265,11 +265,14 @@ pub fn arguments(report: &Value) -> Result<Vec<String>> {
     let indices = recipe.forget.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     words.put("--forget", indices);
     words.put("--variant", if recipe.variant == Variant::Reference { "reference" } else { "corrected" });
-    words.put("--depth", match recipe.depth {
-        Depth::Shallow => "shallow",
-        Depth::Standard => "standard",
-        Depth::Deep => "deep",
-    });
+    words.put(
+        "--depth",
+        match recipe.depth {
+            Depth::Shallow => "shallow",
+            Depth::Standard => "standard",
+            Depth::Deep => "deep",
+        },
+    );
     words.put("--targets", if recipe.targets == Targets::Labels { "labels" } else { "source" });
     words.put("--seed", recipe.seed);
     words.put("--batch-size", recipe.batch_size);
@@ -332,7 +335,9 @@ impl Words {
     /// What is read, and how.
     fn of_data(&mut self, parameters: &Value) {
         let preprocess = &parameters["preprocess"];
-        if let [Value::Number(height), Value::Number(width)] = preprocess["resize"].as_array().map_or(&[][..], Vec::as_slice) {
+        if let [Value::Number(height), Value::Number(width)] =
+            preprocess["resize"].as_array().map_or(&[][..], Vec::as_slice)
+        {
             self.put("--resize", format!("{height}x{width}"));
         }
         for key in ["mean", "std", "scale", "layout"] {

@@ -28,8 +28,8 @@ pub use batches::{Batch, Dataset, Part, Prefetch, require_all_classes};
 pub use error::DataError;
 pub use names::ClassNames;
 pub use preprocess::{InputSpec, Layout, Preprocess};
-pub use source::files;
 pub use sampling::{Seeded, shuffled};
+pub use source::files;
 
 use batches::Samples;
 use source::Source;

@@ -87,7 +87,13 @@ impl Facts {
     }
 
     /// From what was read already.
-    pub fn new(manifest: Manifest, digests: Digests, model: &[u8], stamp: Stamp, report: Value) -> Result<Self, ClaimError> {
+    pub fn new(
+        manifest: Manifest,
+        digests: Digests,
+        model: &[u8],
+        stamp: Stamp,
+        report: Value,
+    ) -> Result<Self, ClaimError> {
         Ok(Self { folder: String::new(), manifest, digests, external: external(model)?, stamp, report })
     }
 
@@ -127,15 +133,16 @@ impl Facts {
             external["request"] = json!(request);
         }
         let mut metadata = Map::new();
-        let entries =
-            [("invocationId", &occasion.invocation), ("startedOn", &occasion.started), ("finishedOn", &occasion.finished)];
+        let entries = [
+            ("invocationId", &occasion.invocation),
+            ("startedOn", &occasion.started),
+            ("finishedOn", &occasion.finished),
+        ];
         for (key, value) in entries {
             value.as_ref().map(|value| metadata.insert(key.into(), json!(value)));
         }
         let (tool, version) = self.stamp.tool.split_once('/').unwrap_or((&self.stamp.tool, ""));
-        let byproduct = |digest: Digest| {
-            json!({"name": REPORT, "digest": {"sha256": hex::encode(digest.0)}, "mediaType": "application/json"})
-        };
+        let byproduct = |digest: Digest| json!({"name": REPORT, "digest": {"sha256": hex::encode(digest.0)}, "mediaType": "application/json"});
         let predicate = json!({
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
@@ -228,7 +235,8 @@ pub struct Audited<'a> {
 
 fn external(model: &[u8]) -> Result<Vec<String>, ClaimError> {
     let layout = layout(model).map_err(StampError::from)?;
-    let of = |entries: &[(String, String)]| entries.iter().find(|(key, _)| key == "location").map(|(_, name)| name.clone());
+    let of =
+        |entries: &[(String, String)]| entries.iter().find(|(key, _)| key == "location").map(|(_, name)| name.clone());
     let mut names: Vec<String> = layout.external.iter().filter_map(|(_, entries)| of(entries)).collect();
     names.sort();
     names.dedup();

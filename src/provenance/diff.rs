@@ -242,7 +242,9 @@ fn nothing_else(a: &Side, b: &Side, tensors: &[TensorDifference], from: &Path, t
     let folder = tempfile::tempdir().ok()?;
     for external in &patched.external {
         write_external(from, folder.path(), external).ok()?;
-        let same = |a: &Path, b: &Path| Some(fs::read(a.join(&external.location)).ok()? == fs::read(b.join(&external.location)).ok()?);
+        let same = |a: &Path, b: &Path| {
+            Some(fs::read(a.join(&external.location)).ok()? == fs::read(b.join(&external.location)).ok()?)
+        };
         if !same(folder.path(), to)? {
             return Some(false);
         }
@@ -317,7 +319,7 @@ fn of_graph(graph: &GraphProto, at: &str, all: &mut Outline) {
     ] {
         put(format!("{what}s"), part, values.iter().map(ValueInfoProto::name).collect::<Vec<_>>().join(", "));
         for value in values {
-            let kind = value.r#type.as_ref().map_or_else(String::new, |kind| encoded(kind));
+            let kind = value.r#type.as_ref().map_or_else(String::new, encoded);
             put(format!("{what}[{}].type", value.name()), part, kind);
             let rest = format!("{}{}", value.doc_string(), entries(&value.metadata_props));
             put(format!("{what}[{}].text", value.name()), Part::Other, rest);

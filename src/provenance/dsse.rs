@@ -141,9 +141,9 @@ impl Signed {
     /// Reads a bundle.
     pub fn parse(text: &[u8]) -> Result<Self, BundleError> {
         let bundle: Bundle = serde_json::from_slice(text)?;
-        let expected = |field, found: &str, expected| match found == expected {
-            true => Ok(()),
-            false => Err(BundleError::Field { field, found: found.into(), expected }),
+        let expected = |field, found: &str, expected: &'static str| {
+            let same = found == expected;
+            same.then_some(()).ok_or_else(|| BundleError::Field { field, found: found.into(), expected })
         };
         expected("mediaType", &bundle.media_type, MEDIA_TYPE)?;
         expected("payloadType", &bundle.dsse_envelope.payload_type, PAYLOAD_TYPE)?;

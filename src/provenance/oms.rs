@@ -184,12 +184,14 @@ fn resource(listed: Listed) -> Result<Resource, ManifestError> {
     if !name.split('/').all(plain) {
         return Err(problem("is no plain path below the folder"));
     }
-    let digest = format!("sha256:{digest}").parse().map_err(|_| problem("its digest is not 64 lower-case hex digits"))?;
+    let digest =
+        format!("sha256:{digest}").parse().map_err(|_| problem("its digest is not 64 lower-case hex digits"))?;
     Ok(Resource { name, digest })
 }
 
 fn ignores(ignored: &[String], name: &str) -> bool {
-    let below = |path: &String| name.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below =
+        |path: &String| name.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     // A signature never covers itself.
     name == SIGNATURE || ignored.iter().any(below)
 }

@@ -16,7 +16,8 @@ const VERIFIER: &str = "https://onnx-unlearn.dev/verify";
 pub fn statement(verdict: &Verdict, subjects: &[(String, Digest)], policy: Option<Digest>, created: &str) -> Statement {
     let sha256 = |digest: &Digest| json!({"sha256": hex::encode(digest.0)});
     let subjects = subjects.iter().map(|(name, digest)| json!({"name": name, "digest": sha256(digest)})).collect();
-    let policies: Vec<Value> = policy.iter().map(|digest| json!({"name": "policy", "digest": sha256(digest)})).collect();
+    let policies: Vec<Value> =
+        policy.iter().map(|digest| json!({"name": "policy", "digest": sha256(digest)})).collect();
     let passed = verdict.checks.iter().filter(|check| check.outcome == Outcome::Pass);
     let property = |name: &str| format!("ONNX_UNLEARN_{}", name.to_uppercase().replace('.', "_"));
     let predicate = json!({

@@ -1,6 +1,9 @@
 //! What differs between two models, and the proof that nothing else does.
 
-use crate::{common::fixture, harness::{Output, source}};
+use crate::{
+    common::fixture,
+    harness::{Output, source},
+};
 use onnx_unlearn::{
     onnx::patch::{Patch, patch_bytes},
     provenance::diff::{Change, Difference, Part, diff},
@@ -55,7 +58,10 @@ fn nodes_and_attributes_are_named() {
     let (a, b) = (fixture("models/fashion-mnist.onnx"), fixture("models/fashion-mnist-softmax.onnx"));
     let difference = of(&a, &b);
     assert_eq!(difference.nothing_else, Some(false));
-    assert!(difference.fields.iter().any(|field| field.part == Part::Graph && field.field.contains("node[")), "{difference:?}");
+    assert!(
+        difference.fields.iter().any(|field| field.part == Part::Graph && field.field.contains("node[")),
+        "{difference:?}"
+    );
 }
 
 #[test]

@@ -56,8 +56,7 @@ impl Output {
             request: Some("DSR-1".into()),
         };
         let from = Source { bytes: &bytes, folder: path.parent().expect("a folder"), digests: &before };
-        let stamped =
-            stamp::finish(&from, folder.path(), &BTreeMap::from([("W", &weights)]), info).expect("stamped");
+        let stamped = stamp::finish(&from, folder.path(), &BTreeMap::from([("W", &weights)]), info).expect("stamped");
         fs::write(folder.path().join(MODEL), &stamped.model).expect("written");
         let output = Self { folder, key };
         output.write_report(&report(&before, &stamped.digests));
@@ -117,7 +116,9 @@ impl Output {
     }
 
     pub fn sign(&self) {
-        self.write_signature(&Manifest::of_output(self.folder()).expect("files").statement("out").sign(&self.key).expect("signed"));
+        self.write_signature(
+            &Manifest::of_output(self.folder()).expect("files").statement("out").sign(&self.key).expect("signed"),
+        );
     }
 
     pub fn write_signature(&self, text: &str) {
@@ -138,9 +139,7 @@ impl Output {
 
 fn report(before: &Digests, after: &Digests) -> Value {
     let identity = |d: &Digests| json!({"name": "m.onnx", "file": d.file, "weights": d.weights, "graph": d.graph});
-    let gate = |name: &str, threshold: f64, measured: f64| {
-        json!({"name": name, "outcome": "pass", "measure": "accuracy", "threshold": threshold, "measured": measured})
-    };
+    let gate = |name: &str, threshold: f64, measured: f64| json!({"name": name, "outcome": "pass", "measure": "accuracy", "threshold": threshold, "measured": measured});
     json!({
         "schema_version": 1,
         "claims": [SLSA, TEST_RESULT],

@@ -8,6 +8,7 @@ use onnx_unlearn::provenance::{
     verify::{Answer, Request, Verdict, examine},
 };
 use serde_json::json;
+use sha2::Digest as _;
 use std::fs;
 
 fn says(verdict: &Verdict, answer: Answer, reason: &str) {
@@ -54,7 +55,8 @@ fn a_signature_over_other_bytes_is_invalid() {
     // The bundle of one payload with the payload of another, as somebody would write it who has no key.
     let mut bundle: serde_json::Value =
         serde_json::from_slice(&fs::read(output.path(SIGNATURE)).expect("read")).expect("JSON");
-    let theirs = Manifest::of_output(other.folder()).expect("files").statement("out").sign(&output.key).expect("signed");
+    let theirs =
+        Manifest::of_output(other.folder()).expect("files").statement("out").sign(&output.key).expect("signed");
     let theirs: serde_json::Value = serde_json::from_str(&theirs).expect("JSON");
     bundle["dsseEnvelope"]["payload"] = theirs["dsseEnvelope"]["payload"].clone();
     output.write_signature(&bundle.to_string());
@@ -121,15 +123,12 @@ fn a_link_is_no_file() {
 /// A signed list with these files and ignored paths.
 fn listing(output: &Output, resources: &[(&str, String)], ignored: &[&str]) {
     let files = Manifest::of_output(output.folder()).expect("files");
-    let listed: Vec<_> = resources
-        .iter()
-        .map(|(name, digest)| json!({"name": name, "digest": digest, "algorithm": "sha256"}))
-        .collect();
+    let listed: Vec<_> =
+        resources.iter().map(|(name, digest)| json!({"name": name, "digest": digest, "algorithm": "sha256"})).collect();
     let predicate = json!({
         "resources": listed,
         "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": false, "ignore_paths": ignored},
     });
-    use sha2::Digest as _;
     let digests: Vec<u8> = resources.iter().flat_map(|(_, digest)| hex::decode(digest).expect("hex")).collect();
     let root = hex::encode(sha2::Sha256::digest(digests));
     assert!(!files.resources.is_empty());
@@ -138,7 +137,6 @@ fn listing(output: &Output, resources: &[(&str, String)], ignored: &[&str]) {
 }
 
 fn hash(output: &Output, name: &str) -> String {
-    use sha2::Digest as _;
     hex::encode(sha2::Sha256::digest(fs::read(output.path(name)).expect("read")))
 }
 

@@ -77,8 +77,15 @@ impl Command {
             Self::Gradcheck(a) => a.quiet,
             Self::Demo(a) => a.quiet,
             Self::Verify(a) => a.quiet,
-            Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) => false,
-            Self::Keygen(_) | Self::Sign(_) | Self::Attest(_) | Self::Commit(_) | Self::Diff(_) | Self::Export(_) => false,
+            Self::Inspect(_)
+            | Self::Digest(_)
+            | Self::Runtime(_)
+            | Self::Keygen(_)
+            | Self::Sign(_)
+            | Self::Attest(_)
+            | Self::Commit(_)
+            | Self::Diff(_)
+            | Self::Export(_) => false,
         }
     }
 

@@ -49,9 +49,11 @@ pub fn run(args: &AttestArgs, printer: Printer) -> Result<Status> {
 fn of_audit(facts: &Facts, audit: &Path, policy: &Path) -> Result<Statement> {
     let shown = audit.display();
     let bytes = fs::read(audit).with_context(|| format!("cannot read {shown}"))?;
-    let found: Value = serde_json::from_slice(&bytes).with_context(|| format!("{shown}: not what audit --json prints"))?;
+    let found: Value =
+        serde_json::from_slice(&bytes).with_context(|| format!("{shown}: not what audit --json prints"))?;
     let (policy, digest) = Policy::read(policy)?;
-    let bounds = policy.membership_auc.context("--policy: has no membership_auc, so nothing says what an audit may find")?;
+    let bounds =
+        policy.membership_auc.context("--policy: has no membership_auc, so nothing says what an audit may find")?;
     let of_model = |role: &str| {
         let models = found["models"].as_array().into_iter().flatten();
         models.filter(|m| m["role"] == role).find_map(|m| m["file"].as_str()).unwrap_or("nothing").to_owned()
@@ -59,10 +61,15 @@ fn of_audit(facts: &Facts, audit: &Path, policy: &Path) -> Result<Statement> {
     let file = facts.digests.file.to_string();
     ensure!(of_model("after") == file, "{shown} is about the model {}, this one is {file}", of_model("after"));
     let source = facts.stamp.source.file.to_string();
-    ensure!(of_model("before") == source, "{shown} compares with {}, this model was made from {source}", of_model("before"));
+    ensure!(
+        of_model("before") == source,
+        "{shown} compares with {}, this model was made from {source}",
+        of_model("before")
+    );
     let measures = found["measures"].as_array().into_iter().flatten();
     let figures = measures.filter(|m| m["name"] == MEMBERSHIP.0).filter_map(|m| m["figures"].as_array()).flatten();
-    let auc = figures.filter(|f| f["figure"] == MEMBERSHIP.1 && f["of"] == "after").find_map(|f| f["value"].as_number());
+    let auc =
+        figures.filter(|f| f["figure"] == MEMBERSHIP.1 && f["of"] == "after").find_map(|f| f["value"].as_number());
     let auc = auc.with_context(|| format!("{shown}: membership inference was not measured on the model"))?;
     let passed = auc.as_f64().is_some_and(|auc| bounds.hold(auc));
     Ok(facts.audit_result(&Audited { audit: Digest::of(&bytes), policy: digest, auc, passed }))

@@ -31,7 +31,11 @@ pub fn run(args: &CommitArgs, printer: Printer) -> Result<Status> {
         }
         roles => {
             let roles = roles.join(" and ");
-            printer.result(format!("yes: {} is the {roles} data that {} commits to", args.data.display(), path.display()));
+            printer.result(format!(
+                "yes: {} is the {roles} data that {} commits to",
+                args.data.display(),
+                path.display()
+            ));
             Ok(Status::Yes)
         }
     }

@@ -18,7 +18,9 @@ pub fn run(args: &DiffArgs, printer: Printer) -> Result<Status> {
     print(&difference, printer);
     printer.result(match (args.only.is_empty(), yes) {
         (true, true) => "the models are the same".to_owned(),
-        (true, false) => format!("{} tensors and {} other fields differ", difference.tensors.len(), difference.fields.len()),
+        (true, false) => {
+            format!("{} tensors and {} other fields differ", difference.tensors.len(), difference.fields.len())
+        }
         (false, true) => "yes: nothing differs but these tensors and the stamp, byte for byte".to_owned(),
         (false, false) if beyond.is_empty() => "no: more differs than these tensors and the stamp".to_owned(),
         (false, false) => format!("no: tensors differ that --only does not name: {}", beyond.join(", ")),
@@ -34,10 +36,7 @@ fn print(difference: &Difference, printer: Printer) {
             Change::Removed => "removed",
         };
         let distance = tensor.distance.map_or_else(String::new, |d| {
-            format!(
-                "  l2 {:.4e} (relative {:.4e}), largest {:.4e}, {} elements",
-                d.l2, d.relative, d.max, d.elements
-            )
+            format!("  l2 {:.4e} (relative {:.4e}), largest {:.4e}, {} elements", d.l2, d.relative, d.max, d.elements)
         });
         printer.result(format!("tensor   {change:<8} {} {:?}{distance}", tensor.key, tensor.dims));
     }

@@ -15,7 +15,8 @@ use crate::{
 use anyhow::{Context, Result};
 
 pub fn run(args: &ExportArgs, printer: Printer) -> Result<Status> {
-    let facts = Facts::of(&args.folder, &seal::name_of(&args.folder)).with_context(|| args.folder.display().to_string())?;
+    let facts =
+        Facts::of(&args.folder, &seal::name_of(&args.folder)).with_context(|| args.folder.display().to_string())?;
     match args.format {
         ExportFormat::Cyclonedx => printer.json(&cyclonedx::export(&facts))?,
         ExportFormat::Slsa => printer.json(&facts.slsa(&Occasion::default())?)?,

@@ -1,5 +1,6 @@
 //! Signature and claims of an output, for `forget`, `sign` and `attest`.
 
+use crate::data;
 use crate::provenance::{
     claims::{Facts, Occasion},
     commitment::Files,
@@ -7,7 +8,6 @@ use crate::provenance::{
     keys::PrivateKey,
     oms::Manifest,
 };
-use crate::data;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 

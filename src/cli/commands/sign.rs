@@ -11,11 +11,7 @@ use serde_json::json;
 pub fn run(args: &SignArgs, printer: Printer) -> Result<Status> {
     let key = PrivateKey::read(&args.sign_key)?;
     let path = args.folder.join(SIGNATURE);
-    ensure!(
-        args.force || path.symlink_metadata().is_err(),
-        "{} exists; pass --force to replace it",
-        path.display()
-    );
+    ensure!(args.force || path.symlink_metadata().is_err(), "{} exists; pass --force to replace it", path.display());
     let signature = seal::signature(&args.folder, &seal::name_of(&args.folder), &key)?;
     output::replace(&path, signature.as_bytes())?;
     let hint = key.public().hint();

@@ -83,7 +83,8 @@ pub(super) fn check(
         None => checks.skip("claims", format!("there is no {}", path.display())),
         Some(text) => match lines(text, key, subject, &mut holding) {
             Ok(others) => {
-                let unverified = if others > 0 { format!("; {others} by other keys, not verified") } else { String::new() };
+                let unverified =
+                    if others > 0 { format!("; {others} by other keys, not verified") } else { String::new() };
                 checks.pass("claims", format!("{} hold{unverified}", holding.len()));
             }
             Err(Problem::No(code, detail)) => checks.fail("claims", code, format!("{CLAIMS} {detail}")),
@@ -98,7 +99,10 @@ pub(super) fn check(
 fn lines(text: &[u8], key: &PublicKey, subject: &Subject<'_>, holding: &mut Vec<Claimed>) -> Result<usize, Problem> {
     let mut others = 0;
     let Some(text) = text.strip_suffix(b"\n") else {
-        return Err(Problem::Undecided("claim.malformed", "does not end with a line feed: its last line may be cut off".into()));
+        return Err(Problem::Undecided(
+            "claim.malformed",
+            "does not end with a line feed: its last line may be cut off".into(),
+        ));
     };
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let at = |what: String| format!("line {}: {what}", number + 1);
@@ -167,8 +171,7 @@ impl Subject<'_> {
         };
         let undecided = |error: ClaimError| Problem::Undecided("report.malformed", error.to_string());
         let (manifest, digests) = (self.manifest.clone(), self.digests.clone());
-        let facts =
-            Facts::new(manifest, digests, self.model, self.stamp.clone(), report.clone()).map_err(undecided)?;
+        let facts = Facts::new(manifest, digests, self.model, self.stamp.clone(), report.clone()).map_err(undecided)?;
         if kind == TEST_RESULT {
             return facts.test_result().map_err(undecided);
         }

@@ -62,7 +62,11 @@ pub(super) fn report(checks: &mut Checks, stamp: &Stamp, report: Option<&Value>)
         return;
     };
     let stamped = [
-        ("parameters", params_digest(&report["parameters"]).map_or_else(|e| json!(e.to_string()), |d| json!(d)), json!(stamp.params)),
+        (
+            "parameters",
+            params_digest(&report["parameters"]).map_or_else(|e| json!(e.to_string()), |d| json!(d)),
+            json!(stamp.params),
+        ),
         ("result.weights", report["result"]["weights"].clone(), json!(stamp.weights)),
         ("result.graph", report["result"]["graph"].clone(), json!(stamp.graph)),
         ("source.file", report["source"]["file"].clone(), json!(stamp.source.file)),

@@ -232,7 +232,8 @@ fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examined {
     }
     match (request.key, &found.manifest) {
         (Some(key), Some(manifest)) => {
-            let subject = claims::Subject { folder, manifest, digests, model: bytes, stamp, report: found.report.as_ref() };
+            let subject =
+                claims::Subject { folder, manifest, digests, model: bytes, stamp, report: found.report.as_ref() };
             found.claims = claims::check(checks, key, &subject, request.require);
         }
         (Some(_), None) => {}
@@ -241,7 +242,8 @@ fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examined {
     match request.policy {
         None => checks.skip("policy", "no policy was given"),
         Some(policy) => {
-            let subject = policy::Subject { key: request.key, stamp, report: found.report.as_ref(), claims: &found.claims };
+            let subject =
+                policy::Subject { key: request.key, stamp, report: found.report.as_ref(), claims: &found.claims };
             policy::check(checks, policy, &subject);
         }
     }

@@ -225,7 +225,8 @@ fn an_audit_can_be_claimed() {
     };
     bounds(0.0, 1.0);
     let attest = |folder: &Path| {
-        let args = ["attest", text(folder), "--sign-key", text(&key), "--audit", text(&audit), "--policy", text(&policy)];
+        let args =
+            ["attest", text(folder), "--sign-key", text(&key), "--audit", text(&audit), "--policy", text(&policy)];
         run(args)
     };
     assert_eq!(verify(folder, &["--policy", text(&policy), "--json"]).exits(1).json()["reason"], "policy.threshold");

@@ -39,7 +39,13 @@ pub(super) struct Finished {
 impl Job<'_> {
     /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them. Where
     /// the output is masked, what is measured for the verdict are the weights before that.
-    pub(super) fn finish(&self, output: &Output, work: &Work, gates: &GateArgs, request: Option<&str>) -> Result<Finished> {
+    pub(super) fn finish(
+        &self,
+        output: &Output,
+        work: &Work,
+        gates: &GateArgs,
+        request: Option<&str>,
+    ) -> Result<Finished> {
         let folder = output.scratch("finished")?;
         let texts = |classes: &[usize]| classes.iter().map(ToString::to_string).collect();
         let several = self.model.graph.outputs.len() > 1;

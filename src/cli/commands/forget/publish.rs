@@ -13,8 +13,8 @@ use crate::{
         printer::Printer,
     },
     report::{
-        self, CheckRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, Routing,
-        SCHEMA_VERSION, TrainedTensor, Verdict,
+        self, CheckRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, Routing, SCHEMA_VERSION,
+        TrainedTensor, Verdict,
     },
     train::Weights,
     unlearn::Variant,

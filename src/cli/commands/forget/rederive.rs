@@ -2,12 +2,7 @@
 
 use super::{Job, folder_of, output_of, values};
 use crate::{
-    cli::{
-        args::ForgetArgs,
-        commands::output,
-        interrupt, plan,
-        printer::Printer,
-    },
+    cli::{args::ForgetArgs, commands::output, interrupt, plan, printer::Printer},
     provenance::{
         diff,
         digest::Digest,

@@ -51,7 +51,8 @@ fn attempt(args: &VerifyArgs, found: &Examined, printer: Printer) -> Result<Find
     }
     words.extend(labels(report, folder.path())?);
     words.extend(plan::arguments(report)?);
-    let Command::Forget(again) = Cli::try_parse_from(&words).map_err(|e| anyhow!("the report's settings: {e}"))?.command
+    let Command::Forget(again) =
+        Cli::try_parse_from(&words).map_err(|e| anyhow!("the report's settings: {e}"))?.command
     else {
         return Err(anyhow!("the report's settings are no run"));
     };
@@ -61,7 +62,11 @@ fn attempt(args: &VerifyArgs, found: &Examined, printer: Printer) -> Result<Find
         return Ok((Outcome::Fail, Some("rederive.data_mismatch"), detail));
     }
     if made.weights == digests.weights {
-        return Ok((Outcome::Pass, None, format!("trained again as the report says: every weight has the same bits{}", promise(report))));
+        return Ok((
+            Outcome::Pass,
+            None,
+            format!("trained again as the report says: every weight has the same bits{}", promise(report)),
+        ));
     }
     let moved = made.distance(&args.model)?;
     let detail = format!(
