@@ -156,7 +156,7 @@ fn message(data: &Files, take: &mut dyn FnMut(&[u8])) -> Result<(), CommitmentEr
 
 fn each_block(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), CommitmentError> {
     let io = |source| CommitmentError::Io { path: path.into(), source };
-    let (mut file, mut block) = (File::open(path).map_err(io)?, vec![0; 1 << 20]);
+    let (mut file, mut block) = (File::open(path).map_err(io)?, vec![0; 1 << 16]);
     loop {
         match file.read(&mut block).map_err(io)? {
             0 => return Ok(()),

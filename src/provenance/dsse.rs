@@ -61,10 +61,17 @@ struct Material {
     timestamp_verification_data: Option<Value>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Hint {
-    hint: KeyHint,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hint: Option<KeyHint>,
+    #[serde(default, skip_serializing)]
+    #[allow(dead_code)] // The key is given from outside; what a bundle says of it is never believed.
+    raw_bytes: Option<Value>,
+    #[serde(default, skip_serializing)]
+    #[allow(dead_code)]
+    key_details: Option<Value>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,7 +87,7 @@ struct Envelope {
 struct Signature {
     sig: String,
     #[serde(default)]
-    keyid: String,
+    keyid: Option<String>,
 }
 
 /// A bundle that was read.
@@ -114,11 +121,12 @@ fn pre_authentication(payload: &[u8]) -> Vec<u8> {
 /// Signs a statement; gives the bundle as one line of JSON.
 pub fn sign(payload: &[u8], key: &PrivateKey) -> Result<String, BundleError> {
     let hint = key.public().hint();
-    let signature = Signature { sig: STANDARD.encode(key.sign(&pre_authentication(payload))), keyid: hint.0.clone() };
+    let signature =
+        Signature { sig: STANDARD.encode(key.sign(&pre_authentication(payload))), keyid: Some(hint.0.clone()) };
     let bundle = Bundle {
         media_type: MEDIA_TYPE.into(),
         verification_material: Material {
-            public_key: Some(Hint { hint }),
+            public_key: Some(Hint { hint: Some(hint), ..Hint::default() }),
             certificate: None,
             x509_certificate_chain: None,
             tlog_entries: Vec::new(),
@@ -158,8 +166,8 @@ impl Signed {
         Ok(Self {
             payload: decode("payload", &envelope.payload)?,
             signature: decode("sig", &signature.sig)?,
-            hint: material.public_key.map(|key| key.hint),
-            keyid: signature.keyid.clone(),
+            hint: material.public_key.and_then(|key| key.hint),
+            keyid: signature.keyid.clone().unwrap_or_default(),
         })
     }
 

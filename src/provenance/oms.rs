@@ -3,6 +3,7 @@
 //! `model.sig` is a bundle over a list of all regular files of the folder. Claims may be added beside it later: their file,
 //! as that of the signature, is not on the list.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -21,8 +22,10 @@ pub const SIGNATURE: &str = "model.sig";
 pub const CLAIMS: &str = "claims.jsonl";
 /// `predicateType` of a signature.
 pub const PREDICATE: &str = "https://model_signing/signature/v1.0";
-/// Paths that are on no list of files.
-pub const IGNORED: [&str; 6] = [".git", ".gitattributes", ".github", ".gitignore", CLAIMS, SIGNATURE];
+/// Paths of git, which no list of files has.
+const GIT: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
+/// Paths that are on no list that this tool writes.
+pub const IGNORED: [&str; 6] = [GIT[0], GIT[1], GIT[2], GIT[3], CLAIMS, SIGNATURE];
 
 /// Why a folder could not be listed.
 #[derive(Debug, Error)]
@@ -78,7 +81,6 @@ struct Predicate {
 }
 
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 struct Listed {
     name: String,
     digest: String,
@@ -155,11 +157,14 @@ impl Manifest {
             return Err(ManifestError::Method { method, hash: hash_type });
         }
         let resources = predicate.resources.into_iter().map(resource).collect::<Result<Vec<_>, _>>()?;
-        if let Some(pair) = resources.windows(2).find(|pair| pair[0].name >= pair[1].name) {
-            let problem = "stands before or beside one that sorts no later";
-            return Err(ManifestError::Resource { name: pair[1].name.clone(), problem });
+        // The order is the signer's: the reference client sorts by the parts of a path, which is not the order of its letters.
+        let mut names = BTreeSet::new();
+        if let Some(twice) = resources.iter().find(|resource| !names.insert(resource.name.as_str())) {
+            return Err(ManifestError::Resource { name: twice.name.clone(), problem: "is listed twice" });
         }
-        let manifest = Self { resources, ignored: ignore_paths };
+        // What belongs to git is never listed, whether the list says so or not.
+        let ignored = ignore_paths.into_iter().chain(GIT.map(str::to_owned)).collect();
+        let manifest = Self { resources, ignored };
         let root = manifest.root();
         let found: Vec<_> = statement.subjects().collect();
         if found != [hex::encode(root.0)] {
@@ -231,7 +236,7 @@ fn walk(
 fn hash(path: &Path) -> Result<Digest, FolderError> {
     let io = |source| FolderError::Io { path: path.into(), source };
     let mut file = File::open(path).map_err(io)?;
-    let (mut hasher, mut block) = (Sha256::new(), vec![0; 1 << 20]);
+    let (mut hasher, mut block) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         match file.read(&mut block).map_err(io)? {
             0 => return Ok(Digest(hasher.finalize().into())),

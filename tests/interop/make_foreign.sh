@@ -60,7 +60,8 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 private = load_pem_private_key(pathlib.Path("test-p256.sec1.pem").read_bytes(), None)
 keyid = hashlib.sha256(pathlib.Path("model-signing-p256.pub").read_bytes()).hexdigest()
 signer = CryptoSigner(private, SSlibKey.from_crypto(private.public_key(), keyid))
-envelope = Envelope('{"_type":"https://in-toto.io/Statement/v1","subject":[],"note":"gr\u00fc\u00dfe \u00ff?"}'.encode(), "application/vnd.in-toto+json", {})
+payload = '{"_type":"https://in-toto.io/Statement/v1","subject":[],"note":"gr\u00fc\u00dfe \u00ff?"}'
+envelope = Envelope(payload.encode(), "application/vnd.in-toto+json", {})
 envelope.sign(signer)
 pathlib.Path("securesystemslib-p256.json").write_text(json.dumps(envelope.to_dict(), indent=1) + "\n")
 EOF

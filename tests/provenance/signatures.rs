@@ -149,19 +149,23 @@ fn a_list_that_leaves_the_model_out_vouches_for_nothing() {
 }
 
 #[test]
-fn a_list_names_plain_paths_in_order() {
+fn a_list_names_plain_paths_once() {
     let output = Output::new();
     let (model, report) = (hash(&output, MODEL), hash(&output, REPORT));
     for name in ["../model.onnx", "/model.onnx", "./model.onnx", "a//b", "a\\b", ""] {
         listing(&output, &[(name, model.clone())], &[CLAIMS]);
         says(&output.verified(), Answer::Undecided, "signature.malformed");
     }
-    listing(&output, &[(REPORT, report.clone()), (MODEL, model.clone())], &[CLAIMS]);
-    says(&output.verified(), Answer::Undecided, "signature.malformed");
     listing(&output, &[(MODEL, model.clone()), (MODEL, model.clone())], &[CLAIMS]);
     says(&output.verified(), Answer::Undecided, "signature.malformed");
-    listing(&output, &[(MODEL, model), (REPORT, report)], &[CLAIMS]);
+    // In which order is the signer's affair; claims are about the folder in ours, so there are none here.
+    let mut told = output.report();
+    told["claims"] = json!([]);
+    output.write_report(&told);
+    fs::remove_file(output.path(CLAIMS)).expect("removed");
+    listing(&output, &[(REPORT, hash(&output, REPORT)), (MODEL, model)], &[CLAIMS]);
     says(&output.verified(), Answer::Yes, "ok");
+    assert_ne!(report, hash(&output, REPORT));
 }
 
 #[test]
@@ -204,4 +208,49 @@ fn a_signature_names_its_key() {
     bundle["dsseEnvelope"]["signatures"][0]["keyid"] = "00".into();
     output.write_signature(&bundle.to_string());
     says(&output.verified(), Answer::No, "signature.invalid");
+}
+
+#[test]
+fn what_is_appended_to_a_model_is_noticed_twice() {
+    // A stamp once more, as somebody would forge one: readers that take the last entry would believe it.
+    let output = Output::new();
+    let mut bytes = fs::read(output.model()).expect("read");
+    let key = b"dev.onnx-unlearn.digest";
+    let mut entry = vec![1 << 3 | 2, key.len() as u8];
+    entry.extend(key);
+    entry.extend([2 << 3 | 2, 1, b'x']);
+    bytes.extend([14 << 3 | 2, entry.len() as u8]);
+    bytes.extend(entry);
+    fs::write(output.model(), &bytes).expect("written");
+    let verdict = output.verified();
+    says(&verdict, Answer::No, "signature.file_mismatch");
+    let model = verdict.checks.iter().find(|check| check.name == "model").expect("a check");
+    assert_eq!(model.code, Some("model.duplicate_metadata_key"));
+    // Without the key, nobody can tell which entry counts.
+    let verdict = examine(&output.model(), Request::default()).verdict(&output.model());
+    says(&verdict, Answer::Undecided, "model.duplicate_metadata_key");
+}
+
+#[test]
+fn external_data_is_signed_as_the_model_is() {
+    let folder = crate::common::temporary();
+    for (from, to) in [("external.onnx", "model.onnx"), ("external.data", "external.data")] {
+        fs::copy(crate::common::fixture("stamps").join(from), folder.path().join(to)).expect("copied");
+    }
+    let key = key();
+    let signature = Manifest::of_output(folder.path()).expect("files").statement("out").sign(&key).expect("signed");
+    fs::write(folder.path().join(SIGNATURE), signature).expect("written");
+    let model = folder.path().join(MODEL);
+    let public = key.public();
+    let files = || {
+        let verdict = examine(&model, Request { key: Some(&public), ..Request::default() }).verdict(&model);
+        verdict.checks.into_iter().find(|check| check.name == "origin.files").expect("a check")
+    };
+    assert_eq!(files().code, None, "{}", files().detail);
+    let data = folder.path().join("external.data");
+    let mut bytes = fs::read(&data).expect("read");
+    bytes[0] ^= 1;
+    fs::write(&data, bytes).expect("written");
+    assert_eq!(files().code, Some("signature.file_mismatch"));
+    assert!(files().detail.contains("external.data"), "{}", files().detail);
 }

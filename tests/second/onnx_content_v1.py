@@ -229,13 +229,14 @@ def external_data(tensor, directory):
         # 20 digits are more than any file has bytes; int() balks at thousands.
         numbers[key] = int(entries[key].lstrip(b"0")[:20] or b"0")
     require(not location.startswith(b"/"), "an absolute external location")
-    require(not any(bad in location for bad in (b"..", b"\\", b"\0")),
-            "an external location with `..`, a backslash or a NUL")
+    parts = [part for part in location.split(b"/") if part not in (b"", b".")]
+    require(parts and b".." not in parts and not any(bad in location for bad in (b"\\", b"\0")),
+            "an external location without a component or with `..`, a backslash or a NUL")
     try:
         path = os.fsencode(directory)
-        for part in location.split(b"/"):
+        for part in parts:
             path = os.path.join(path, part)
-            require(not part or not stat.S_ISLNK(os.lstat(path).st_mode), "an external symbolic link")
+            require(not stat.S_ISLNK(os.lstat(path).st_mode), "an external symbolic link")
         status = os.lstat(path)
         require(stat.S_ISREG(status.st_mode), "external data in no regular file")
         require(status.st_nlink == 1, "external data with several hard links")
@@ -491,7 +492,8 @@ def encoded_function(function, key, directory, weights):
     defined, defaults = set(function.input), function.attribute_proto
     require(len(defined) == len(function.input), "a value name defined twice")
     check_attributes(defaults)
-    require(not any(default.given & {"g", "graphs"} for default in defaults),
+    # GRAPH is 5, GRAPHS is 10.
+    require(not any(default.type in (5, 10) and not default.ref_attr_name for default in defaults),
             "a graph as default of a function attribute")
     nodes = scope.nodes(function.node, [], defined)
     return (key + items(map(lp, function.input)) + items(map(lp, function.output))
@@ -568,7 +570,8 @@ STAMP = {
     "source": dict.fromkeys(("file", "weights", "graph"), DIGEST_FORM),
     "forget": [STRING_FORM],
 }
-STAMP_OPTIONAL = {"forgotten_before": [STRING_FORM], "output": STRING_FORM, "history": [DIGEST_FORM]}
+STAMP_OPTIONAL = {"forgotten_before": [STRING_FORM], "output": STRING_FORM, "request": STRING_FORM,
+                  "history": [DIGEST_FORM]}
 
 
 def has_form(value, form):
@@ -597,10 +600,12 @@ def stamp_verdict(model, weights, graph):
         return "stamp.inconsistent"
     # A field that is not of the form of section 3 is as good as missing.
     optional = {name: form for name, form in STAMP_OPTIONAL.items() if name in stamp}
-    if whole != text or not has_form(stamp, STAMP | optional):
+    if whole != text or not isinstance(stamp.get("content"), str):
         return "stamp.malformed"
     if stamp["content"] != "onnx-content-v1":
         return "stamp.unsupported"
+    if not has_form(stamp, STAMP | optional):
+        return "stamp.malformed"
     declared = model_of(*(bytes.fromhex(stamp[name][len("sha256:"):]) for name in ("graph", "weights")))
     if metadata.get(b"dev.onnx-unlearn.digest") != declared.encode():
         return "stamp.inconsistent"

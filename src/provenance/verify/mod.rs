@@ -118,7 +118,7 @@ pub struct Examined {
     pub stamp: Option<Stamp>,
     /// The report beside it.
     pub report: Option<Value>,
-    /// Its files, where a key was given and they could be listed.
+    /// Its files, where a key was given and they are those that were signed.
     pub manifest: Option<Manifest>,
     /// The claims that the key has signed and nothing contradicts.
     pub claims: Vec<Claimed>,

@@ -32,8 +32,8 @@ pub(super) fn check(checks: &mut Checks, key: &PublicKey, folder: &Path, model: 
             return None;
         }
     };
-    files(checks, &signed, &found, model);
-    Some(found)
+    // Claims are held against the report, and a report that was not signed is nobody's.
+    files(checks, &signed, &found, model).then_some(found)
 }
 
 /// The signed list of files, where the key has signed one.
@@ -96,8 +96,9 @@ fn signature(checks: &mut Checks, key: &PublicKey, folder: &Path) -> Option<Mani
     }
 }
 
-/// Compares the files with the list. What is read here must be on the list, whatever the list ignores.
-fn files(checks: &mut Checks, signed: &Manifest, found: &Manifest, model: &str) {
+/// Compares the files with the list; true where they are those that were signed. What is read here must be on the list, whatever
+/// the list ignores.
+fn files(checks: &mut Checks, signed: &Manifest, found: &Manifest, model: &str) -> bool {
     let name = "origin.files";
     let differ = |listed: &&crate::provenance::oms::Resource| found.digest(&listed.name) != Some(listed.digest);
     let wrong: Vec<String> = signed.resources.iter().filter(differ).map(|r| r.name.clone()).collect();
@@ -105,14 +106,16 @@ fn files(checks: &mut Checks, signed: &Manifest, found: &Manifest, model: &str) 
     let read = [model, REPORT].into_iter().filter(|name| signed.ignores(name)).map(str::to_owned);
     let unlisted: Vec<String> = extra.chain(read).collect();
     let list = |what: &str, names: &[String]| format!("{what}: {}", quoted(names));
+    let own = [model.to_owned()];
+    let unlisted = if unlisted.is_empty() && signed.digest(model).is_none() { &own[..] } else { &unlisted[..] };
     if !wrong.is_empty() {
         let detail = list("missing, or not what was signed", &wrong);
         checks.fail(name, "signature.file_mismatch", detail);
     } else if !unlisted.is_empty() {
-        checks.fail(name, "signature.unlisted_file", list("not covered by the signature", &unlisted));
-    } else if signed.digest(model).is_none() {
-        checks.fail(name, "signature.unlisted_file", list("not covered by the signature", &[model.to_owned()]));
+        checks.fail(name, "signature.unlisted_file", list("not covered by the signature", unlisted));
     } else {
         checks.pass(name, format!("all {} files are those that were signed", signed.resources.len()));
+        return true;
     }
+    false
 }
