@@ -278,7 +278,9 @@ pub fn arguments(report: &Value) -> Result<Vec<String>> {
     words.put("--batch-size", recipe.batch_size);
     let noise = &recipe.noise;
     words.put("--noise-images", noise.images);
-    words.put("--noise-samples", noise.samples * recipe.forget.len());
+    let samples =
+        noise.samples.checked_mul(recipe.forget.len()).context("the report's number of noise samples is too large")?;
+    words.put("--noise-samples", samples);
     words.put("--noise-steps", noise.steps);
     words.put("--noise-lr", noise.lr);
     words.put("--noise-penalty", noise.loss.penalty);

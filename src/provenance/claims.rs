@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::digest::{Digest, DigestError, Digests, digest};
 use super::dsse::Statement;
-use super::oms::{FolderError, Manifest};
+use super::oms::{CLAIMS, FolderError, Manifest};
 use super::stamp::{MODEL, REPORT, Stamp, StampError, params_digest};
 use crate::onnx::wire::layout;
 
@@ -41,6 +41,8 @@ pub enum ClaimError {
     Unstamped,
     #[error("{REPORT}: {0}")]
     Report(String),
+    #[error("nothing can be claimed of a model that is not what stamp and report say: {0}")]
+    Mismatch(String),
 }
 
 /// Everything a statement is made from.
@@ -51,6 +53,8 @@ pub struct Facts {
     pub manifest: Manifest,
     /// Digests of the model.
     pub digests: Digests,
+    /// True where claims lie beside it.
+    pub claimed: bool,
     /// Files of its external data.
     external: Vec<String>,
     /// Its stamp.
@@ -83,7 +87,14 @@ impl Facts {
         let stamp = super::stamp::read(&model)?.ok_or(ClaimError::Unstamped)?;
         let digests = digest(&model, folder)?;
         let report = serde_json::from_slice(&read(REPORT)?).map_err(|e| ClaimError::Report(e.to_string()))?;
-        Ok(Self { folder: name.into(), manifest, digests, external: external(&model)?, stamp, report })
+        if !stamp.is_of(&digests) {
+            return Err(ClaimError::Mismatch("the stamp is one of other weights or another graph".into()));
+        }
+        if let Some(problem) = contradicts(&report, &stamp) {
+            return Err(ClaimError::Mismatch(problem));
+        }
+        let claimed = folder.join(CLAIMS).exists();
+        Ok(Self { folder: name.into(), manifest, digests, claimed, external: external(&model)?, stamp, report })
     }
 
     /// From what was read already.
@@ -94,7 +105,7 @@ impl Facts {
         stamp: Stamp,
         report: Value,
     ) -> Result<Self, ClaimError> {
-        Ok(Self { folder: String::new(), manifest, digests, external: external(model)?, stamp, report })
+        Ok(Self { folder: String::new(), manifest, digests, claimed: true, external: external(model)?, stamp, report })
     }
 
     fn annotations(graph: &Value, weights: &Value) -> Value {
@@ -179,7 +190,7 @@ impl Facts {
         all
     }
 
-    /// What was measured, against the gates; `policy` names a policy file that the gates were held against.
+    /// What was measured, against the gates.
     pub fn test_result(&self) -> Result<Statement, ClaimError> {
         let verdict = &self.report["verdict"];
         let gates = verdict["gates"].as_array().ok_or_else(|| ClaimError::Report("holds no gates".into()))?;
@@ -218,6 +229,27 @@ impl Facts {
         });
         Statement::new(self.subjects(), TEST_RESULT, predicate)
     }
+}
+
+/// In what a report is not about the run that a stamp names; `None` where it is.
+pub fn contradicts(report: &Value, stamp: &Stamp) -> Option<String> {
+    let parameters = &report["parameters"];
+    let forget: Option<Vec<String>> =
+        parameters["recipe"]["forget"].as_array().map(|classes| classes.iter().map(text).collect());
+    let said = [
+        ("parameters", params_digest(parameters).map_or(Value::Null, |digest| json!(digest)), json!(stamp.params)),
+        ("result.weights", report["result"]["weights"].clone(), json!(stamp.weights)),
+        ("result.graph", report["result"]["graph"].clone(), json!(stamp.graph)),
+        ("source.file", report["source"]["file"].clone(), json!(stamp.source.file)),
+        ("source.weights", report["source"]["weights"].clone(), json!(stamp.source.weights)),
+        ("source.graph", report["source"]["graph"].clone(), json!(stamp.source.graph)),
+        ("tool", report["tool"].clone(), json!(stamp.tool)),
+        ("parameters.method", parameters["method"].clone(), json!(stamp.method)),
+        ("parameters.recipe.forget", json!(forget), json!(stamp.forget)),
+        ("request", report["request"].clone(), json!(stamp.request)),
+    ];
+    let (field, found, expected) = said.into_iter().find(|(_, found, expected)| found != expected)?;
+    Some(format!("{field} of the report is {found}, the stamp says {expected}"))
 }
 
 /// What `audit` measured, for a claim.

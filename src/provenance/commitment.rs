@@ -111,7 +111,7 @@ pub enum Files {
 }
 
 impl Files {
-    /// All regular files of a folder, by their path below it.
+    /// All files of a folder that are not hidden, by their path below it.
     pub fn of_folder(folder: &Path) -> Result<Self, CommitmentError> {
         let mut files = Vec::new();
         below(folder, "", &mut files)?;
@@ -127,6 +127,10 @@ fn below(folder: &Path, at: &str, files: &mut Vec<(PathBuf, String)>) -> Result<
         let path = entry.map_err(io)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.contains('\n'));
         let name = name.ok_or_else(|| CommitmentError::Irregular(path.clone()))?;
+        // Desktops leave hidden files where somebody looks, and reading the data passes them over as well.
+        if name.starts_with('.') {
+            continue;
+        }
         let name = if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") };
         // Links are followed, as reading the data follows them.
         if path.is_dir() {

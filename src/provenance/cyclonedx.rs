@@ -57,11 +57,13 @@ pub fn export(facts: &Facts) -> Value {
             property("verdict", report["verdict"]["outcome"].as_str().unwrap_or_default().to_owned()),
         ],
     });
-    component["externalReferences"] = json!([{
-        "type": "attestation",
-        "url": CLAIMS,
-        "comment": "signed in-toto statements beside the model",
-    }]);
+    if facts.claimed {
+        component["externalReferences"] = json!([{
+            "type": "attestation",
+            "url": CLAIMS,
+            "comment": "signed in-toto statements beside the model",
+        }]);
+    }
     json!({
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",

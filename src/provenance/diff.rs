@@ -11,7 +11,8 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::digest::{Digest, DigestError, Digests, TensorDigest, digest};
-use crate::onnx::patch::{NAMESPACE, Patch, PatchError, patch_bytes, write_external};
+use super::stamp::{DIGEST_KEY, STAMP_KEY};
+use crate::onnx::patch::{Patch, PatchError, patch_bytes, write_external};
 use crate::onnx::schema::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto,
     attribute_type,
@@ -22,6 +23,9 @@ use crate::tensor::Tensor;
 
 /// Version of [`Difference`] as JSON.
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// The metadata that a stamp consists of.
+const STAMP_KEYS: [&str; 2] = [DIGEST_KEY, STAMP_KEY];
 
 /// Why two models were not compared.
 #[derive(Debug, Error)]
@@ -132,10 +136,10 @@ impl Difference {
         self.tensors.is_empty() && self.fields.is_empty()
     }
 
-    /// Fields that differ, apart from this tool's metadata.
+    /// Fields that differ, apart from the stamp.
     pub fn foreign(&self) -> impl Iterator<Item = &FieldDifference> {
-        let own = format!("metadata[{NAMESPACE}");
-        self.fields.iter().filter(move |difference| !difference.field.starts_with(&own))
+        let own = STAMP_KEYS.map(|key| format!("metadata[{key}]"));
+        self.fields.iter().filter(move |difference| !own.contains(&difference.field))
     }
 }
 
@@ -215,7 +219,8 @@ pub fn distance(a: &Tensor, b: &Tensor) -> Option<Distance> {
         let (a, moved) = (f64::from(a), f64::from(b) - f64::from(a));
         squares += moved * moved;
         size += a * a;
-        max = max.max(moved.abs());
+        // NaN is not skipped, as the maximum would: no number is farther away.
+        max = if moved.is_nan() || max.is_nan() { f64::NAN } else { max.max(moved.abs()) };
         elements += usize::from(moved != 0.0);
     }
     let l2 = f64::sqrt(squares);
@@ -228,8 +233,8 @@ fn nothing_else(a: &Side, b: &Side, tensors: &[TensorDifference], from: &Path, t
     for difference in tensors {
         changed.insert(difference.key.as_str(), b.tensor(&difference.key)?);
     }
-    let own = layout(&b.bytes).ok()?.metadata.into_iter().filter(|entry| entry.key.starts_with(NAMESPACE));
-    let metadata: Vec<_> = own.map(|entry| (entry.key, entry.value)).collect();
+    let stamp = layout(&b.bytes).ok()?.metadata.into_iter().filter(|entry| STAMP_KEYS.contains(&entry.key.as_str()));
+    let metadata: Vec<_> = stamp.map(|entry| (entry.key, entry.value)).collect();
     let patched = match patch_bytes(&a.bytes, &Patch { tensors: changed, metadata }) {
         Ok(patched) => patched,
         // Another type or length is another field than the payload.

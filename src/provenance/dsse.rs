@@ -107,8 +107,8 @@ pub enum Signer {
     Key,
     /// Somebody else's: the bundle names another key, and the signature is not this key's.
     Other,
-    /// It ought to be the key's, and is not.
-    Invalid,
+    /// It ought to be the key's, and is not; why.
+    Invalid(&'static str),
 }
 
 /// What is signed of a payload: DSSE's pre-authentication encoding.
@@ -145,6 +145,13 @@ fn decode(field: &'static str, text: &str) -> Result<Vec<u8>, BundleError> {
     STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text)).map_err(|_| BundleError::Base64(field))
 }
 
+impl BundleError {
+    /// True for bytes that are no JSON: damage, and no other form of signature.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Json(error) if !error.is_data())
+    }
+}
+
 impl Signed {
     /// Reads a bundle.
     pub fn parse(text: &[u8]) -> Result<Self, BundleError> {
@@ -179,8 +186,11 @@ impl Signed {
         let only = self.hint.as_ref().is_none_or(|h| *h == hint) && (self.keyid == hint.0 || self.keyid.is_empty());
         match (key.signed(&pre_authentication(&self.payload), &self.signature), named, only) {
             (true, _, true) => Signer::Key,
+            (true, _, false) => Signer::Invalid("the signature is the key's, but the bundle names another key"),
+            (false, true, _) => {
+                Signer::Invalid("the bundle names the key, but the signature is not one by it over this payload")
+            }
             (false, false, _) => Signer::Other,
-            _ => Signer::Invalid,
         }
     }
 

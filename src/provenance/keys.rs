@@ -66,6 +66,8 @@ pub enum KeyError {
     Unsupported { path: PathBuf, wanted: &'static str, found: String },
     #[error("{} exists; a key is never replaced", path.display())]
     Exists { path: PathBuf },
+    #[error("the key cannot be written as PKCS#8: {0}")]
+    Encoding(p256::pkcs8::Error),
     #[error("the system gives no random bytes: {0}")]
     Random(String),
 }
@@ -105,8 +107,11 @@ fn blocks(text: &str) -> Vec<Block<'_>> {
 /// not say itself.
 fn key_block<'t>(path: &Path, text: &'t str, wanted: &'static str) -> Result<Block<'t>, KeyError> {
     let unsupported = |found: &str| KeyError::Unsupported { path: path.into(), wanted, found: found.into() };
-    let block = blocks(text).into_iter().find(|block| block.label != "EC PARAMETERS");
-    let block = block.ok_or_else(|| unsupported("no PEM block"))?;
+    let mut found = blocks(text).into_iter().filter(|block| block.label != "EC PARAMETERS");
+    let block = found.next().ok_or_else(|| unsupported("no PEM block"))?;
+    if found.next().is_some() {
+        return Err(unsupported("several PEM blocks"));
+    }
     let encrypted = block.label == "ENCRYPTED PRIVATE KEY" || block.text.contains("ENCRYPTED");
     if encrypted && wanted == "private" {
         return Err(KeyError::Encrypted { path: path.into() });
@@ -152,12 +157,12 @@ impl PrivateKey {
     }
 
     /// The key as PKCS#8 in PEM.
-    fn to_pem(&self) -> Option<String> {
+    fn to_pem(&self) -> Result<String, KeyError> {
         let text = match self {
             Self::P256(key) => p256::SecretKey::from(key).to_pkcs8_pem(LineEnding::LF),
             Self::P384(key) => p384::SecretKey::from(key).to_pkcs8_pem(LineEnding::LF),
         };
-        text.ok().map(|text| text.to_string())
+        Ok(text.map_err(KeyError::Encoding)?.to_string())
     }
 
     /// Writes the key to a new file that only its owner can read, and the public key beside it, to `<file>.pub`. Gives the
@@ -169,9 +174,13 @@ impl PrivateKey {
         if public.symlink_metadata().is_ok() {
             return Err(KeyError::Exists { path: public });
         }
-        write_secret(path, &self.to_pem().unwrap_or_default())?;
+        write_secret(path, &self.to_pem()?)?;
         let io = |source| KeyError::Io { path: public.clone(), source };
-        fs::write(&public, self.public().to_pem()).map_err(io)?;
+        if let Err(error) = fs::write(&public, self.public().to_pem()) {
+            // Half a pair is of no use, and nobody has seen this key yet.
+            let _ = fs::remove_file(path);
+            return Err(io(error));
+        }
         Ok(public)
     }
 
@@ -222,7 +231,8 @@ impl PublicKey {
             Self::P256(key) => key.to_public_key_pem(LineEnding::LF),
             Self::P384(key) => key.to_public_key_pem(LineEnding::LF),
         };
-        text.unwrap_or_default()
+        // A point of the curve always has an encoding; a wrong name for a key would be worse than an end.
+        text.unwrap_or_else(|error| unreachable!("a public key without an encoding: {error}"))
     }
 
     /// How a bundle names this key.

@@ -35,7 +35,7 @@ pub enum FolderError {
     Io { path: PathBuf, source: io::Error },
     #[error("{} is a symbolic link or no regular file: only regular files are signed", .0.display())]
     Irregular(PathBuf),
-    #[error("{} has a name that is not UTF-8", .0.display())]
+    #[error("{} has a name that is not UTF-8 or that holds a backslash: it cannot be signed", .0.display())]
     Name(PathBuf),
 }
 
@@ -112,6 +112,13 @@ impl Manifest {
     /// [`Manifest::of`] with the paths that this tool leaves out.
     pub fn of_output(folder: &Path) -> Result<Self, FolderError> {
         Self::of(folder, &IGNORED.map(str::to_owned))
+    }
+
+    /// The same list in the order that this tool writes.
+    pub fn sorted(&self) -> Self {
+        let mut sorted = self.clone();
+        sorted.resources.sort_by(|a, b| a.name.cmp(&b.name));
+        sorted
     }
 
     /// The digest of the folder: of the files' digests one after the other.
@@ -215,7 +222,8 @@ fn walk(
     for entry in fs::read_dir(&here).map_err(io(&here))? {
         let entry = entry.map_err(io(&here))?;
         let path = entry.path();
-        let name = entry.file_name().into_string().map_err(|_| FolderError::Name(path.clone()))?;
+        let name = entry.file_name().into_string().ok().filter(|name| !name.contains('\\'));
+        let name = name.ok_or_else(|| FolderError::Name(path.clone()))?;
         let name = if below.is_empty() { name } else { format!("{below}/{name}") };
         if ignores(ignored, &name) {
             continue;

@@ -28,6 +28,10 @@ pub struct Policy {
     pub keys: Option<Vec<KeyHint>>,
     /// Programs that may have written the output, `onnx-unlearn/0.1.0`.
     pub tools: Option<Vec<String>>,
+    /// Classes that have to have been forgotten, by index as text, by this run or earlier ones.
+    pub forget: Option<Vec<String>>,
+    /// What the run has to have been asked for under.
+    pub request: Option<String>,
     /// Claims that have to be there.
     #[serde(default)]
     pub require: Vec<Predicate>,
@@ -94,6 +98,8 @@ pub enum PolicyError {
     Json { path: PathBuf, source: serde_json::Error },
     #[error("{}: schema_version is {found}, this program knows 1", path.display())]
     Version { path: PathBuf, found: u32 },
+    #[error("{}: membership_auc.min is above membership_auc.max", path.display())]
+    Bounds { path: PathBuf },
     #[error("{}: {field} is {value}, expected a number from 0 to 1", path.display())]
     Share { path: PathBuf, field: &'static str, value: f64 },
 }
@@ -118,6 +124,9 @@ impl Policy {
             if let Some(value) = value.filter(|v| !(0.0..=1.0).contains(v)) {
                 return Err(PolicyError::Share { path: path.into(), field, value });
             }
+        }
+        if auc.is_some_and(|bounds| bounds.min > bounds.max) {
+            return Err(PolicyError::Bounds { path: path.into() });
         }
         Ok((policy, Digest::of(&bytes)))
     }

@@ -160,16 +160,91 @@ fn provenance_of_another_kind_of_build_is_none_of_ours() {
 }
 
 #[test]
-fn a_line_that_is_no_bundle_cannot_be_told() {
+fn a_line_that_is_damaged_cannot_be_told() {
     let output = Output::new();
     let good = fs::read_to_string(output.path(CLAIMS)).expect("read");
-    for text in [format!("{good}\n"), format!("{good}{{}}\n"), good.trim_end().to_owned(), format!("x{good}")] {
+    for text in [format!("{good}\n"), format!("{good}{{\n"), good.trim_end().to_owned(), format!("x{good}")] {
         output.write_claims(&text);
         let verdict = output.verified();
         // What did not hold is missed as well, and a no outranks what cannot be told.
         assert_ne!(verdict.answer, Answer::Yes, "{text}");
         assert_eq!(check(&verdict, "claims").code, Some("claim.malformed"), "{text}");
     }
+}
+
+#[test]
+fn signatures_of_other_forms_are_those_of_others() {
+    let output = Output::new();
+    let good = fs::read_to_string(output.path(CLAIMS)).expect("read");
+    let bundle: Value = serde_json::from_str(good.lines().next().expect("a line")).expect("JSON");
+    let mut certificate = bundle.clone();
+    certificate["verificationMaterial"] = json!({"certificate": {"rawBytes": ""}, "tlogEntries": []});
+    let mut twice = bundle.clone();
+    let signature = bundle["dsseEnvelope"]["signatures"][0].clone();
+    twice["dsseEnvelope"]["signatures"] = json!([signature, signature]);
+    let mut further = bundle;
+    further["dsseEnvelope"]["further"] = json!(1);
+    for line in [certificate, twice, further, json!({})] {
+        output.write_claims(&format!("{good}{line}\n"));
+        let verdict = output.verified();
+        assert_eq!(verdict.answer, Answer::Yes, "{line}: {:#?}", verdict.checks);
+        assert_eq!(check(&verdict, "claims").detail, "2 hold; 1 by other keys, not verified");
+    }
+}
+
+#[test]
+fn an_audit_without_its_figure_says_nothing() {
+    let output = Output::new();
+    let good = fs::read_to_string(output.path(CLAIMS)).expect("read");
+    for auc in [json!(0.9), json!("0,9"), json!("NaN"), Value::Null] {
+        let mut statement = output.facts().test_result().expect("a claim");
+        statement.predicate["configuration"][0] = json!({"name": "audit", "annotations": {"membershipAuc": auc}});
+        output.write_claims(&(good.clone() + &signed(&output, &statement)));
+        let verdict = output.verified();
+        assert_eq!(check(&verdict, "claims").code, Some("claim.malformed"), "{auc}");
+    }
+}
+
+#[test]
+fn subjects_are_known_by_digest_and_not_by_name() {
+    let output = Output::new();
+    let mut statement = output.facts().slsa(&Occasion { during: true, ..Occasion::default() }).expect("a claim");
+    for subject in &mut statement.subject {
+        subject["name"] = json!("another name");
+    }
+    statement.subject.reverse();
+    output.write_claims(&(signed(&output, &statement) + &result(&output)));
+    assert_eq!(output.verified().answer, Answer::Yes);
+    let mut more = statement.subject[1].clone();
+    more["annotations"]["onnxWeights"] = json!("sha256:00");
+    statement.subject.push(more);
+    output.write_claims(&(signed(&output, &statement) + &result(&output)));
+    refused(&output.verified(), "claim.field_mismatch");
+}
+
+#[test]
+fn a_claim_says_everything_that_claims_of_its_type_say() {
+    let output = Output::new();
+    let mut statement = output.facts().test_result().expect("a claim");
+    statement.predicate = json!({"configuration": [{"name": "gates"}]});
+    output.write_claims(&(changed(&output, |_| {}) + &signed(&output, &statement)));
+    refused(&output.verified(), "claim.field_mismatch");
+    let slsa = changed(&output, |p| p["buildDefinition"]["externalParameters"]["hyperparameters"] = json!({}));
+    output.write_claims(&(slsa + &result(&output)));
+    refused(&output.verified(), "claim.field_mismatch");
+}
+
+#[test]
+fn a_result_that_failed_is_none_to_ask_for() {
+    let output = Output::unsigned(7.0);
+    let mut report = output.report();
+    report["verdict"]["outcome"] = json!("fail");
+    report["verdict"]["gates"][0]["outcome"] = json!("fail");
+    report["verdict"]["gates"][0]["measured"] = json!(0.9);
+    output.write_report(&report);
+    output.claim();
+    output.sign();
+    refused(&output.verified(), "claim.missing");
 }
 
 #[test]
@@ -197,9 +272,32 @@ fn a_report_of_another_run_does_not_fit_the_stamp() {
     let mut report = output.report();
     report["parameters"]["recipe"]["seed"] = json!(1);
     output.write_report(&report);
-    output.claim();
+    let error = Facts::of(output.folder(), "out").err().expect("nothing to claim").to_string();
+    assert!(error.contains("parameters of the report"), "{error}");
     output.sign();
     let verdict = output.verified();
     refused(&verdict, "report.mismatch");
     assert!(check(&verdict, "report").detail.contains("parameters"));
+}
+
+#[test]
+fn nothing_is_claimed_of_a_model_that_was_changed_after_its_stamp() {
+    let output = Output::unsigned(7.0);
+    let mut bytes = fs::read(output.model()).expect("read");
+    let weight = 7_f32.to_le_bytes();
+    let at = bytes.windows(4).position(|window| window == weight).expect("the weights");
+    bytes[at] ^= 1;
+    fs::write(output.model(), bytes).expect("written");
+    let error = Facts::of(output.folder(), "out").err().expect("nothing to claim").to_string();
+    assert!(error.contains("the stamp is one of other weights"), "{error}");
+}
+
+#[test]
+fn a_request_is_the_same_in_stamp_and_report() {
+    let output = Output::unsigned(7.0);
+    let mut report = output.report();
+    report["request"] = json!("DSR-2");
+    output.write_report(&report);
+    output.sign();
+    refused(&output.verified(), "report.mismatch");
 }

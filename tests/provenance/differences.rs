@@ -51,6 +51,16 @@ fn a_byte_that_no_digest_covers_is_something_else() {
     assert_eq!(difference.nothing_else, Some(false));
     let foreign: Vec<_> = difference.foreign().map(|field| field.field.as_str()).collect();
     assert_eq!(foreign, ["doc_string"]);
+    // Nor is an entry of our namespace that is no stamp.
+    let output = Output::unsigned(7.0);
+    let bytes = fs::read(output.model()).expect("read");
+    let stamp = onnx_unlearn::onnx::wire::layout(&bytes).expect("a model").metadata;
+    let metadata = stamp.into_iter().map(|entry| (entry.key, entry.value));
+    let metadata = metadata.chain([("dev.onnx-unlearn.more".to_owned(), "x".to_owned())]).collect();
+    let patch = Patch { metadata, ..Patch::default() };
+    fs::write(output.model(), patch_bytes(&bytes, &patch).expect("patched").model).expect("written");
+    let difference = of(&source(), &output.model());
+    assert_eq!((difference.nothing_else, difference.foreign().count()), (Some(false), 1));
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub fn source() -> PathBuf {
 
 /// The settings of the pretended run.
 fn parameters(seed: u64) -> Value {
-    json!({"method": "unsir", "recipe": {"seed": seed, "impair": {"lr": 0.001}}})
+    json!({"method": "unsir", "recipe": {"forget": [1], "seed": seed, "impair": {"lr": 0.001}}})
 }
 
 impl Output {
@@ -142,6 +142,8 @@ fn report(before: &Digests, after: &Digests) -> Value {
     let gate = |name: &str, threshold: f64, measured: f64| json!({"name": name, "outcome": "pass", "measure": "accuracy", "threshold": threshold, "measured": measured});
     json!({
         "schema_version": 1,
+        "tool": concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")),
+        "request": "DSR-1",
         "claims": [SLSA, TEST_RESULT],
         "statement": "UNSIR was run to suppress 1 of m.onnx.",
         "parameters": parameters(0),

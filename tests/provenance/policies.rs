@@ -39,6 +39,8 @@ fn what_holds_passes() {
         "keys": [output.public().hint()],
         "tools": [concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION"))],
         "require": ["slsa", "test-result"],
+        "forget": ["1"],
+        "request": "DSR-1",
     });
     let verdict = judged(&output, text);
     assert_eq!(verdict.answer, Answer::Yes, "{:#?}", verdict.checks);
@@ -51,6 +53,8 @@ fn each_question_has_its_no() {
     refused(&output, json!({"methods": ["retraining"]}), "policy.method");
     refused(&output, json!({"keys": ["00"]}), "policy.key");
     refused(&output, json!({"tools": ["onnx-unlearn/9.0.0"]}), "policy.version");
+    refused(&output, json!({"forget": ["1", "2"]}), "policy.forget");
+    refused(&output, json!({"request": "DSR-2"}), "policy.request");
     refused(&output, json!({"membership_auc": {"min": 0.4, "max": 0.6}}), "policy.threshold");
     let mut report = output.report();
     report["claims"] = json!([]);
@@ -80,6 +84,19 @@ fn an_audit_is_held_against_its_bounds() {
 }
 
 #[test]
+fn every_gate_of_a_name_counts() {
+    let output = Output::unsigned(7.0);
+    let mut report = output.report();
+    let mut more = report["verdict"]["gates"][0].clone();
+    more["measured"] = json!(0.9);
+    report["verdict"]["gates"].as_array_mut().expect("a list").push(more);
+    output.write_report(&report);
+    output.claim();
+    output.sign();
+    refused(&output, json!({"max_forget_accuracy": 0.01}), "policy.threshold");
+}
+
+#[test]
 fn what_nobody_signed_is_not_judged() {
     let output = Output::new();
     let ask = |policy: &Policy| {
@@ -99,6 +116,7 @@ fn a_policy_is_read_strictly() {
         (r#"{"schema_version":2}"#, "this program knows 1"),
         (r#"{"schema_version":1,"max_forget_acuracy":0.01}"#, "max_forget_acuracy"),
         (r#"{"schema_version":1,"max_retain_drop":2}"#, "from 0 to 1"),
+        (r#"{"schema_version":1,"membership_auc":{"min":0.6,"max":0.4}}"#, "is above"),
         (r#"{"schema_version":1,"require":["sbom"]}"#, "sbom"),
     ];
     for (text, word) in texts {

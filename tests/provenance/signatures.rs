@@ -5,7 +5,7 @@ use onnx_unlearn::provenance::{
     dsse::Statement,
     oms::{CLAIMS, Manifest, PREDICATE, SIGNATURE},
     stamp::{MODEL, REPORT},
-    verify::{Answer, Request, Verdict, examine},
+    verify::{Answer, Request, Verdict, examine, examine_bytes},
 };
 use serde_json::json;
 use sha2::Digest as _;
@@ -253,4 +253,46 @@ fn external_data_is_signed_as_the_model_is() {
     fs::write(&data, bytes).expect("written");
     assert_eq!(files().code, Some("signature.file_mismatch"));
     assert!(files().detail.contains("external.data"), "{}", files().detail);
+}
+
+#[test]
+fn a_report_that_cannot_be_read_is_not_passed_over() {
+    let output = Output::new();
+    fs::write(output.path(REPORT), "{").expect("written");
+    fs::remove_file(output.path(CLAIMS)).expect("removed");
+    output.sign();
+    says(&output.verified(), Answer::Undecided, "report.malformed");
+    let verdict = examine(&output.model(), Request::default()).verdict(&output.model());
+    says(&verdict, Answer::Undecided, "report.malformed");
+}
+
+#[test]
+fn what_is_judged_is_what_was_signed() {
+    // A file that is exchanged while it is verified: the bytes judged are not those on the disk.
+    let (output, other) = (Output::new(), Output::unsigned(8.0));
+    let public = output.public();
+    let request = Request { key: Some(&public), ..Request::default() };
+    let bytes = fs::read(other.model()).expect("read");
+    let verdict = examine_bytes(&bytes, &output.model(), request).verdict(&output.model());
+    let files = verdict.checks.iter().find(|check| check.name == "origin.files").expect("a check");
+    assert_eq!(files.code, Some("signature.file_mismatch"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signature_is_a_regular_file() {
+    let output = Output::new();
+    let elsewhere = crate::common::temporary();
+    let target = elsewhere.path().join(SIGNATURE);
+    fs::rename(output.path(SIGNATURE), &target).expect("moved");
+    std::os::unix::fs::symlink(&target, output.path(SIGNATURE)).expect("linked");
+    says(&output.verified(), Answer::Undecided, "input.unreadable");
+}
+
+#[test]
+fn a_name_that_verifiers_refuse_is_not_signed() {
+    let output = Output::new();
+    fs::write(output.path("a\\b"), "").expect("written");
+    let error = Manifest::of_output(output.folder()).expect_err("a backslash").to_string();
+    assert!(error.contains("cannot be signed"), "{error}");
 }

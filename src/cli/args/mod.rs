@@ -77,15 +77,12 @@ impl Command {
             Self::Gradcheck(a) => a.quiet,
             Self::Demo(a) => a.quiet,
             Self::Verify(a) => a.quiet,
-            Self::Inspect(_)
-            | Self::Digest(_)
-            | Self::Runtime(_)
-            | Self::Keygen(_)
-            | Self::Sign(_)
-            | Self::Attest(_)
-            | Self::Commit(_)
-            | Self::Diff(_)
-            | Self::Export(_) => false,
+            Self::Keygen(a) => a.quiet,
+            Self::Sign(a) => a.quiet,
+            Self::Attest(a) => a.quiet,
+            Self::Commit(a) => a.quiet,
+            Self::Diff(a) => a.quiet,
+            Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) | Self::Export(_) => false,
         }
     }
 

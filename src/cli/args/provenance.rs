@@ -51,6 +51,9 @@ pub struct KeygenArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+    /// No notes: these commands give none
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +69,9 @@ pub struct SignArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+    /// No notes: these commands give none
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +90,9 @@ pub struct AttestArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+    /// No notes: these commands give none
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +160,9 @@ pub struct CommitArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+    /// No notes: these commands give none
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +178,9 @@ pub struct DiffArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+    /// No notes: these commands give none
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

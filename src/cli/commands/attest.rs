@@ -7,20 +7,19 @@ use crate::{
         claims::{Audited, Facts, Occasion},
         digest::Digest,
         dsse::Statement,
-        keys::PrivateKey,
         oms::CLAIMS,
         policy::Policy,
     },
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::{fs, io::ErrorKind, path::Path};
+use std::{fs, path::Path};
 
 /// The figure of an audit that a policy has bounds for.
 const MEMBERSHIP: (&str, &str) = ("membership", "AUC");
 
 pub fn run(args: &AttestArgs, printer: Printer) -> Result<Status> {
-    let key = PrivateKey::read(&args.sign_key)?;
+    let key = seal::private_key("--sign-key", &args.sign_key, &args.folder)?;
     let shown = args.folder.display();
     let facts = Facts::of(&args.folder, &seal::name_of(&args.folder)).with_context(|| shown.to_string())?;
     let statements = match (&args.audit, &args.policy) {
@@ -28,18 +27,13 @@ pub fn run(args: &AttestArgs, printer: Printer) -> Result<Status> {
         _ => vec![facts.slsa(&Occasion::default())?, facts.test_result()?],
     };
     let path = args.folder.join(CLAIMS);
-    let mut text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    ensure!(text.is_empty() || text.ends_with('\n'), "{}: its last line is cut off", path.display());
-    text += &seal::lines(&statements, &key)?;
-    output::replace(&path, text.as_bytes())?;
-    let types: Vec<&str> = statements.iter().map(|s| s.predicate_type.as_str()).collect();
-    printer.json(&json!({"written": path, "key": key.public().hint(), "claims": types}))?;
-    for kind in types {
-        printer.result(format!("claimed  {kind}"));
+    output::append(&path, seal::lines(&statements, &key)?.as_bytes())?;
+    let claims: Vec<_> =
+        statements.iter().map(|s| (s.predicate_type.as_str(), s.predicate["result"].as_str())).collect();
+    let listed: Vec<_> = claims.iter().map(|(kind, result)| json!({"type": kind, "result": result})).collect();
+    printer.json(&json!({"written": path, "key": key.public().hint(), "claims": listed}))?;
+    for (kind, result) in claims {
+        printer.result(format!("claimed  {kind}{}", result.map_or(String::new(), |result| format!(": {result}"))));
     }
     printer.result(format!("written  {}, signed by key {}", path.display(), key.public().hint()));
     Ok(Status::Yes)
@@ -68,8 +62,10 @@ fn of_audit(facts: &Facts, audit: &Path, policy: &Path) -> Result<Statement> {
     );
     let measures = found["measures"].as_array().into_iter().flatten();
     let figures = measures.filter(|m| m["name"] == MEMBERSHIP.0).filter_map(|m| m["figures"].as_array()).flatten();
-    let auc =
-        figures.filter(|f| f["figure"] == MEMBERSHIP.1 && f["of"] == "after").find_map(|f| f["value"].as_number());
+    let mut found =
+        figures.filter(|f| f["figure"] == MEMBERSHIP.1 && f["of"] == "after").filter_map(|f| f["value"].as_number());
+    let (auc, another) = (found.next(), found.next());
+    ensure!(another.is_none(), "{shown}: says twice what membership inference came to");
     let auc = auc.with_context(|| format!("{shown}: membership inference was not measured on the model"))?;
     let passed = auc.as_f64().is_some_and(|auc| bounds.hold(auc));
     Ok(facts.audit_result(&Audited { audit: Digest::of(&bytes), policy: digest, auc, passed }))

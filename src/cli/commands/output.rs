@@ -4,11 +4,11 @@ use crate::provenance::{
     oms::{CLAIMS, SIGNATURE},
     stamp,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::Write,
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
@@ -125,6 +125,15 @@ impl Output {
     pub fn publish(mut self, finished: &Path) -> Result<Vec<PathBuf>> {
         let mut names = files(finished, Path::new(""))?;
         names.sort_by_key(|name| (name == Path::new(MODEL), name.clone()));
+        for name in &names {
+            let target = self.folder.join(name);
+            ensure!(!target.is_dir(), "cannot write {}: it is a folder", target.display());
+        }
+        // Without its signature nobody takes a half of two results for one.
+        let signature = self.folder.join(SIGNATURE);
+        if signature.symlink_metadata().is_ok() {
+            fs::remove_file(&signature).with_context(|| format!("cannot remove {}", signature.display()))?;
+        }
         let mut written = Vec::new();
         for name in names {
             let target = self.folder.join(&name);
@@ -176,16 +185,30 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = || format!("cannot write {}", path.display());
-    let mut file = tempfile::Builder::new().prefix(".onnx-unlearn-").tempfile_in(folder).with_context(failed)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".onnx-unlearn-");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        // A temporary file is its owner's alone; a result is for everyone.
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).with_context(failed)?;
+        // Without this a temporary file is its owner's alone; the user's mask decides, as for any new file.
+        builder.permissions(fs::Permissions::from_mode(0o666));
     }
+    let mut file = builder.tempfile_in(folder).with_context(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
     file.persist(path).with_context(failed)?;
     Ok(())
+}
+
+/// Appends whole lines to a file, in one write, so that others may append at the same time.
+pub fn append(path: &Path, lines: &[u8]) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let mut file = File::options().create(true).append(true).read(true).open(path).with_context(failed)?;
+    if file.seek(SeekFrom::End(0)).with_context(failed)? > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last)).with_context(failed)?;
+        ensure!(last == *b"\n", "{}: its last line is cut off", path.display());
+    }
+    file.write_all(lines).and_then(|()| file.sync_all()).with_context(failed)
 }
 
 fn files(root: &Path, below: &Path) -> Result<Vec<PathBuf>> {

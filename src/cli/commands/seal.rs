@@ -1,14 +1,16 @@
 //! Signature and claims of an output, for `forget`, `sign` and `attest`.
 
-use crate::data;
-use crate::provenance::{
-    claims::{Facts, Occasion},
-    commitment::Files,
-    dsse::Statement,
-    keys::PrivateKey,
-    oms::Manifest,
+use crate::{
+    data,
+    provenance::{
+        claims::{Facts, Occasion},
+        commitment::Files,
+        dsse::Statement,
+        keys::PrivateKey,
+        oms::Manifest,
+    },
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 
 /// The name by which statements call a folder: its own, which may be changed later.
@@ -17,9 +19,11 @@ pub fn name_of(folder: &Path) -> String {
     absolute.file_name().map_or_else(|| ".".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The signature of a folder's files, as they lie in `files`.
-pub fn signature(files: &Path, name: &str, key: &PrivateKey) -> Result<String> {
-    Ok(Manifest::of_output(files)?.statement(name).sign(key)?)
+/// The signature of a folder's files, as they lie in `files`, and their number.
+pub fn signature(files: &Path, name: &str, key: &PrivateKey) -> Result<(String, usize)> {
+    let manifest = Manifest::of_output(files)?;
+    ensure!(!manifest.resources.is_empty(), "{}: holds no file to sign", files.display());
+    Ok((manifest.statement(name).sign(key)?, manifest.resources.len()))
 }
 
 /// The claims of a run, a line each.
@@ -35,6 +39,25 @@ pub fn lines(statements: &[Statement], key: &PrivateKey) -> Result<String> {
         text.push('\n');
     }
     Ok(text)
+}
+
+/// Reads a private key, and refuses one that would be published with `folder`.
+pub fn private_key(flag: &str, path: &Path, folder: &Path) -> Result<PrivateKey> {
+    outside(flag, path, folder)?;
+    PrivateKey::read(path).context(flag.to_owned())
+}
+
+/// Refuses a file that lies in a folder which others are to have.
+pub fn outside(flag: &str, path: &Path, folder: &Path) -> Result<()> {
+    if let (Ok(path), Ok(folder)) = (path.canonicalize(), folder.canonicalize()) {
+        ensure!(
+            !path.starts_with(&folder),
+            "{flag} {}: lies in {}, which is for others to have; keep it elsewhere",
+            path.display(),
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 /// The time in UTC, to the second.

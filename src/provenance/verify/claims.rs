@@ -1,13 +1,11 @@
 //! What the key's owner claims of the model, and whether stamp and report say the same.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::Checks;
+use super::{Checks, small_file};
 use crate::provenance::claims::{BUILD_TYPE, ClaimError, Facts, Occasion, SLSA, TEST_RESULT, contradiction};
 use crate::provenance::digest::Digests;
 use crate::provenance::dsse::{Signed, Signer, Statement};
@@ -19,13 +17,22 @@ use crate::provenance::stamp::Stamp;
 const NO_KEY: &str = "no key was given";
 
 /// What SLSA provenance of this tool always says.
-const NEEDED: [&str; 6] = [
+const NEEDED: &[&str] = &[
     "/buildDefinition/externalParameters/forgetClasses",
     "/buildDefinition/externalParameters/method",
     "/buildDefinition/externalParameters/hyperparameters",
     "/buildDefinition/externalParameters/hyperparametersDigest",
     "/buildDefinition/resolvedDependencies/0/digest/sha256",
     "/runDetails/builder/id",
+];
+
+/// What test results of this tool always say.
+const NEEDED_OF_RESULTS: &[&str] = &[
+    "/result",
+    "/passedTests",
+    "/failedTests",
+    "/configuration/0/annotations/thresholds",
+    "/configuration/0/annotations/measured",
 ];
 
 /// A claim that holds.
@@ -35,8 +42,8 @@ pub enum Claimed {
     Slsa(Value),
     /// The gates of the run.
     Gates(Value),
-    /// What an audit measured.
-    Audit(Value),
+    /// The AUC of membership inference that an audit measured.
+    Audit(f64),
     /// Something that this tool does not write.
     Other(String),
 }
@@ -70,11 +77,10 @@ pub(super) fn check(
     require: &[Predicate],
 ) -> Vec<Claimed> {
     let path = subject.folder.join(CLAIMS);
-    let text = match fs::read(&path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => {
-            checks.undecided("claims", "input.unreadable", format!("cannot read {}: {error}", path.display()));
+    let text = match small_file(&path) {
+        Ok(text) => text,
+        Err(detail) => {
+            checks.undecided("claims", "input.unreadable", detail);
             return Vec::new();
         }
     };
@@ -107,18 +113,22 @@ fn lines(text: &[u8], key: &PublicKey, subject: &Subject<'_>, holding: &mut Vec<
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let at = |what: String| format!("line {}: {what}", number + 1);
         let malformed = |error: &dyn std::fmt::Display| Problem::Undecided("claim.malformed", at(error.to_string()));
-        let bundle = Signed::parse(line).map_err(|e| malformed(&e))?;
-        match bundle.by(key) {
-            Signer::Other => {
+        let signer = match Signed::parse(line) {
+            Ok(bundle) => (bundle.by(key), Some(bundle)),
+            Err(error) if error.is_damage() => return Err(malformed(&error)),
+            // A signature of another form, by a certificate for one, is not this key's.
+            Err(_) => (Signer::Other, None),
+        };
+        let bundle = match signer {
+            (Signer::Key, Some(bundle)) => bundle,
+            (Signer::Invalid(why), _) => {
+                return Err(Problem::No("claim.invalid", at(format!("{why} (key {})", key.hint()))));
+            }
+            _ => {
                 others += 1;
                 continue;
             }
-            Signer::Invalid => {
-                let detail = at(format!("the signature is not one by {} over this payload", key.hint()));
-                return Err(Problem::No("claim.invalid", detail));
-            }
-            Signer::Key => {}
-        }
+        };
         let statement = bundle.statement().map_err(|e| malformed(&e))?;
         holding.push(subject.holds(&statement).map_err(|problem| match problem {
             Problem::No(code, detail) => Problem::No(code, at(detail)),
@@ -132,9 +142,11 @@ impl Subject<'_> {
     fn holds(&self, statement: &Statement) -> Result<Claimed, Problem> {
         let mismatch = |detail: String| Problem::No("claim.field_mismatch", detail);
         let about: BTreeSet<&str> = statement.subjects().collect();
-        for (what, digest) in [("the model file", self.digests.file), ("the folder", self.manifest.root())] {
-            if !about.contains(hex::encode(digest.0).as_str()) {
-                let detail = format!("no subject is {what}, {digest}");
+        // A list by another signer may have another order, and then another root.
+        let roots = [self.manifest.root(), self.manifest.sorted().root()];
+        for (what, digests) in [("the model file", &[self.digests.file][..]), ("the folder", &roots[..])] {
+            if !digests.iter().any(|digest| about.contains(hex::encode(digest.0).as_str())) {
+                let detail = format!("no subject is {what}, {}", digests[0]);
                 return Err(Problem::No("claim.subject_mismatch", detail));
             }
         }
@@ -147,20 +159,27 @@ impl Subject<'_> {
         };
         if !ours {
             let audit = kind == TEST_RESULT && predicate.pointer("/configuration/0/name") == Some(&"audit".into());
-            return Ok(if audit { Claimed::Audit(predicate.clone()) } else { Claimed::Other(kind.to_owned()) });
+            return if audit { audited(predicate) } else { Ok(Claimed::Other(kind.to_owned())) };
         }
         let expected = self.expected(kind, predicate)?;
-        let parts = [(&statement.predicate, &expected.predicate), (&statement.subject[0], &expected.subject[0])];
-        if let Some((field, claimed, found)) = parts.into_iter().find_map(|(a, b)| contradiction(a, b)) {
+        let contradictions = std::iter::once(contradiction(predicate, &expected.predicate))
+            .chain(statement.subject.iter().map(|subject| annotations(subject, &expected.subject)));
+        if let Some((field, claimed, found)) = contradictions.flatten().next() {
             return Err(mismatch(format!("{kind}: field {field} is {claimed}, stamp and report say {found}")));
         }
-        if kind == TEST_RESULT {
-            return Ok(Claimed::Gates(predicate.clone()));
+        let needed = if kind == SLSA { NEEDED } else { NEEDED_OF_RESULTS };
+        if let Some(field) = needed.iter().find(|field| predicate.pointer(field).is_none()) {
+            return Err(mismatch(format!("{kind}: field {field} is missing")));
         }
-        match NEEDED.iter().find(|field| predicate.pointer(field).is_none()) {
-            Some(field) => Err(mismatch(format!("{kind}: field {field} is missing"))),
-            None => Ok(Claimed::Slsa(predicate.clone())),
+        // Contradictions are only looked for in what is there; of the settings, all have to be.
+        let settings = "/buildDefinition/externalParameters/hyperparameters";
+        if predicate.pointer(settings) != expected.predicate.pointer(settings) {
+            return Err(mismatch(format!("{kind}: field {settings} lacks settings that the report has")));
         }
+        Ok(match kind {
+            SLSA => Claimed::Slsa(predicate.clone()),
+            _ => Claimed::Gates(predicate.clone()),
+        })
     }
 
     /// The statement as stamp and report make it.
@@ -180,6 +199,21 @@ impl Subject<'_> {
     }
 }
 
+/// What a subject says of the model's digests, where it is one of the expected subjects; names say nothing.
+fn annotations(subject: &Value, expected: &[Value]) -> Option<(String, String, String)> {
+    let same = expected.iter().find(|e| e["digest"]["sha256"] == subject["digest"]["sha256"])?;
+    contradiction(&subject["annotations"], &same["annotations"])
+}
+
+/// What an audit came to; a claim without its figure says nothing and hides nothing.
+fn audited(predicate: &Value) -> Result<Claimed, Problem> {
+    let auc = predicate.pointer("/configuration/0/annotations/membershipAuc").and_then(Value::as_str);
+    match auc.and_then(|auc| auc.parse::<f64>().ok()).filter(|auc| auc.is_finite()) {
+        Some(auc) => Ok(Claimed::Audit(auc)),
+        None => Err(Problem::Undecided("claim.malformed", "says of an audit no membershipAuc that is a number".into())),
+    }
+}
+
 /// Claims can be taken away without a trace in their file: the signed report says which there have to be.
 fn required(checks: &mut Checks, subject: &Subject<'_>, require: &[Predicate], holding: &[Claimed]) {
     let expected = subject.report.and_then(|report| report["claims"].as_array());
@@ -196,11 +230,11 @@ fn required(checks: &mut Checks, subject: &Subject<'_>, require: &[Predicate], h
     }
 }
 
-/// True where a claim of this type is among those that hold.
+/// True where a claim of this type is among those that hold. A result that says FAILED is none to ask for.
 pub(super) fn holds(holding: &[Claimed], uri: &str) -> bool {
     holding.iter().any(|claim| match claim {
         Claimed::Slsa(_) => uri == SLSA,
-        Claimed::Gates(_) => uri == TEST_RESULT,
+        Claimed::Gates(result) => uri == TEST_RESULT && result["result"] != "FAILED",
         Claimed::Audit(_) => false,
         Claimed::Other(kind) => kind == uri && uri != SLSA && uri != TEST_RESULT,
     })

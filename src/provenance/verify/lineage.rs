@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Checks, quoted};
+use super::{Checks, Unread, quoted};
 use crate::provenance::digest::{Digest, Digests, digest_file};
 use crate::provenance::stamp::{self, REPORT, Stamp};
 
@@ -26,8 +26,10 @@ pub(super) struct Trained {
 
 impl Declared {
     /// From a report.
-    pub fn of(report: &Value) -> Result<Self, String> {
-        Self::deserialize(report).map_err(|error| format!("{REPORT} does not list the trained tensors: {error}"))
+    pub fn of(report: &Value) -> Result<Self, Unread> {
+        let code = "report.malformed";
+        let detail = |error| format!("{REPORT} does not list the trained tensors: {error}");
+        Self::deserialize(report).map_err(|error| Unread { code, detail: detail(error) })
     }
 }
 
@@ -42,7 +44,7 @@ pub(super) fn check(
     stamp: &Stamp,
     digests: &Digests,
     source: &Path,
-    report: Result<Option<Declared>, String>,
+    report: Result<Option<Declared>, Unread>,
 ) {
     let before = match digest_file(source) {
         Ok(before) => before,
@@ -61,7 +63,7 @@ pub(super) fn check(
         Ok(None) => {
             checks.skip("lineage.declared", format!("no {REPORT} beside the model declares the changed tensors"));
         }
-        Err(detail) => checks.undecided("lineage.declared", "report.malformed", detail),
+        Err(Unread { code, detail }) => checks.undecided("lineage.declared", code, detail),
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::claims::Claimed;
-use super::digest::{DigestError, Digests, digest};
+use super::digest::{Digest, DigestError, Digests, digest};
 use super::keys::PublicKey;
 use super::oms::Manifest;
 use super::policy::{Policy, Predicate};
@@ -130,6 +130,11 @@ impl Examined {
         self.checks.add(name, outcome, code, detail);
     }
 
+    /// True where a check has failed already.
+    pub fn failed(&self) -> bool {
+        self.checks.0.iter().any(|check| check.outcome == Outcome::Fail)
+    }
+
     /// Closes the list.
     pub fn verdict(self, model: &Path) -> Verdict {
         self.checks.verdict(model)
@@ -201,16 +206,21 @@ pub fn examine(path: &Path, request: Request<'_>) -> Examined {
     }
 }
 
-fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examined {
+/// [`examine`] for bytes that were read from `path`.
+pub fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examined {
     let mut found = Examined::default();
     let checks = &mut found.checks;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().map_or_else(Default::default, |name| name.to_string_lossy().into_owned());
+    // Read once: what is judged is what was signed, whatever becomes of the files meanwhile.
+    let report = Report::read(folder);
+    let read = [(name.as_str(), Some(Digest::of(bytes))), (REPORT, report.digest)];
     // Who signed does not depend on what the model is.
     match request.key {
-        Some(key) => found.manifest = origin::check(checks, key, folder, &name),
+        Some(key) => found.manifest = origin::check(checks, key, folder, &read),
         None => origin::skip(checks),
     }
+    let report = report.content;
     match digest(bytes, folder) {
         Ok(digests) => {
             checks.pass("model", format!("{} tensors, model digest {}", digests.tensors.len(), digests.model));
@@ -221,11 +231,10 @@ fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examined {
     let Some(digests) = &found.digests else { return found };
     found.stamp = content::stamp(checks, path, bytes);
     let Some(stamp) = &found.stamp else { return found };
-    let report = report(folder);
+    content::report(checks, stamp, &report);
     found.report = report.as_ref().ok().cloned().flatten();
     let declared = report.and_then(|report| report.map(|report| lineage::Declared::of(&report)).transpose());
     content::digests(checks, stamp, digests, declared.as_ref().ok().and_then(Option::as_ref));
-    content::report(checks, stamp, found.report.as_ref());
     match request.source {
         None => lineage::skip(checks, "no source model was given"),
         Some(source) => lineage::check(checks, stamp, digests, source, declared),
@@ -257,15 +266,47 @@ impl Default for Examined {
     }
 }
 
-/// The report beside the model; `Ok(None)` when there is none.
-fn report(folder: &Path) -> Result<Option<Value>, String> {
-    let path = folder.join(REPORT);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| format!("{} is no report: {error}", path.display()))
+/// The report beside the model, as it was read.
+struct Report {
+    /// `None` when there is none.
+    content: Result<Option<Value>, Unread>,
+    digest: Option<Digest>,
+}
+
+/// Why something beside the model was not understood, with its reason code.
+#[derive(Debug)]
+struct Unread {
+    code: &'static str,
+    detail: String,
+}
+
+impl Report {
+    fn read(folder: &Path) -> Self {
+        let path = folder.join(REPORT);
+        let bytes = match small_file(&path) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Self { content: Ok(None), digest: None },
+            Err(detail) => return Self { content: Err(Unread { code: "input.unreadable", detail }), digest: None },
+        };
+        let malformed =
+            |error| Unread { code: "report.malformed", detail: format!("{} is no report: {error}", path.display()) };
+        Self { content: serde_json::from_slice(&bytes).map(Some).map_err(malformed), digest: Some(Digest::of(&bytes)) }
+    }
+}
+
+/// Reports, signatures and claims are small; more is not read.
+const SMALL: u64 = 64 << 20;
+
+/// The bytes of a file beside the model; `None` when there is none. What is no regular file could be read for ever.
+fn small_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    let unreadable = |what: &dyn std::fmt::Display| format!("cannot read {}: {what}", path.display());
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(&error)),
+        Ok(found) if !found.is_file() => Err(unreadable(&"it is no regular file")),
+        Ok(found) if found.len() > SMALL => Err(unreadable(&"it is larger than 64 MiB")),
+        Ok(_) => fs::read(path).map(Some).map_err(|error| unreadable(&error)),
+    }
 }
 
 fn quoted(names: &[String]) -> String {

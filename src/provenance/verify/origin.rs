@@ -1,14 +1,13 @@
 //! Who signed the folder, and whether its files are those that were signed.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Checks, quoted};
+use super::{Checks, quoted, small_file};
+use crate::provenance::digest::Digest;
 use crate::provenance::dsse::{Signed, Signer};
 use crate::provenance::keys::PublicKey;
-use crate::provenance::oms::{FolderError, Manifest, ManifestError, SIGNATURE};
-use crate::provenance::stamp::REPORT;
+use crate::provenance::oms::{FolderError, Manifest, ManifestError, Resource, SIGNATURE};
 
 /// What a digest alone can show.
 const INTEGRITY_ONLY: &str = "integrity only, origin not authenticated";
@@ -18,8 +17,11 @@ pub(super) fn skip(checks: &mut Checks) {
     checks.skip("origin.files", INTEGRITY_ONLY);
 }
 
-/// Checks the signature and the files of a folder; gives the list of the files as they are now.
-pub(super) fn check(checks: &mut Checks, key: &PublicKey, folder: &Path, model: &str) -> Option<Manifest> {
+/// What was read of the folder already: file names, with the digest of the bytes, or `None` where there was no such file.
+type Read<'a> = [(&'a str, Option<Digest>)];
+
+/// Checks the signature and the files of a folder; gives the signed list, where the files are those on it.
+pub(super) fn check(checks: &mut Checks, key: &PublicKey, folder: &Path, read: &Read<'_>) -> Option<Manifest> {
     let signed = signature(checks, key, folder)?;
     let found = match Manifest::of(folder, &signed.ignored) {
         Ok(found) => found,
@@ -33,21 +35,21 @@ pub(super) fn check(checks: &mut Checks, key: &PublicKey, folder: &Path, model: 
         }
     };
     // Claims are held against the report, and a report that was not signed is nobody's.
-    files(checks, &signed, &found, model).then_some(found)
+    files(checks, &signed, &found, read).then_some(signed)
 }
 
 /// The signed list of files, where the key has signed one.
 fn signature(checks: &mut Checks, key: &PublicKey, folder: &Path) -> Option<Manifest> {
     let path = folder.join(SIGNATURE);
     let shown = path.display();
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+    let bytes = match small_file(&path) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => {
             checks.fail("origin", "signature.missing", format!("there is no {shown}"));
             return None;
         }
-        Err(error) => {
-            checks.undecided("origin", "input.unreadable", format!("cannot read {shown}: {error}"));
+        Err(detail) => {
+            checks.undecided("origin", "input.unreadable", detail);
             return None;
         }
     };
@@ -65,9 +67,8 @@ fn signature(checks: &mut Checks, key: &PublicKey, folder: &Path) -> Option<Mani
             checks.fail("origin", "signature.wrong_key", detail);
             return None;
         }
-        Signer::Invalid => {
-            let detail = format!("{shown}: the signature is not one by {} over this payload", key.hint());
-            checks.fail("origin", "signature.invalid", detail);
+        Signer::Invalid(why) => {
+            checks.fail("origin", "signature.invalid", format!("{shown}: {why} (key {})", key.hint()));
             return None;
         }
     }
@@ -97,22 +98,25 @@ fn signature(checks: &mut Checks, key: &PublicKey, folder: &Path) -> Option<Mani
 }
 
 /// Compares the files with the list; true where they are those that were signed. What is read here must be on the list, whatever
-/// the list ignores.
-fn files(checks: &mut Checks, signed: &Manifest, found: &Manifest, model: &str) -> bool {
+/// the list ignores, and must have been on the disk as it was signed when it was read.
+fn files(checks: &mut Checks, signed: &Manifest, found: &Manifest, read: &Read<'_>) -> bool {
     let name = "origin.files";
-    let differ = |listed: &&crate::provenance::oms::Resource| found.digest(&listed.name) != Some(listed.digest);
+    let differ = |listed: &&Resource| {
+        let earlier = read.iter().find(|(name, _)| *name == listed.name).map(|(_, digest)| *digest);
+        let [now, then] = [found.digest(&listed.name), earlier.unwrap_or(Some(listed.digest))];
+        now != Some(listed.digest) || then != Some(listed.digest)
+    };
     let wrong: Vec<String> = signed.resources.iter().filter(differ).map(|r| r.name.clone()).collect();
     let extra = found.resources.iter().filter(|r| signed.digest(&r.name).is_none()).map(|r| r.name.clone());
-    let read = [model, REPORT].into_iter().filter(|name| signed.ignores(name)).map(str::to_owned);
-    let unlisted: Vec<String> = extra.chain(read).collect();
+    let ignored = read.iter().filter(|(name, digest)| digest.is_some() && signed.digest(name).is_none());
+    let unlisted: BTreeSet<String> = extra.chain(ignored.map(|(name, _)| (*name).to_owned())).collect();
     let list = |what: &str, names: &[String]| format!("{what}: {}", quoted(names));
-    let own = [model.to_owned()];
-    let unlisted = if unlisted.is_empty() && signed.digest(model).is_none() { &own[..] } else { &unlisted[..] };
     if !wrong.is_empty() {
         let detail = list("missing, or not what was signed", &wrong);
         checks.fail(name, "signature.file_mismatch", detail);
     } else if !unlisted.is_empty() {
-        checks.fail(name, "signature.unlisted_file", list("not covered by the signature", unlisted));
+        let unlisted: Vec<String> = unlisted.into_iter().collect();
+        checks.fail(name, "signature.unlisted_file", list("not covered by the signature", &unlisted));
     } else {
         checks.pass(name, format!("all {} files are those that were signed", signed.resources.len()));
         return true;

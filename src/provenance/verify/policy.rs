@@ -28,11 +28,16 @@ pub(super) fn check(checks: &mut Checks, policy: &Policy, subject: &Subject<'_>)
         membership(subject, policy),
         listed("policy.method", "method", policy.methods.as_deref(), &subject.stamp.method),
         listed("policy.version", "tool", policy.tools.as_deref(), &subject.stamp.tool),
+        forgotten(subject, policy),
+        request(subject, policy),
         keys(subject, policy),
         predicates(subject, policy),
     ];
     let problems: Vec<(&str, String)> = problems.into_iter().flatten().collect();
     match problems.first() {
+        None if *policy == Policy { schema_version: policy.schema_version, ..Policy::default() } => {
+            checks.pass("policy", "it asks for nothing");
+        }
         None => checks.pass("policy", "everything that it asks for holds"),
         Some((code, _)) => {
             let details: Vec<_> = problems.iter().map(|(_, detail)| detail.as_str()).collect();
@@ -47,15 +52,19 @@ type Problem = Option<(&'static str, String)>;
 fn threshold(subject: &Subject<'_>, gate: &str, limit: Option<f64>) -> Problem {
     let limit = limit?;
     let gates = subject.report.and_then(|report| report["verdict"]["gates"].as_array());
-    let found = gates.into_iter().flatten().find(|g| g["name"] == gate);
-    let problem = match found.map(|g| (g["outcome"].as_str(), g["measured"].as_f64())) {
-        None => format!("the report has no gate {gate}"),
-        Some((Some("not_assessed") | None, _)) => format!("gate {gate} was not assessed"),
-        Some((_, Some(measured))) if measured <= limit => return None,
-        Some((_, measured)) => {
-            let measured = measured.map_or("no number".into(), |m| m.to_string());
-            format!("gate {gate}: measured {measured}, at most {limit} is allowed")
-        }
+    let mut found = gates.into_iter().flatten().filter(|g| g["name"] == gate);
+    let found = (found.next(), found.next());
+    let problem = match found {
+        (None, _) => format!("the report has no gate {gate}"),
+        (Some(_), Some(_)) => format!("the report has several gates {gate}"),
+        (Some(g), None) => match (g["outcome"].as_str(), g["measured"].as_f64()) {
+            (Some("not_assessed") | None, _) => format!("gate {gate} was not assessed"),
+            (_, Some(measured)) if measured <= limit => return None,
+            (_, measured) => {
+                let measured = measured.map_or("no number".into(), |m| m.to_string());
+                format!("gate {gate}: measured {measured}, at most {limit} is allowed")
+            }
+        },
     };
     Some(("policy.threshold", problem))
 }
@@ -63,9 +72,7 @@ fn threshold(subject: &Subject<'_>, gate: &str, limit: Option<f64>) -> Problem {
 fn membership(subject: &Subject<'_>, policy: &Policy) -> Problem {
     let bounds = policy.membership_auc?;
     let auc = |claim: &Claimed| match claim {
-        Claimed::Audit(predicate) => {
-            predicate.pointer("/configuration/0/annotations/membershipAuc")?.as_str()?.parse::<f64>().ok()
-        }
+        Claimed::Audit(auc) => Some(*auc),
         _ => None,
     };
     // Claims accumulate: the worst one counts, so that a later one does not hide it.
@@ -85,6 +92,32 @@ fn listed(code: &'static str, what: &str, allowed: Option<&[String]>, found: &st
     let allowed = allowed?;
     let problem = || (code, format!("{what} {found:?} is not among {}", allowed.join(", ")));
     (!allowed.iter().any(|a| a == found)).then(problem)
+}
+
+/// Without this question, another output by the same key would do as well.
+fn forgotten(subject: &Subject<'_>, policy: &Policy) -> Problem {
+    let forgotten = subject.stamp.forgotten();
+    let missing: Vec<&str> =
+        policy.forget.iter().flatten().filter(|class| !forgotten.contains(class)).map(String::as_str).collect();
+    let problem = || {
+        let detail = format!(
+            "class {} is not among those that the stamp says were forgotten: {}",
+            missing.join(", "),
+            forgotten.join(", ")
+        );
+        ("policy.forget", detail)
+    };
+    (!missing.is_empty()).then(problem)
+}
+
+fn request(subject: &Subject<'_>, policy: &Policy) -> Problem {
+    let asked = policy.request.as_ref()?;
+    let found = subject.stamp.request.as_ref();
+    let problem = || {
+        let found = found.map_or("none".into(), |request| format!("{request:?}"));
+        ("policy.request", format!("the stamp's request is {found}, expected {asked:?}"))
+    };
+    (found != Some(asked)).then(problem)
 }
 
 fn keys(subject: &Subject<'_>, policy: &Policy) -> Problem {

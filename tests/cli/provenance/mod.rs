@@ -153,7 +153,8 @@ fn a_policy_decides() {
     let ran = verify(&signed().out(), &["--policy", text(&path), "--json"]).exits(1);
     assert_eq!(ran.json()["reason"], "policy.key");
     let path = policy(json!({"schema_version": 1, "keyz": []}));
-    verify(&signed().out(), &["--policy", text(&path)]).fails(&["policy.json", "keyz"]);
+    let ran = verify(&signed().out(), &["--policy", text(&path)]).exits(2);
+    assert!(ran.stdout.contains("policy.json") && ran.stdout.contains("keyz"), "{}", ran.stdout);
 }
 
 #[test]
@@ -288,4 +289,49 @@ fn keys_that_cannot_be_used_have_their_code() {
     assert_eq!(ask(Path::new("no/such.pub"))["reason"], "input.unreadable");
     run(["verify", text(&result), "--require", "slsa"]).exits(2).says(&["--key"]);
     run(["keygen", "--out", text(&keys().private())]).fails(&["exists; a key is never replaced"]);
+}
+
+#[test]
+fn a_secret_that_would_be_published_is_refused() {
+    let copy = copied();
+    let inside = copy.path().join("k.pem");
+    fs::copy(keys().private(), &inside).expect("copied");
+    for command in ["sign", "attest"] {
+        run([command, text(copy.path()), "--sign-key", text(&inside)]).fails(&[
+            "--sign-key",
+            "k.pem",
+            "keep it elsewhere",
+        ]);
+    }
+    fs::copy(keys().commitment(), copy.path().join("c.key")).expect("copied");
+    let forget = Forget::new(model("fashion-mnist")).set("--out", copy.path()).flag("--force");
+    forget.set("--commitment-key", copy.path().join("c.key")).run().fails(&["--commitment-key", "keep it elsewhere"]);
+}
+
+#[test]
+fn an_svr_replaces_nothing() {
+    let folder = temporary();
+    let path = folder.path().join("svr.json");
+    fs::write(&path, "mine").expect("written");
+    verify(&signed().out(), &["--emit-svr", text(&path)]).fails(&["svr.json", "exists"]);
+    assert_eq!(fs::read(&path).expect("read"), b"mine");
+    let beside = signed().out().join("svr.json");
+    verify(&signed().out(), &["--emit-svr", text(&beside)]).fails(&["lies beside the model"]);
+}
+
+#[test]
+fn data_beside_equal_files_counts() {
+    let folders = [temporary(), temporary()];
+    for folder in &folders {
+        for name in ["fashion-mnist-external.onnx", "fashion-mnist-external.data"] {
+            fs::copy(Path::new("fixtures/models").join(name), folder.path().join(name)).expect("copied");
+        }
+    }
+    let [a, b] = [0, 1].map(|i| folders[i].path().join("fashion-mnist-external.onnx"));
+    run(["diff", text(&a), text(&b)]).exits(0);
+    let data = folders[1].path().join("fashion-mnist-external.data");
+    let mut bytes = fs::read(&data).expect("read");
+    bytes[3] ^= 1;
+    fs::write(&data, bytes).expect("written");
+    run(["diff", text(&a), text(&b)]).exits(1);
 }

@@ -12,7 +12,7 @@ mod seal;
 mod train;
 
 pub use compare::run as compare;
-pub use rederive::run as rederive;
+pub use rederive::{Expected, run as rederive};
 pub use retrain::run as retrain;
 
 use self::seal::Sealing;

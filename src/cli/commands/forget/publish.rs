@@ -109,7 +109,7 @@ impl Job<'_> {
             head: self.network.head.clone(),
             trained: trained.collect(),
             frozen: frozen.cloned().collect(),
-            data: sealing.commit(&self.data)?,
+            data: sealing.commit(&self.data),
             phases: work.phases.clone(),
             noise: NoiseRecord {
                 site: self.network.site.clone(),

@@ -10,7 +10,7 @@ use crate::{
     },
     report::RuntimeRecord,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -19,8 +19,6 @@ pub struct Rederived {
     folder: TempDir,
     /// Their digest.
     pub weights: Digest,
-    /// Digest of the retain data, as a report shows it.
-    pub data: String,
     /// What ran the training.
     pub runtime: RuntimeRecord,
 }
@@ -29,17 +27,35 @@ impl Rederived {
     /// The largest absolute difference of an element of any weight from those of a model.
     pub fn distance(&self, model: &Path) -> Result<f64> {
         let difference = diff::diff(model, &self.folder.path().join(output::MODEL))?;
-        Ok(difference.tensors.iter().filter_map(|t| t.distance).map(|d| d.max).fold(0.0, f64::max))
+        let farther = |a: f64, b: f64| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) };
+        Ok(difference.tensors.iter().map(|t| t.distance.map_or(f64::NAN, |d| d.max)).fold(0.0, farther))
     }
 }
 
-/// Trains as `forget` does, and measures and judges nothing.
-pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Rederived> {
+/// What a report says of the run that is done again.
+pub struct Expected<'a> {
+    /// Digest of the settings.
+    pub parameters: Digest,
+    /// Digest of the retain data, where it is not committed to.
+    pub data: Option<&'a str>,
+}
+
+/// Trains as `forget` does, and measures and judges nothing. `None` where the retain data is not that of the run.
+pub fn run(args: &ForgetArgs, expected: &Expected<'_>, printer: Printer) -> Result<Option<Rederived>> {
     plan::early(&args.job)?;
     let gates = plan::gates(&args.gates)?;
     let output = output_of(args)?;
     interrupt::catch();
     let job = Job::read(&args.job, gates, args.drop_output, printer)?;
+    if expected.data.is_some_and(|data| data != job.data.retain.digest) {
+        return Ok(None);
+    }
+    let parameters = stamp::params_digest(&job.parameters(&job.recipe))?;
+    ensure!(
+        parameters == expected.parameters,
+        "this version does not make the settings of the run again: their digest is {parameters}, not {}",
+        expected.parameters
+    );
     let work = job.train(&output, printer)?;
     let folder = tempfile::tempdir()?;
     let info = StampInfo {
@@ -54,6 +70,5 @@ pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Rederived> {
     let tensors = job.finished_tensors(&work)?;
     let stamped = stamp::finish(&source, folder.path(), &values(&tensors), info)?;
     output::write(&folder.path().join(output::MODEL), &stamped.model)?;
-    let (data, runtime) = (job.data.retain.digest.clone(), job.runtime.record()?);
-    Ok(Rederived { folder, weights: stamped.digests.weights, data, runtime })
+    Ok(Some(Rederived { folder, weights: stamped.digests.weights, runtime: job.runtime.record()? }))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{
-        args::{ForgetArgs, JobArgs},
+        args::ForgetArgs,
         commands::{output, seal},
     },
     provenance::{
@@ -14,30 +14,30 @@ use crate::{
     },
     report::DataRecord,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
 /// What was asked for, read before the work.
-pub(super) struct Sealing<'a> {
-    job: &'a JobArgs,
+pub(super) struct Sealing {
     key: Option<PrivateKey>,
-    commitment: Option<CommitmentKey>,
+    /// Commitments to the retain sample and to the held-out data.
+    committed: Option<(String, Option<String>)>,
     pub request: Option<String>,
     started: String,
 }
 
-impl<'a> Sealing<'a> {
-    pub(super) fn prepare(args: &'a ForgetArgs) -> Result<Self> {
+impl Sealing {
+    pub(super) fn prepare(args: &ForgetArgs) -> Result<Self> {
         let asked = &args.provenance;
         let request = asked.request_id.clone();
         if let Some(id) = &request {
             let plain = !id.is_empty() && id.chars().all(|c| !c.is_control());
             ensure!(plain, "--request-id {id:?}: expected some text on one line");
         }
+        let key = asked.sign_key.as_deref().map(|path| seal::private_key("--sign-key", path, &args.out)).transpose()?;
         Ok(Self {
-            job: &args.job,
-            key: asked.sign_key.as_deref().map(PrivateKey::read).transpose()?,
-            commitment: asked.commitment_key.as_deref().map(CommitmentKey::read).transpose()?,
+            key,
+            committed: asked.commitment_key.as_deref().map(|path| committed(path, args)).transpose()?,
             request,
             started: seal::now(),
         })
@@ -53,16 +53,16 @@ impl<'a> Sealing<'a> {
     }
 
     /// The data as the report shows it: committed to, where there is a key for that.
-    pub(super) fn commit(&self, data: &DataRecord) -> Result<DataRecord> {
-        let (mut data, job) = (data.clone(), self.job);
-        if let Some(key) = &self.commitment {
-            let eval = data.eval.as_mut().zip(job.eval.as_deref());
-            for (summary, path) in [(&mut data.retain, job.retain.as_path())].into_iter().chain(eval) {
+    pub(super) fn commit(&self, data: &DataRecord) -> DataRecord {
+        let mut data = data.clone();
+        if let Some((retain, eval)) = self.committed.clone() {
+            let eval = data.eval.as_mut().zip(eval);
+            for (summary, commitment) in [(&mut data.retain, retain)].into_iter().chain(eval) {
                 summary.digest.clear();
-                summary.commitment = Some(key.commit(&seal::files_of(path)?)?.to_string());
+                summary.commitment = Some(commitment);
             }
         }
-        Ok(data)
+        data
     }
 
     /// Signs the finished files, which lie in `files` and will lie in `folder`.
@@ -77,6 +77,14 @@ impl<'a> Sealing<'a> {
         };
         let claims = seal::claims(&Facts::of(files, &name)?, &occasion, key)?;
         output::write(&files.join(CLAIMS), claims.as_bytes())?;
-        output::write(&files.join(SIGNATURE), seal::signature(files, &name, key)?.as_bytes())
+        output::write(&files.join(SIGNATURE), seal::signature(files, &name, key)?.0.as_bytes())
     }
+}
+
+/// Commitments to the data, before the work: what cannot be committed to is said then.
+fn committed(key: &Path, args: &ForgetArgs) -> Result<(String, Option<String>)> {
+    seal::outside("--commitment-key", key, &args.out)?;
+    let key = CommitmentKey::read(key).context("--commitment-key")?;
+    let of = |path: &Path| -> Result<String> { Ok(key.commit(&seal::files_of(path)?)?.to_string()) };
+    Ok((of(&args.job.retain)?, args.job.eval.as_deref().map(of).transpose()?))
 }

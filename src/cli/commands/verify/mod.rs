@@ -7,32 +7,56 @@ use crate::{
     cli::{Status, args::VerifyArgs, printer::Printer},
     provenance::{
         digest::Digest,
-        keys::{KeyError, PrivateKey, PublicKey},
+        keys::{PrivateKey, PublicKey},
         policy::Policy,
         svr,
         verify::{Answer, Examined, Outcome, Request, Verdict, examine},
     },
 };
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
 pub fn run(args: &VerifyArgs, printer: Printer) -> Result<Status> {
     let key = match args.key.as_deref().map(PublicKey::read).transpose() {
         Ok(key) => key,
-        Err(error) => return unusable(&args.model, &error, printer),
+        Err(error) => return unusable(&args.model, "origin", error.code(), &format!("--key: {error}"), printer),
     };
-    let (policy, policy_digest) = args.policy.as_deref().map(Policy::read).transpose()?.unzip();
-    let svr_key = args.svr_key.as_deref().map(PrivateKey::read).transpose()?;
+    let (policy, policy_digest) = match args.policy.as_deref().map(Policy::read).transpose() {
+        Ok(policy) => policy.unzip(),
+        Err(error) => return unusable(&args.model, "policy", "usage", &format!("--policy: {error}"), printer),
+    };
+    let svr_key = args.svr_key.as_deref().map(PrivateKey::read).transpose().context("--svr-key")?;
+    if let Some(path) = &args.emit_svr {
+        let shown = path.display();
+        ensure!(path.symlink_metadata().is_err(), "--emit-svr {shown}: exists; remove it or choose another file");
+        let folder =
+            |path: &Path| path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p }.to_owned());
+        if let (Some(to), Some(of)) = (folder(path), folder(&args.model)) {
+            let (to, of) = (to.canonicalize().unwrap_or(to), of.canonicalize().unwrap_or(of));
+            ensure!(
+                !to.starts_with(&of),
+                "--emit-svr {shown}: lies beside the model, where a signature covers every file"
+            );
+        }
+    }
     let request =
         Request { source: args.source.as_deref(), key: key.as_ref(), policy: policy.as_ref(), require: &args.require };
     let mut found = examine(&args.model, request);
-    if args.rederive {
+    if args.rederive && found.failed() {
+        found.add("rederive", Outcome::Skipped, None, "not reached: an earlier check failed".into());
+    } else if args.rederive {
         rederive::check(args, &mut found, printer);
     }
     let subjects = subjects(&args.model, &found);
     let verdict = found.verdict(&args.model);
     if let (Some(path), Answer::Yes) = (&args.emit_svr, verdict.answer) {
-        let statement = svr::statement(&verdict, &subjects, policy_digest, &seal::now());
+        let statement = svr::statement(
+            &verdict,
+            &subjects,
+            key.as_ref().map(PublicKey::hint).as_ref(),
+            policy_digest,
+            &seal::now(),
+        );
         let text = match &svr_key {
             Some(key) => seal::lines(&[statement], key)?,
             None => format!("{}\n", serde_json::to_string(&statement)?),
@@ -51,10 +75,10 @@ fn subjects(model: &Path, found: &Examined) -> Vec<(String, Digest)> {
     file.into_iter().chain(root).collect()
 }
 
-/// A key that cannot be used is an answer too, with its code.
-fn unusable(model: &Path, error: &KeyError, printer: Printer) -> Result<Status> {
+/// A key or a policy that cannot be used is an answer too, with its code.
+fn unusable(model: &Path, check: &'static str, code: &'static str, detail: &str, printer: Printer) -> Result<Status> {
     let mut found = Examined::default();
-    found.add("origin", Outcome::Undecided, Some(error.code()), format!("--key: {error}"));
+    found.add(check, Outcome::Undecided, Some(code), detail.to_owned());
     show(&found.verdict(model), printer)
 }
 

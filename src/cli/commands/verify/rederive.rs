@@ -15,10 +15,12 @@ use crate::{
         verify::{Examined, Outcome},
     },
     report::RuntimeRecord,
+    runtime::RuntimeError,
 };
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 const NAME: &str = "rederive";
 
@@ -26,7 +28,11 @@ const NAME: &str = "rederive";
 pub fn check(args: &VerifyArgs, found: &mut Examined, printer: Printer) {
     let (outcome, code, detail) = match attempt(args, found, printer) {
         Ok(result) => result,
-        Err(error) => (Outcome::Undecided, Some("rederive.not_possible"), chain(&error)),
+        Err(error) => {
+            let runtime = error.downcast_ref::<RuntimeError>().is_some();
+            let code = if runtime { "runtime.missing" } else { "rederive.not_possible" };
+            (Outcome::Undecided, Some(code), chain(&error))
+        }
     };
     found.add(NAME, outcome, code, detail);
 }
@@ -35,38 +41,52 @@ type Finding = (Outcome, Option<&'static str>, String);
 
 fn attempt(args: &VerifyArgs, found: &Examined, printer: Printer) -> Result<Finding> {
     let report = found.report.as_ref().context("there is no report beside the model, which says how it was made")?;
+    let stamp = found.stamp.as_ref().context("the model has no stamp that holds")?;
     let digests = found.digests.as_ref().context("the model could not be read")?;
     let source = args.source.as_deref().context("--source is needed")?;
     let retain = args.retain.as_deref().context("--retain is needed")?;
-    if let Some(problem) = data_mismatch(args, retain, report)? {
+    let committed = report["data"]["retain"]["commitment"].as_str();
+    if let Some(problem) = data_mismatch(args, retain, committed)? {
         return Ok((Outcome::Fail, Some("rederive.data_mismatch"), problem));
     }
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let mut words: Vec<String> = vec!["onnx-unlearn".into(), "forget".into()];
-    let path = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
-    words.push(path(source)?);
-    words.extend(["--retain".into(), path(retain)?, "--out".into(), path(folder.path())?]);
+    let word = |flag: &str, path: &Path| {
+        Ok::<_, anyhow::Error>(format!("--{flag}={}", path.to_str().context("a path is not UTF-8")?))
+    };
+    words.extend([word("retain", retain)?, word("out", folder.path())?]);
     if let Some(library) = &args.ort_lib {
-        words.extend(["--ort-lib".into(), path(library)?]);
+        words.push(word("ort-lib", library)?);
     }
-    words.extend(labels(report, folder.path())?);
+    if let Some(file) = labels(report, folder.path())? {
+        words.push(word("labels", &file)?);
+    }
     words.extend(plan::arguments(report)?);
+    words.extend(["--".into(), source.to_str().context("a path is not UTF-8")?.to_owned()]);
     let Command::Forget(again) =
         Cli::try_parse_from(&words).map_err(|e| anyhow!("the report's settings: {e}"))?.command
     else {
         return Err(anyhow!("the report's settings are no run"));
     };
-    let made = forget::rederive(&again, Printer::new(!printer.talks(), true))?;
-    if made.data != report["data"]["retain"]["digest"].as_str().unwrap_or(&made.data) {
+    let expected = forget::Expected { parameters: stamp.params, data: report["data"]["retain"]["digest"].as_str() };
+    let Some(made) = forget::rederive(&again, &expected, Printer::new(!printer.talks(), true))? else {
         let detail = format!("--retain {}: not the data that the report names", retain.display());
         return Ok((Outcome::Fail, Some("rederive.data_mismatch"), detail));
-    }
+    };
     if made.weights == digests.weights {
         return Ok((
             Outcome::Pass,
             None,
             format!("trained again as the report says: every weight has the same bits{}", promise(report)),
         ));
+    }
+    if committed.is_some() && args.commitment_key.is_none() {
+        let detail = format!(
+            "trained again, the weights are others; but whether --retain {} is the data of the run was not checked: give \
+             --commitment-key",
+            retain.display()
+        );
+        return Ok((Outcome::Undecided, Some("rederive.not_possible"), detail));
     }
     let moved = made.distance(&args.model)?;
     let detail = format!(
@@ -79,11 +99,10 @@ fn attempt(args: &VerifyArgs, found: &Examined, printer: Printer) -> Result<Find
 }
 
 /// Why the data is not that of the run, as far as a commitment tells.
-fn data_mismatch(args: &VerifyArgs, retain: &std::path::Path, report: &Value) -> Result<Option<String>> {
-    let committed = report["data"]["retain"]["commitment"].as_str();
+fn data_mismatch(args: &VerifyArgs, retain: &Path, committed: Option<&str>) -> Result<Option<String>> {
     Ok(match (&args.commitment_key, committed) {
         (None, _) => None,
-        (Some(_), None) => Some("--commitment-key: the report commits to no data".into()),
+        (Some(_), None) => bail!("--commitment-key: the report commits to no data; leave it out"),
         (Some(key), Some(committed)) => {
             let commitment = CommitmentKey::read(key)?.commit(&seal::files_of(retain)?)?.to_string();
             let problem = || format!("--retain {}: not the data that the report commits to", retain.display());
@@ -93,14 +112,14 @@ fn data_mismatch(args: &VerifyArgs, retain: &std::path::Path, report: &Value) ->
 }
 
 /// Names of classes, where they have some: a folder of pictures is sorted by them.
-fn labels(report: &Value, folder: &std::path::Path) -> Result<Vec<String>> {
+fn labels(report: &Value, folder: &Path) -> Result<Option<PathBuf>> {
     let classes: Vec<&str> = report["classes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if classes.iter().enumerate().all(|(i, name)| *name == i.to_string()) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let file = folder.join("classes.txt");
     std::fs::write(&file, classes.join("\n") + "\n").context("no temporary file")?;
-    Ok(vec!["--labels".into(), file.to_str().context("a path is not UTF-8")?.to_owned()])
+    Ok(Some(file))
 }
 
 /// What was promised of the device that the report names.
