@@ -63,6 +63,7 @@ struct Material {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[allow(clippy::struct_field_names)] // The format's names.
 struct Hint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hint: Option<KeyHint>,

@@ -115,6 +115,7 @@ impl Manifest {
     }
 
     /// The same list in the order that this tool writes.
+    #[must_use]
     pub fn sorted(&self) -> Self {
         let mut sorted = self.clone();
         sorted.resources.sort_by(|a, b| a.name.cmp(&b.name));

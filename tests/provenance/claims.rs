@@ -244,7 +244,8 @@ fn a_result_that_failed_is_none_to_ask_for() {
     output.write_report(&report);
     output.claim();
     output.sign();
-    refused(&output.verified(), "claim.missing");
+    assert_eq!(output.verified().answer, Answer::Yes, "it is what its owner says, and that is that it failed");
+    refused(&output.asked(Request { require: &[Predicate::TestResult], ..Request::default() }), "claim.missing");
 }
 
 #[test]

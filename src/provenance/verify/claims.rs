@@ -214,28 +214,41 @@ fn audited(predicate: &Value) -> Result<Claimed, Problem> {
     }
 }
 
-/// Claims can be taken away without a trace in their file: the signed report says which there have to be.
+/// Claims can be taken away without a trace in their file: the signed report says which there have to be. Who asks for a claim
+/// asks for what it says, too.
 fn required(checks: &mut Checks, subject: &Subject<'_>, require: &[Predicate], holding: &[Claimed]) {
-    let expected = subject.report.and_then(|report| report["claims"].as_array());
-    let expected = expected.into_iter().flatten().filter_map(Value::as_str);
-    let wanted: BTreeSet<&str> = require.iter().map(|predicate| predicate.uri()).chain(expected).collect();
-    let missing: Vec<&str> = wanted.iter().copied().filter(|uri| !holds(holding, uri)).collect();
+    let listed = subject.report.and_then(|report| report["claims"].as_array());
+    let listed: BTreeSet<&str> = listed.into_iter().flatten().filter_map(Value::as_str).collect();
+    let asked: BTreeSet<&str> = require.iter().map(|predicate| predicate.uri()).collect();
+    let of_report = listed.iter().copied().filter(|uri| !holding.iter().any(|claim| claim.is(uri)));
+    let of_asker = asked.iter().copied().filter(|uri| !holds(holding, uri));
+    let missing: BTreeSet<&str> = of_report.chain(of_asker).collect();
     let name = "claims.required";
-    if wanted.is_empty() {
+    let wanted = listed.union(&asked).count();
+    if wanted == 0 {
         checks.skip(name, "none were asked for");
     } else if missing.is_empty() {
-        checks.pass(name, format!("all {} are there", wanted.len()));
+        checks.pass(name, format!("all {wanted} are there"));
     } else {
-        checks.fail(name, "claim.missing", format!("no claim that holds of type {}", missing.join(", ")));
+        let missing = missing.into_iter().collect::<Vec<_>>().join(", ");
+        checks.fail(name, "claim.missing", format!("no claim that holds, and does not say FAILED, of type {missing}"));
+    }
+}
+
+impl Claimed {
+    /// True for a claim of this type.
+    fn is(&self, uri: &str) -> bool {
+        match self {
+            Self::Slsa(_) => uri == SLSA,
+            Self::Gates(_) => uri == TEST_RESULT,
+            Self::Audit(_) => false,
+            Self::Other(kind) => kind == uri && uri != SLSA && uri != TEST_RESULT,
+        }
     }
 }
 
 /// True where a claim of this type is among those that hold. A result that says FAILED is none to ask for.
 pub(super) fn holds(holding: &[Claimed], uri: &str) -> bool {
-    holding.iter().any(|claim| match claim {
-        Claimed::Slsa(_) => uri == SLSA,
-        Claimed::Gates(result) => uri == TEST_RESULT && result["result"] != "FAILED",
-        Claimed::Audit(_) => false,
-        Claimed::Other(kind) => kind == uri && uri != SLSA && uri != TEST_RESULT,
-    })
+    let failed = |claim: &Claimed| matches!(claim, Claimed::Gates(result) if result["result"] == "FAILED");
+    holding.iter().any(|claim| claim.is(uri) && !failed(claim))
 }
