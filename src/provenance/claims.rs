@@ -90,7 +90,7 @@ impl Facts {
         if !stamp.is_of(&digests) {
             return Err(ClaimError::Mismatch("the stamp is one of other weights or another graph".into()));
         }
-        if let Some(problem) = contradicts(&report, &stamp) {
+        if let Some(problem) = contradicts(&report, &stamp, true) {
             return Err(ClaimError::Mismatch(problem));
         }
         let claimed = folder.join(CLAIMS).exists();
@@ -231,13 +231,16 @@ impl Facts {
     }
 }
 
-/// In what a report is not about the run that a stamp names; `None` where it is.
-pub fn contradicts(report: &Value, stamp: &Stamp) -> Option<String> {
+/// In what a report is not about the run that a stamp names; `None` where it is. A report of another writer need not say
+/// everything: what is left out is no contradiction unless it is to be `complete`.
+pub fn contradicts(report: &Value, stamp: &Stamp, complete: bool) -> Option<String> {
     let parameters = &report["parameters"];
     let forget: Option<Vec<String>> =
         parameters["recipe"]["forget"].as_array().map(|classes| classes.iter().map(text).collect());
+    let digest =
+        params_digest(parameters).ok().filter(|_| !parameters.is_null()).map_or(Value::Null, |digest| json!(digest));
     let said = [
-        ("parameters", params_digest(parameters).map_or(Value::Null, |digest| json!(digest)), json!(stamp.params)),
+        ("parameters", digest, json!(stamp.params)),
         ("result.weights", report["result"]["weights"].clone(), json!(stamp.weights)),
         ("result.graph", report["result"]["graph"].clone(), json!(stamp.graph)),
         ("source.file", report["source"]["file"].clone(), json!(stamp.source.file)),
@@ -248,7 +251,8 @@ pub fn contradicts(report: &Value, stamp: &Stamp) -> Option<String> {
         ("parameters.recipe.forget", json!(forget), json!(stamp.forget)),
         ("request", report["request"].clone(), json!(stamp.request)),
     ];
-    let (field, found, expected) = said.into_iter().find(|(_, found, expected)| found != expected)?;
+    let differs = |(_, found, expected): &(_, Value, Value)| found != expected && (complete || !found.is_null());
+    let (field, found, expected) = said.into_iter().find(differs)?;
     Some(format!("{field} of the report is {found}, the stamp says {expected}"))
 }
 

@@ -61,7 +61,7 @@ pub(super) fn report(checks: &mut Checks, stamp: &Stamp, report: &Result<Option<
     match report {
         Ok(None) => checks.skip(name, format!("there is no {REPORT} beside the model")),
         Err(Unread { code, detail }) => checks.undecided(name, code, detail),
-        Ok(Some(report)) => match contradicts(report, stamp) {
+        Ok(Some(report)) => match contradicts(report, stamp, false) {
             None => checks.pass(name, format!("{REPORT} is about this model, with the settings that the stamp names")),
             Some(problem) => checks.fail(name, "report.mismatch", problem),
         },
