@@ -79,8 +79,11 @@ fn an_audit_is_held_against_its_bounds() {
     output.write_claims(&(base.clone() + &claim(0.55, true)));
     assert_eq!(judged(&output, bounds.clone()).answer, Answer::Yes);
     // A better one that is added later does not hide it.
-    output.write_claims(&(base + &claim(0.7, false) + &claim(0.5, true)));
+    output.write_claims(&(base.clone() + &claim(0.7, false) + &claim(0.5, true)));
     refused(&output, bounds, "policy.threshold");
+    // Nor does one that is farther from chance and allowed.
+    output.write_claims(&(base + &claim(0.1, true) + &claim(0.6, false)));
+    refused(&output, json!({"membership_auc": {"min": 0.0, "max": 0.55}}), "policy.threshold");
 }
 
 #[test]

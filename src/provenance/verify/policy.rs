@@ -75,17 +75,14 @@ fn membership(subject: &Subject<'_>, policy: &Policy) -> Problem {
         Claimed::Audit(auc) => Some(*auc),
         _ => None,
     };
-    // Claims accumulate: the worst one counts, so that a later one does not hide it.
-    let outside = |auc: f64| (auc - 0.5).abs();
-    let worst = subject.claims.iter().filter_map(auc).max_by(|a, b| outside(*a).total_cmp(&outside(*b)));
-    match worst {
-        Some(worst) if bounds.hold(worst) => None,
-        Some(worst) => {
-            let detail = format!("membership inference: AUC {worst}, allowed is {} to {}", bounds.min, bounds.max);
-            Some(("policy.threshold", detail))
-        }
-        None => Some(("policy.threshold", "no claim that holds says how well membership inference does".into())),
-    }
+    // Claims accumulate: every one counts, so that a later one does not hide an earlier one.
+    let claimed: Vec<f64> = subject.claims.iter().filter_map(auc).collect();
+    let problem = match claimed.iter().find(|auc| !bounds.hold(**auc)) {
+        Some(auc) => format!("membership inference: AUC {auc}, allowed is {} to {}", bounds.min, bounds.max),
+        None if claimed.is_empty() => "no claim that holds says how well membership inference does".into(),
+        None => return None,
+    };
+    Some(("policy.threshold", problem))
 }
 
 fn listed(code: &'static str, what: &str, allowed: Option<&[String]>, found: &str) -> Problem {

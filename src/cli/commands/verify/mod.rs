@@ -42,10 +42,10 @@ pub fn run(args: &VerifyArgs, printer: Printer) -> Result<Status> {
     let request =
         Request { source: args.source.as_deref(), key: key.as_ref(), policy: policy.as_ref(), require: &args.require };
     let mut found = examine(&args.model, request);
-    if args.rederive && found.failed() {
-        found.add("rederive", Outcome::Skipped, None, "not reached: an earlier check failed".into());
-    } else if args.rederive {
-        rederive::check(args, &mut found, printer);
+    match (args.rederive, found.failed()) {
+        (false, _) => found.add("rederive", Outcome::Skipped, None, "was not asked for".into()),
+        (true, true) => found.add("rederive", Outcome::Skipped, None, "not reached: an earlier check failed".into()),
+        (true, false) => rederive::check(args, &mut found, printer),
     }
     let subjects = subjects(&args.model, &found);
     let verdict = found.verdict(&args.model);
