@@ -6,6 +6,7 @@ use super::args::{
 };
 use crate::{
     data::{Layout, Preprocess},
+    provenance::claims::text,
     report::{Gates, Number, PreprocessRecord},
     train::{BatchNorm, Choice, NoiseLoss, Optimizer, Range},
     unlearn::{Depth, NoiseSettings, PhaseSettings, Recipe, Targets, Variant},
@@ -325,7 +326,6 @@ impl Words {
 
     /// A value as the report has it; nothing where it has none.
     fn value(&mut self, flag: &str, value: &Value) {
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         match value {
             Value::Null => {}
             Value::Array(values) if values.is_empty() => {}

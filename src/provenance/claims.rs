@@ -330,7 +330,7 @@ fn result(outcome: &str) -> &'static str {
 }
 
 /// A value as text: SLSA wants parameters as strings. What is no string is written as JSON.
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -4,16 +4,17 @@
 //! HMAC-SHA-256 under a random key. What it is computed over is described at [`message`], so that standard tools make the same.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 use thiserror::Error;
 
+use super::digest::{Digest, each_block};
 use super::keys::{KeyError, write_secret};
 
 /// What a commitment begins with.
@@ -147,25 +148,17 @@ fn below(folder: &Path, at: &str, files: &mut Vec<(PathBuf, String)>) -> Result<
 /// What is committed to: of one file its bytes; of several one line `<SHA-256>  <name>` each, in their order, which is what
 /// `sha256sum` prints.
 fn message(data: &Files, take: &mut dyn FnMut(&[u8])) -> Result<(), CommitmentError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CommitmentError::Io { path, source }
+    };
     match data {
-        Files::One(path) => each_block(path, take),
+        Files::One(path) => each_block(path, take).map_err(io(path)),
         Files::Several(files) => files.iter().try_for_each(|(path, name)| {
-            let mut hash = Sha256::new();
-            each_block(path, &mut |bytes| hash.update(bytes))?;
-            take(format!("{}  {name}\n", hex::encode(hash.finalize())).as_bytes());
+            let digest = Digest::of_file(path).map_err(io(path))?;
+            take(format!("{}  {name}\n", hex::encode(digest.0)).as_bytes());
             Ok(())
         }),
-    }
-}
-
-fn each_block(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<(), CommitmentError> {
-    let io = |source| CommitmentError::Io { path: path.into(), source };
-    let (mut file, mut block) = (File::open(path).map_err(io)?, vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut block).map_err(io)? {
-            0 => return Ok(()),
-            n => take(&block[..n]),
-        }
     }
 }
 

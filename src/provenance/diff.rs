@@ -11,6 +11,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::digest::{Digest, DigestError, Digests, TensorDigest, digest};
+use super::folder_of;
 use super::stamp::{DIGEST_KEY, STAMP_KEY};
 use crate::onnx::patch::{Patch, PatchError, patch_bytes, write_external};
 use crate::onnx::schema::{
@@ -156,7 +157,7 @@ impl Side {
         let shown = path.display().to_string();
         let of_digest = |source| DiffError::Digest { path: shown.clone(), source: Box::new(source) };
         let bytes = fs::read(path).map_err(|source| of_digest(DigestError::Io { path: path.into(), source }))?;
-        let digests = digest(&bytes, path.parent().unwrap_or(Path::new(""))).map_err(of_digest)?;
+        let digests = digest(&bytes, folder_of(path)).map_err(of_digest)?;
         let proto = wire::decode(&bytes).map_err(|source| DiffError::Wire { path: shown.clone(), source })?;
         Ok(Self { digests, proto, model: onnx::read(path).ok(), bytes })
     }
@@ -176,8 +177,7 @@ pub fn diff(before: &Path, after: &Path) -> Result<Difference, DiffError> {
     let (a, b) = (Side::read(before)?, Side::read(after)?);
     let tensors = tensors(&a, &b);
     let fields = fields(&a.proto, &b.proto);
-    let folder = |path: &Path| path.parent().unwrap_or(Path::new("")).to_owned();
-    let nothing_else = nothing_else(&a, &b, &tensors, &folder(before), &folder(after));
+    let nothing_else = nothing_else(&a, &b, &tensors, folder_of(before), folder_of(after));
     Ok(Difference {
         schema_version: SCHEMA_VERSION,
         before: a.identity(),

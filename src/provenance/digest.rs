@@ -9,7 +9,8 @@ mod refusal;
 mod tensor;
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -33,6 +34,24 @@ impl Digest {
     /// The digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of a file's bytes, which are not held in memory together.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        let mut hash = Sha256::new();
+        each_block(path, &mut |block| hash.update(block))?;
+        Ok(Self(hash.finalize().into()))
+    }
+}
+
+/// Reads a file a block at a time.
+pub(super) fn each_block(path: &Path, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    let (mut file, mut block) = (File::open(path)?, vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut block)? {
+            0 => return Ok(()),
+            n => take(&block[..n]),
+        }
     }
 }
 

@@ -120,7 +120,7 @@ fn pre_authentication(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Signs a statement; gives the bundle as one line of JSON.
-pub fn sign(payload: &[u8], key: &PrivateKey) -> Result<String, BundleError> {
+fn sign(payload: &[u8], key: &PrivateKey) -> Result<String, BundleError> {
     let hint = key.public().hint();
     let signature =
         Signature { sig: STANDARD.encode(key.sign(&pre_authentication(payload))), keyid: Some(hint.0.clone()) };

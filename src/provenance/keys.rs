@@ -112,8 +112,7 @@ fn key_block<'t>(path: &Path, text: &'t str, wanted: &'static str) -> Result<Blo
     if found.next().is_some() {
         return Err(unsupported("several PEM blocks"));
     }
-    let encrypted = block.label == "ENCRYPTED PRIVATE KEY" || block.text.contains("ENCRYPTED");
-    if encrypted && wanted == "private" {
+    if block.text.contains("ENCRYPTED") && wanted == "private" {
         return Err(KeyError::Encrypted { path: path.into() });
     }
     Ok(block)

@@ -18,6 +18,13 @@ pub mod stamp;
 pub mod svr;
 pub mod verify;
 
+use std::path::Path;
+
+/// The folder that a file lies in; of a bare name the current one.
+pub fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A random identifier, as a UUID of version 4 (RFC 9562).
 pub fn random_id() -> Result<String, keys::KeyError> {
     let mut bytes = [0_u8; 16];

@@ -4,11 +4,11 @@
 //! as that of the signature, is not on the list.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -73,26 +73,24 @@ pub struct Manifest {
     pub ignored: Vec<String>,
 }
 
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Predicate {
     resources: Vec<Listed>,
     serialization: Serialization,
 }
 
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 struct Listed {
     name: String,
     digest: String,
     algorithm: String,
 }
 
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 struct Serialization {
     method: String,
     hash_type: String,
-    #[serde(default)]
-    allow_symlinks: bool,
     #[serde(default)]
     ignore_paths: Vec<String>,
 }
@@ -102,7 +100,8 @@ impl Manifest {
     pub fn of(folder: &Path, ignored: &[String]) -> Result<Self, FolderError> {
         let mut resources = Vec::new();
         walk(folder, "", ignored, &mut |name, path| {
-            resources.push(Resource { name, digest: hash(&path)? });
+            let digest = Digest::of_file(&path).map_err(|source| FolderError::Io { path, source })?;
+            resources.push(Resource { name, digest });
             Ok(())
         })?;
         resources.sort_by(|a, b| a.name.cmp(&b.name));
@@ -160,7 +159,7 @@ impl Manifest {
             return Err(ManifestError::Type(statement.predicate_type.clone()));
         }
         let predicate: Predicate = serde_json::from_value(statement.predicate.clone())?;
-        let Serialization { method, hash_type, ignore_paths, .. } = predicate.serialization;
+        let Serialization { method, hash_type, ignore_paths } = predicate.serialization;
         if method != "files" || hash_type != "sha256" {
             return Err(ManifestError::Method { method, hash: hash_type });
         }
@@ -179,11 +178,6 @@ impl Manifest {
             return Err(ManifestError::Root { found: found.join(", "), root });
         }
         Ok(manifest)
-    }
-
-    /// True for a path that the list leaves out.
-    pub fn ignores(&self, name: &str) -> bool {
-        ignores(&self.ignored, name)
     }
 }
 
@@ -239,17 +233,4 @@ fn walk(
         }
     }
     Ok(())
-}
-
-/// The SHA-256 of a file.
-fn hash(path: &Path) -> Result<Digest, FolderError> {
-    let io = |source| FolderError::Io { path: path.into(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let (mut hasher, mut block) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut block).map_err(io)? {
-            0 => return Ok(Digest(hasher.finalize().into())),
-            n => hasher.update(&block[..n]),
-        }
-    }
 }

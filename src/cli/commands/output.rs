@@ -1,6 +1,7 @@
 //! The folder that a result is written to: a file under its final name is complete.
 
 use crate::provenance::{
+    folder_of,
     oms::{CLAIMS, SIGNATURE},
     stamp,
 };
@@ -183,7 +184,6 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes a file beside its final name and moves it there.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = || format!("cannot write {}", path.display());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".onnx-unlearn-");
@@ -193,7 +193,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         // Without this a temporary file is its owner's alone; the user's mask decides, as for any new file.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let mut file = builder.tempfile_in(folder).with_context(failed)?;
+    let mut file = builder.tempfile_in(folder_of(path)).with_context(failed)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
     file.persist(path).with_context(failed)?;
     Ok(())

@@ -7,12 +7,10 @@ use serde_json::Value;
 
 use super::{Checks, small_file};
 use crate::provenance::claims::{BUILD_TYPE, ClaimError, Facts, Occasion, SLSA, TEST_RESULT, contradiction};
-use crate::provenance::digest::Digests;
 use crate::provenance::dsse::{Signed, Signer, Statement};
 use crate::provenance::keys::PublicKey;
-use crate::provenance::oms::{CLAIMS, Manifest};
+use crate::provenance::oms::CLAIMS;
 use crate::provenance::policy::Predicate;
-use crate::provenance::stamp::Stamp;
 
 const NO_KEY: &str = "no key was given";
 
@@ -39,9 +37,12 @@ const NEEDED_OF_RESULTS: &[&str] = &[
 #[derive(Clone, Debug, PartialEq)]
 pub enum Claimed {
     /// How the model was made.
-    Slsa(Value),
+    Slsa,
     /// The gates of the run.
-    Gates(Value),
+    Gates {
+        /// True where one of them failed.
+        failed: bool,
+    },
     /// The AUC of membership inference that an audit measured.
     Audit(f64),
     /// Something that this tool does not write.
@@ -51,11 +52,8 @@ pub enum Claimed {
 /// What is claimed about.
 pub(super) struct Subject<'a> {
     pub folder: &'a Path,
-    pub manifest: &'a Manifest,
-    pub digests: &'a Digests,
-    pub model: &'a [u8],
-    pub stamp: &'a Stamp,
-    pub report: Option<&'a Value>,
+    /// With a report that is null where there is none that could be read.
+    pub facts: Facts,
 }
 
 /// Why a claim does not hold, with its reason code.
@@ -143,8 +141,8 @@ impl Subject<'_> {
         let mismatch = |detail: String| Problem::No("claim.field_mismatch", detail);
         let about: BTreeSet<&str> = statement.subjects().collect();
         // A list by another signer may have another order, and then another root.
-        let roots = [self.manifest.root(), self.manifest.sorted().root()];
-        for (what, digests) in [("the model file", &[self.digests.file][..]), ("the folder", &roots[..])] {
+        let roots = [self.facts.manifest.root(), self.facts.manifest.sorted().root()];
+        for (what, digests) in [("the model file", &[self.facts.digests.file][..]), ("the folder", &roots[..])] {
             if !digests.iter().any(|digest| about.contains(hex::encode(digest.0).as_str())) {
                 let detail = format!("no subject is {what}, {}", digests[0]);
                 return Err(Problem::No("claim.subject_mismatch", detail));
@@ -177,25 +175,23 @@ impl Subject<'_> {
             return Err(mismatch(format!("{kind}: field {settings} lacks settings that the report has")));
         }
         Ok(match kind {
-            SLSA => Claimed::Slsa(predicate.clone()),
-            _ => Claimed::Gates(predicate.clone()),
+            SLSA => Claimed::Slsa,
+            _ => Claimed::Gates { failed: predicate["result"] == "FAILED" },
         })
     }
 
     /// The statement as stamp and report make it.
     fn expected(&self, kind: &str, claimed: &Value) -> Result<Statement, Problem> {
-        let Some(report) = self.report else {
+        if self.facts.report.is_null() {
             let detail = "nothing to hold the claim against: there is no report beside the model".into();
             return Err(Problem::Undecided("report.missing", detail));
-        };
+        }
         let undecided = |error: ClaimError| Problem::Undecided("report.malformed", error.to_string());
-        let (manifest, digests) = (self.manifest.clone(), self.digests.clone());
-        let facts = Facts::new(manifest, digests, self.model, self.stamp.clone(), report.clone()).map_err(undecided)?;
         if kind == TEST_RESULT {
-            return facts.test_result().map_err(undecided);
+            return self.facts.test_result().map_err(undecided);
         }
         let during = claimed.pointer("/buildDefinition/internalParameters/attested") == Some(&"during the run".into());
-        facts.slsa(&Occasion { during, ..Occasion::default() }).map_err(undecided)
+        self.facts.slsa(&Occasion { during, ..Occasion::default() }).map_err(undecided)
     }
 }
 
@@ -217,7 +213,7 @@ fn audited(predicate: &Value) -> Result<Claimed, Problem> {
 /// Claims can be taken away without a trace in their file: the signed report says which there have to be. Who asks for a claim
 /// asks for what it says, too.
 fn required(checks: &mut Checks, subject: &Subject<'_>, require: &[Predicate], holding: &[Claimed]) {
-    let listed = subject.report.and_then(|report| report["claims"].as_array());
+    let listed = subject.facts.report["claims"].as_array();
     let listed: BTreeSet<&str> = listed.into_iter().flatten().filter_map(Value::as_str).collect();
     let asked: BTreeSet<&str> = require.iter().map(|predicate| predicate.uri()).collect();
     let of_report = listed.iter().copied().filter(|uri| !holding.iter().any(|claim| claim.is(uri)));
@@ -239,8 +235,8 @@ impl Claimed {
     /// True for a claim of this type.
     fn is(&self, uri: &str) -> bool {
         match self {
-            Self::Slsa(_) => uri == SLSA,
-            Self::Gates(_) => uri == TEST_RESULT,
+            Self::Slsa => uri == SLSA,
+            Self::Gates { .. } => uri == TEST_RESULT,
             Self::Audit(_) => false,
             Self::Other(kind) => kind == uri && uri != SLSA && uri != TEST_RESULT,
         }
@@ -249,6 +245,5 @@ impl Claimed {
 
 /// True where a claim of this type is among those that hold. A result that says FAILED is none to ask for.
 pub(super) fn holds(holding: &[Claimed], uri: &str) -> bool {
-    let failed = |claim: &Claimed| matches!(claim, Claimed::Gates(result) if result["result"] == "FAILED");
-    holding.iter().any(|claim| claim.is(uri) && !failed(claim))
+    holding.iter().any(|claim| claim.is(uri) && *claim != Claimed::Gates { failed: true })
 }

@@ -14,7 +14,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::claims::Claimed;
+use super::claims::Facts;
 use super::digest::{Digest, DigestError, Digests, digest};
+use super::folder_of;
 use super::keys::PublicKey;
 use super::oms::Manifest;
 use super::policy::{Policy, Predicate};
@@ -110,6 +112,7 @@ pub struct Request<'a> {
 }
 
 /// The checks of a model as far as they are made, and what they found.
+#[derive(Default)]
 pub struct Examined {
     checks: Checks,
     /// Digests of the model, where it could be read.
@@ -141,6 +144,7 @@ impl Examined {
     }
 }
 
+#[derive(Default)]
 struct Checks(Vec<Check>);
 
 impl Checks {
@@ -210,7 +214,7 @@ pub fn examine(path: &Path, request: Request<'_>) -> Examined {
 pub fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examined {
     let mut found = Examined::default();
     let checks = &mut found.checks;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let name = path.file_name().map_or_else(Default::default, |name| name.to_string_lossy().into_owned());
     // Read once: what is judged is what was signed, whatever becomes of the files meanwhile.
     let report = Report::read(folder);
@@ -241,9 +245,14 @@ pub fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examine
     }
     match (request.key, &found.manifest) {
         (Some(key), Some(manifest)) => {
-            let subject =
-                claims::Subject { folder, manifest, digests, model: bytes, stamp, report: found.report.as_ref() };
-            found.claims = claims::check(checks, key, &subject, request.require);
+            let report = found.report.clone().unwrap_or_default();
+            match Facts::new(manifest.clone(), digests.clone(), bytes, stamp.clone(), report) {
+                Ok(facts) => {
+                    let subject = claims::Subject { folder, facts };
+                    found.claims = claims::check(checks, key, &subject, request.require);
+                }
+                Err(error) => checks.undecided("claims", "report.malformed", error.to_string()),
+            }
         }
         (Some(_), None) => {}
         (None, _) => claims::skip(checks),
@@ -257,13 +266,6 @@ pub fn examine_bytes(bytes: &[u8], path: &Path, request: Request<'_>) -> Examine
         }
     }
     found
-}
-
-impl Default for Examined {
-    fn default() -> Self {
-        let (digests, stamp, report, manifest) = (None, None, None, None);
-        Self { checks: Checks(Vec::new()), digests, stamp, report, manifest, claims: Vec::new() }
-    }
 }
 
 /// The report beside the model, as it was read.

@@ -1,7 +1,11 @@
 //! For the record: the limits of the claim, what the files are, what ran, and every setting.
 
 use super::Page;
-use crate::{data::LoadSummary, provenance::stamp, train::Site};
+use crate::{
+    data::LoadSummary,
+    provenance::{claims::text, stamp},
+    train::Site,
+};
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -94,7 +98,6 @@ fn flatten(name: String, value: &Value, rows: &mut Vec<(String, String)>) {
         }
         Value::String(text) => rows.push((name, text.clone())),
         Value::Array(values) if values.iter().all(|v| !v.is_object() && !v.is_array()) => {
-            let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
             rows.push((name, values.iter().map(text).collect::<Vec<_>>().join(", ")));
         }
         Value::Null => rows.push((name, "–".to_owned())),

@@ -7,6 +7,7 @@ use crate::{
     cli::{Status, args::VerifyArgs, printer::Printer},
     provenance::{
         digest::Digest,
+        folder_of,
         keys::{PrivateKey, PublicKey},
         policy::Policy,
         svr,
@@ -29,15 +30,11 @@ pub fn run(args: &VerifyArgs, printer: Printer) -> Result<Status> {
     if let Some(path) = &args.emit_svr {
         let shown = path.display();
         ensure!(path.symlink_metadata().is_err(), "--emit-svr {shown}: exists; remove it or choose another file");
-        let folder =
-            |path: &Path| path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p }.to_owned());
-        if let (Some(to), Some(of)) = (folder(path), folder(&args.model)) {
-            let (to, of) = (to.canonicalize().unwrap_or(to), of.canonicalize().unwrap_or(of));
-            ensure!(
-                !to.starts_with(&of),
-                "--emit-svr {shown}: lies beside the model, where a signature covers every file"
-            );
-        }
+        let [to, of] = [path, &args.model].map(|file| {
+            let folder = folder_of(file);
+            folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
+        });
+        ensure!(!to.starts_with(&of), "--emit-svr {shown}: lies beside the model, where a signature covers every file");
     }
     let request =
         Request { source: args.source.as_deref(), key: key.as_ref(), policy: policy.as_ref(), require: &args.require };
@@ -69,9 +66,8 @@ pub fn run(args: &VerifyArgs, printer: Printer) -> Result<Status> {
 /// The model file and, where its files were listed, the folder.
 fn subjects(model: &Path, found: &Examined) -> Vec<(String, Digest)> {
     let name = model.file_name().map_or_else(Default::default, |name| name.to_string_lossy().into_owned());
-    let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = found.digests.as_ref().map(|digests| (name, digests.file));
-    let root = found.manifest.as_ref().map(|manifest| (seal::name_of(folder), manifest.root()));
+    let root = found.manifest.as_ref().map(|manifest| (seal::name_of(folder_of(model)), manifest.root()));
     file.into_iter().chain(root).collect()
 }
 
