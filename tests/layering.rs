@@ -11,10 +11,11 @@ use std::{
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("graph", &["tensor"]),
+    ("kernel", &[]),
     ("onnx", &["tensor", "graph"]),
     ("ops", &["tensor", "graph"]),
     ("autodiff", &["tensor", "graph", "ops"]),
-    ("runtime", &["tensor", "graph", "onnx"]),
+    ("runtime", &["tensor", "graph", "onnx", "kernel"]),
     ("train", &["tensor", "graph", "onnx", "ops", "autodiff", "runtime"]),
     ("data", &["tensor"]),
     // `runtime` for its errors.

@@ -51,6 +51,7 @@ pub struct Builder {
     reserved: HashSet<String>,
     scope: String,
     avoided: &'static [&'static str],
+    native: bool,
 }
 
 impl Builder {
@@ -63,6 +64,17 @@ impl Builder {
     #[must_use]
     pub fn avoiding(self, operators: &'static [&'static str]) -> Self {
         Self { avoided: operators, ..self }
+    }
+
+    /// The same for a device that runs the operators of [`native`](super::native).
+    #[must_use]
+    pub fn with_native(self, native: bool) -> Self {
+        Self { native, ..self }
+    }
+
+    /// True where operators of [`native`](super::native) may be written.
+    pub fn is_native(&self) -> bool {
+        self.native
     }
 
     /// True for an operator that is not to be written.

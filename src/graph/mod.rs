@@ -1,6 +1,7 @@
 //! Says what is computed, and prints it: nodes over named values.
 
 mod builder;
+pub mod native;
 mod node;
 
 pub use builder::{Builder, Value};
@@ -8,6 +9,9 @@ pub use node::{Attr, Attrs, Node, Subgraph};
 
 use crate::tensor::{DType, Tensor};
 use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// Domain of the operators that the tool brings itself ([`native`]).
+pub const NATIVE: &str = "dev.onnx-unlearn";
 
 /// A graph input or output: name, element type and the length of every axis (`None` where the file leaves it open).
 #[derive(Clone, Debug, PartialEq)]

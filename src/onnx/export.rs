@@ -8,7 +8,7 @@ use super::{
     subgraph,
 };
 use crate::{
-    graph::{Attr, Graph, Node, Port},
+    graph::{Attr, Graph, NATIVE, Node, Port},
     tensor::{DType, Tensor},
 };
 use prost::Message;
@@ -23,6 +23,9 @@ pub fn export(graph: &Graph) -> Vec<u8> {
     let nodes: Vec<NodeProto> = graph.nodes.iter().map(node).collect();
     if nodes.iter().any(of_microsoft) {
         opset_import.push(import("com.microsoft", 1));
+    }
+    if graph.nodes.iter().any(|n| n.domain == NATIVE) {
+        opset_import.push(import(NATIVE, 1));
     }
     let model = ModelProto {
         ir_version: Some(IR_VERSION),

@@ -34,6 +34,11 @@ impl<'a> Emit<'a> {
         Self { graph, node, known, dys, at, float }
     }
 
+    /// True where the tool's own operators ([`native`](crate::graph::native)) may be written: they compute in float32.
+    pub fn is_native(&self) -> bool {
+        self.graph.is_native() && self.float == DType::F32
+    }
+
     /// Index of the input whose gradient is asked for.
     pub fn at(&self) -> usize {
         self.at

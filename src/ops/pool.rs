@@ -6,9 +6,9 @@ use super::{
     Op, OpError,
     conv::{Form, Geometry, forward, scattered},
     reduce::{norm_exponent, over_norm_power, signed_power},
-    window::{Axis, windows},
+    window::{Axis, numbers, windows},
 };
-use crate::graph::{Attr, Value};
+use crate::graph::{Attr, NATIVE, Value, native};
 
 const MAX_POOL: &[&str] = &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"];
 const AVERAGE_POOL: &[&str] =
@@ -41,6 +41,12 @@ fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let node = e.node();
     let axes = pool_windows(e, dy.shape())?;
+    if e.is_native() {
+        let attrs = [(native::AXES, numbers(&axes).into())];
+        let inputs = [x.name(), dy.name()];
+        let shape = x.shape().to_vec();
+        return Ok(e.graph.raw(NATIVE, native::MAX_POOL_GRADIENT, &inputs, &attrs, &[shape]).remove(0));
+    }
     let index = if node.output(1).is_some() && e.int("storage_order", 0)? == 0 {
         e.y(1)?
     } else {

@@ -49,6 +49,15 @@ impl Axis {
     }
 }
 
+/// The axes as the tool's own operators take them: see [`native::AXES`](crate::graph::native::AXES).
+pub fn numbers(axes: &[Axis]) -> Vec<i64> {
+    let axis = |a: &Axis| {
+        let counts = [a.size, a.out, a.kernel, a.stride, a.dilation].map(|v| v as i64);
+        counts.into_iter().chain([a.before])
+    };
+    axes.iter().flat_map(axis).collect()
+}
+
 /// The windows of a node with the attributes `auto_pad`, `dilations`, `pads` and `strides` over inputs of the given
 /// spatial lengths; `out` are the lengths the runtime computed.
 pub fn windows(e: &Emit<'_>, size: &[usize], out: &[usize], kernel: &[usize]) -> Result<Vec<Axis>, OpError> {

@@ -3,6 +3,7 @@
 pub mod find;
 mod image;
 pub mod install;
+mod native;
 pub mod probe;
 mod session;
 

@@ -87,6 +87,13 @@ impl Device {
     }
 }
 
+impl Device {
+    /// True where step graphs may hold the tool's own operators ([`native`](crate::graph::native)).
+    pub fn has_native(self) -> bool {
+        self == Self::Cpu
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -182,7 +189,11 @@ impl Engine {
             .with_log_level(LogLevel::Fatal)?
             .with_intra_threads(self.threads)?
             .with_inter_threads(1)?
-            .with_parallel_execution(false)?;
+            .with_parallel_execution(false)?
+            // A prediction that is sure leaves gradients too small for normal numbers, at which processors are very slow.
+            .with_flush_to_zero()?
+            .with_operators(super::native::domain(self.threads)?)?;
+        let builder = if let Ok(p) = std::env::var("ORT_PROFILE") { builder.with_profiling(p)? } else { builder };
         let Device::Cuda(id) = self.device else { return Ok(builder) };
         let cuda = ep::CUDA::default()
             .with_device_id(id)

@@ -1,7 +1,7 @@
 //! Optimizers, written into a step graph: one update of one array from its gradient.
 
 use crate::{
-    graph::{Builder, Value},
+    graph::{Builder, NATIVE, Value, native},
     tensor::Tensor,
 };
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,12 @@ impl Optimizer {
     ) -> (Value, Vec<Value>) {
         let full = w.shape().to_vec();
         let (direction, state) = match (*self, state) {
+            (Self::Adam { beta1, beta2, .. }, [m, v]) if b.is_native() => {
+                let names = [w, g, m, v, rate, floor].map(Value::name);
+                let attrs = [(native::BETA1, (beta1 as f32).into()), (native::BETA2, (beta2 as f32).into())];
+                let mut next = b.raw(NATIVE, native::ADAM, &names, &attrs, &[full.clone(), full.clone(), full]);
+                return (next.remove(0), next);
+            }
             (Self::Adam { beta1, beta2, .. }, [m, v]) => {
                 let m = decayed(b, m, beta1, g);
                 let square = b.op("Mul", &[g, g], &[], &full);

@@ -148,7 +148,9 @@ impl BatchedNetwork<'_> {
         for (name, tensor) in weights.iter().filter(|(name, _)| !self.moves(name)) {
             b.named_constant(name, Arc::clone(tensor));
         }
-        self.traced.replay(&mut b, false);
+        // Constant weights are better off in the file's form, unless the tool brings its own.
+        let lower = b.is_native();
+        self.traced.replay(&mut b, lower);
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights, None);
         let found = self.backward(&mut b, &logits, &ce, &BTreeSet::from([site.clone()]))?;
         let dx = found.get(&site).cloned();
@@ -334,7 +336,8 @@ impl BatchedNetwork<'_> {
     }
 
     pub(super) fn builder(&self) -> Builder {
-        Builder::new(self.network.graph.opset).avoiding(self.engine.device().avoided())
+        let device = self.engine.device();
+        Builder::new(self.network.graph.opset).avoiding(device.avoided()).with_native(device.has_native())
     }
 
     /// The weights, and beside them the stored statistics that would move with them.

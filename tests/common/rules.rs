@@ -2,7 +2,7 @@
 
 use onnx_unlearn::{
     autodiff,
-    graph::{Builder, Graph},
+    graph::{Builder, Graph, NATIVE},
     onnx,
     runtime::{Engine, Session},
     tensor::{DType, Data, Tensor},
@@ -24,14 +24,22 @@ pub struct Rules {
 impl Rules {
     /// Writes the gradients of the inputs `wanted`. `graph` is in the spelling that training works on; all of `feeds`
     /// counts as varying from run to run.
-    pub fn new(engine: &Engine, graph: &Graph, feeds: &Feeds, wanted: &BTreeSet<String>) -> Result<Self, String> {
+    ///
+    /// With `native`, in the tool's own operators where it has them, as training on the CPU does.
+    pub fn new(
+        engine: &Engine,
+        graph: &Graph,
+        feeds: &Feeds,
+        wanted: &BTreeSet<String>,
+        native: bool,
+    ) -> Result<Self, String> {
         let live: BTreeSet<String> = feeds.iter().map(|(name, _)| name.clone()).collect();
         let traced = train::trace(engine, graph, feeds, &live).map_err(|e| e.to_string())?;
-        let mut b = Builder::new(graph.opset);
+        let mut b = Builder::new(graph.opset).with_native(native);
         for (name, t) in feeds {
             b.input(name, t.dtype(), t.shape());
         }
-        traced.replay(&mut b, false);
+        traced.replay(&mut b, native);
         let mut outputs = Vec::new();
         let mut seeds = Vec::new();
         for (i, port) in graph.outputs.iter().enumerate() {
@@ -52,6 +60,11 @@ impl Rules {
         let written = step.to_string();
         let session = engine.session("the gradients", &onnx::export(&step)).map_err(|e| format!("{e}\n{written}"))?;
         Ok(Self { session, outputs, written })
+    }
+
+    /// True where the graph holds operators of the tool's own.
+    pub fn is_native(&self) -> bool {
+        self.written.contains(NATIVE)
     }
 
     /// The gradients of the sum of all outputs, each weighted with the seed of its number; those that the outputs do not

@@ -140,9 +140,9 @@ enum Map {
 }
 
 const FORMS: &[(Map, &[Form])] = &[
-    (Map::Forward, &[Form::Direct, Form::Columns, Form::Dense]),
-    (Map::Input, &[Form::Direct, Form::Flipped, Form::Columns, Form::Dense]),
-    (Map::Weight, &[Form::Direct, Form::Images, Form::Columns, Form::Dense]),
+    (Map::Forward, &[Form::Direct, Form::Native, Form::Columns, Form::Dense]),
+    (Map::Input, &[Form::Direct, Form::Native, Form::Flipped, Form::Columns, Form::Dense]),
+    (Map::Weight, &[Form::Direct, Form::Native, Form::Images, Form::Columns, Form::Dense]),
 ];
 
 /// A session that computes one map in one form, and the values it reads.

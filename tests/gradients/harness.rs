@@ -243,8 +243,21 @@ impl Case {
             .map(|i| format!("x{i}"))
             .collect();
         let lifted = onnx::lift(graph).unwrap_or_else(|e| panic!("{label}: {}", e[0]));
-        let mut rules = Rules::new(engine, &lifted, feeds, &wanted).unwrap_or_else(|e| panic!("{label}: {e}"));
-        rules.gradients(feeds, seeds).unwrap_or_else(|e| panic!("{label}: {e}"))
+        let mut rules = Rules::new(engine, &lifted, feeds, &wanted, true).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let found = rules.gradients(feeds, seeds).unwrap_or_else(|e| panic!("{label}: {e}"));
+        if rules.is_native() {
+            // Devices without the tool's own operators compute the same.
+            let plain = Rules::new(engine, &lifted, feeds, &wanted, false).and_then(|mut r| r.gradients(feeds, seeds));
+            for (name, plain) in plain.unwrap_or_else(|e| panic!("{label}: {e}")) {
+                for (a, b) in found[&name].to_f32s().iter().zip(plain.to_f32s()) {
+                    assert!(
+                        (a - b).abs() <= 1e-4 * b.abs().max(1.0),
+                        "{label}: {name}: {a} in own operators, {b} without"
+                    );
+                }
+            }
+        }
+        found
     }
 }
 

@@ -55,7 +55,7 @@ impl Compared {
 /// by the differences alone, so that a wrong rule cannot hide itself, and a disagreement counts wherever it is seen.
 pub fn compare(engine: &Engine, graph: &Graph, feeds: &Feeds, name: &str) -> Result<Compared, String> {
     let mut forward = engine.session("the graph", &onnx::export(graph)).map_err(|e| e.to_string())?;
-    let mut rules = Rules::new(engine, graph, feeds, &BTreeSet::from([name.to_owned()]))?;
+    let mut rules = Rules::new(engine, graph, feeds, &BTreeSet::from([name.to_owned()]), true)?;
     let mut best = at(&mut forward, &mut rules, feeds, name)?;
     for factor in [1.0, 0.1] {
         if !best.agrees() || best.shows_enough() {

@@ -18,7 +18,7 @@ use super::{
     Op, OpError,
     window::{split_padding, windows},
 };
-use crate::graph::Value;
+use crate::graph::{NATIVE, Value, native};
 
 const CONV: &[&str] = &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
 const CONV_TRANSPOSE: &[&str] =
@@ -87,6 +87,11 @@ impl Geometry {
         self.axes.iter().all(|a| a.kernel == 1 && a.stride == 1 && a.before == 0 && a.size == a.out)
     }
 
+    /// True where the tool's own operator covers it: one group, or a group for every channel.
+    fn is_native(&self) -> bool {
+        self.g == 1 || (self.g == self.c && self.c == self.m)
+    }
+
     /// Number of (window, position) pairs that a tap connects.
     fn pairs(&self) -> usize {
         let along =
@@ -98,6 +103,8 @@ impl Geometry {
 /// How a convolution, forward or its gradients, is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
+    /// The tool's own operator ([`native`](crate::graph::native)), on devices that have it, in float32.
+    Native,
     /// The runtime's own operator: `Conv` forward and for the weight, `ConvTranspose` for the input.
     Direct,
     /// For the input, where all strides are 1: a `Conv` with the kernel turned round and its channels swapped.
@@ -151,6 +158,11 @@ pub fn forward_form(q: &Geometry) -> Form {
     }
 }
 
+/// The tool's own operator where the graph may hold it, else what `form` says.
+fn native_or(e: &Emit<'_>, q: &Geometry, form: impl Fn(&Geometry) -> Form) -> Form {
+    if e.is_native() && q.is_native() { Form::Native } else { form(q) }
+}
+
 /// Too few windows an image for a product of their own; with many channels the limit is higher, because the weight is
 /// then what each small product has to read again.
 fn small(q: &Geometry) -> bool {
@@ -178,19 +190,25 @@ fn conv_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
 fn conv_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = conv_geometry(e, dy.shape())?;
     let w = e.x(1)?;
-    Ok(input_gradient(e, &q, input_form(&q), dy, &w))
+    let form = native_or(e, &q, input_form);
+    Ok(input_gradient(e, &q, form, dy, &w))
 }
 
 /// dW[t] = sum over images and windows of dy x[t]^T
 fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = conv_geometry(e, dy.shape())?;
     let x = e.x(0)?;
-    Ok(weight_gradient(e, &q, weight_form(&q), &x, dy))
+    let form = native_or(e, &q, weight_form);
+    Ok(weight_gradient(e, &q, form, &x, dy))
 }
 
 /// db = dy summed over images and positions
 #[allow(clippy::unnecessary_wraps)] // the type of every rule
 fn bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    if e.is_native() {
+        let shape = vec![dy.shape()[1]];
+        return Ok(e.graph.raw(NATIVE, native::CHANNEL_SUMS, &[dy.name()], &[], &[shape]).remove(0));
+    }
     let axes: Vec<usize> = (0..dy.rank()).filter(|&i| i != 1).collect();
     Ok(e.reduce_sum(dy, &axes, false))
 }
@@ -219,14 +237,16 @@ fn transposed_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
 fn transposed_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = transposed_geometry(e, dy.shape())?;
     let w = e.x(1)?;
-    Ok(forward(e, &q, forward_form(&q), dy, &w))
+    let form = native_or(e, &q, forward_form);
+    Ok(forward(e, &q, form, dy, &w))
 }
 
 /// dW as for that convolution, with dy in the place of its input and x in the place of its output gradient
 fn transposed_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = transposed_geometry(e, dy.shape())?;
     let x = e.x(0)?;
-    Ok(weight_gradient(e, &q, weight_form(&q), dy, &x))
+    let form = native_or(e, &q, weight_form);
+    Ok(weight_gradient(e, &q, form, dy, &x))
 }
 
 /// y = the columns of x [n, c * taps, windows], added up where the taps read      dx = the columns of dy
@@ -252,20 +272,22 @@ fn col2im(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 /// the node's output, under a name of its own; columns of x are shared with the gradient to the weight.
 pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
     let q = conv_geometry(e, y)?;
-    match forward_form(&q) {
+    match native_or(e, &q, forward_form) {
         Form::Direct => Ok(None),
         form => with_bias(e, &q, form).map(Some),
     }
 }
 
-/// Writes a `ConvTranspose` node in another form where the graph avoids the operator.
+/// Writes a `ConvTranspose` node in another form where there is a faster one or the graph avoids the operator.
 fn lower_transposed(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
-    if !e.graph.avoids("ConvTranspose") {
+    let q = transposed_geometry(e, y)?;
+    let avoided = e.graph.avoids("ConvTranspose");
+    let form = native_or(e, &q, |_| if avoided { Form::Columns } else { Form::Direct });
+    if form == Form::Direct {
         return Ok(None);
     }
-    let q = transposed_geometry(e, y)?;
     let (x, w) = (e.x(0)?, e.x(1)?);
-    let sums = input_gradient(e, &q, Form::Columns, &x, &w);
+    let sums = input_gradient(e, &q, form, &x, &w);
     biased(e, &q, sums).map(Some)
 }
 
@@ -277,6 +299,10 @@ pub(super) fn as_product(e: &mut Emit<'_>, y: &[usize]) -> Result<Value, OpError
 
 fn with_bias(e: &mut Emit<'_>, q: &Geometry, form: Form) -> Result<Value, OpError> {
     let (x, w) = (e.x(0)?, e.x(1)?);
+    if form == Form::Native && e.has(2) {
+        let b = e.x(2)?;
+        return Ok(forms::native_forward(e, q, &x, &w, Some(&b)));
+    }
     let y = forward(e, q, form, &x, &w);
     biased(e, q, y)
 }

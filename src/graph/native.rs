@@ -1,0 +1,22 @@
+//! Names of the operators that the tool brings itself, for those who write them and those who run them.
+
+/// y = `x` convolved with `w`, plus `bias` where it is given.
+pub const FORWARD: &str = "Convolution";
+/// The gradient of x from `dy` and `w`.
+pub const INPUT_GRADIENT: &str = "ConvolutionInputGradient";
+/// The gradient of w from `x` and `dy`.
+pub const WEIGHT_GRADIENT: &str = "ConvolutionWeightGradient";
+/// The gradient of a maximum over windows from its `x` and `dy`.
+pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
+/// Sums over images and positions: one number for each channel of `v`.
+pub const CHANNEL_SUMS: &str = "ChannelSums";
+/// The next w, M and V from `w`, `g`, `M`, `V`, `rate` and `floor`.
+pub const ADAM: &str = "Adam";
+/// Attribute of what has windows: size, windows, taps, stride, dilation and padding in front, for each spatial axis.
+pub const AXES: &str = "axes";
+/// Attribute of convolutions: 1, or the number of channels where each has a window of its own.
+pub const GROUP: &str = "group";
+/// Attribute of Adam: decay of the first moment.
+pub const BETA1: &str = "beta1";
+/// Attribute of Adam: decay of the second moment.
+pub const BETA2: &str = "beta2";

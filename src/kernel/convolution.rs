@@ -1,0 +1,414 @@
+//! Convolutions and their two gradients over a whole batch.
+//!
+//! Inside, a value holds its positions first and its channels last, [position, image, channel]: the images at one position
+//! are a matrix, and each of the three maps is a sum of products of such matrices over the (window, position) pairs
+//! that a tap connects:
+//!
+//! Y[o] = sum X[p] W[t]        dX[p] = sum dY[o] W[t]^T        dW[t] = sum X[p]^T dY[o]
+//!
+//! Pairs in the padding are left out, so a 3x3 window costs nine products in the middle of a map and four in its corner.
+//! Batches are worked on in parts that stay in a core's cache.
+
+use super::{
+    narrow::Patches,
+    pool::{Pool, chunks},
+    tile::{Factors, Isa, LANES, Pair, ROWS, Tile, tile},
+    transpose::transpose,
+    windows::{Axis, Run, inputs, outputs},
+};
+use std::cell::RefCell;
+
+/// Bytes that a part of the batch may take in its inner layout: about what a core has for itself.
+const PART: usize = 1 << 20;
+
+/// A convolution of one group: x [n, c, size...], w [m, c, kernel...], y [n, m, out...].
+#[derive(Clone, Debug)]
+pub struct Convolution {
+    isa: Isa,
+    taps: usize,
+    positions: usize,
+    windows: usize,
+    outputs: Vec<Run>,
+    inputs: Vec<Run>,
+    stretches: Vec<Stretch>,
+    patches: Patches,
+}
+
+/// What one tap connects: stretches of neighbouring windows, all of one length, with the positions that they read.
+#[derive(Clone, Debug)]
+struct Stretch {
+    tap: usize,
+    /// Windows of each stretch.
+    len: usize,
+    /// How far the position moves from one window to the next.
+    source_step: usize,
+    /// First window and first position of every stretch.
+    starts: Vec<(usize, usize)>,
+}
+
+/// The part of the gradient to the weight that one tap gets from a part of the batch.
+struct Sum {
+    tap: usize,
+    pairs: Vec<Pair>,
+    step: usize,
+    next: usize,
+    depth: usize,
+}
+
+impl Sum {
+    fn factors<'f>(&'f self, a: &'f [f32], b: &'f [f32]) -> Factors<'f> {
+        Factors { pairs: &self.pairs, a, row: 1, step: self.step, b, next: self.next, depth: self.depth }
+    }
+}
+
+impl Stretch {
+    /// The stretches of every tap.
+    fn all(runs: &[Run], taps: usize) -> Vec<Self> {
+        let mut found: Vec<Self> = Vec::new();
+        for tap in 0..taps {
+            // First window, first position, length.
+            let mut stretches: Vec<(usize, usize, usize)> = Vec::new();
+            let mut source_step = 1;
+            for run in runs {
+                let Some(&(_, source)) = run.taps.iter().find(|(t, _)| *t == tap) else { continue };
+                source_step = run.source_step;
+                match stretches.last_mut() {
+                    Some((o, p, len)) if *o + *len == run.first && *p + *len * source_step == source => *len += run.len,
+                    _ => stretches.push((run.first, source, run.len)),
+                }
+            }
+            let mut lengths: Vec<usize> = stretches.iter().map(|s| s.2).collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            found.extend(lengths.into_iter().map(|len| {
+                let starts = stretches.iter().filter(|s| s.2 == len).map(|s| (s.0, s.1)).collect();
+                Self { tap, len, source_step, starts }
+            }));
+        }
+        found
+    }
+
+    /// The sum over `n` images; rows of dy and x are `ms` and `cs` floats apart.
+    fn sums(&self, n: usize, ms: usize, cs: usize) -> Sum {
+        let pair = |o: usize, p: usize| Pair { a: o * n * ms, b: p * n * cs };
+        let whole = || self.starts.iter().map(|&(o, p)| pair(o, p)).collect();
+        // Images of neighbouring positions are neighbouring terms where no position is skipped.
+        if self.source_step == 1 {
+            Sum { tap: self.tap, pairs: whole(), step: ms, next: cs, depth: self.len * n }
+        } else if n == 1 {
+            Sum { tap: self.tap, pairs: whole(), step: ms, next: self.source_step * cs, depth: self.len }
+        } else {
+            let each = |&(o, p): &(usize, usize)| (0..self.len).map(move |j| pair(o + j, p + j * self.source_step));
+            Sum { tap: self.tap, pairs: self.starts.iter().flat_map(each).collect(), step: ms, next: cs, depth: n }
+        }
+    }
+}
+
+/// The sizes that the arrays bring along.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Images.
+    pub n: usize,
+    /// Channels of x.
+    pub c: usize,
+    /// Channels of y.
+    pub m: usize,
+}
+
+/// One map from images to images: results of `to` channels at `results` positions from `from` channels at `sources`.
+struct Map<'r> {
+    runs: &'r [Run],
+    sources: usize,
+    results: usize,
+    from: usize,
+    to: usize,
+}
+
+impl Convolution {
+    /// The convolution with these windows.
+    pub fn new(axes: &[Axis], isa: Isa) -> Self {
+        let (outputs, taps) = (outputs(axes), axes.iter().map(|a| a.kernel).product());
+        let (positions, windows) = (axes.iter().map(|a| a.size).product(), axes.iter().map(|a| a.out).product());
+        Self {
+            isa,
+            taps,
+            positions,
+            windows,
+            stretches: Stretch::all(&outputs, taps),
+            patches: Patches::new(isa, &outputs, taps, positions, windows),
+            outputs,
+            inputs: inputs(axes),
+        }
+    }
+
+    /// y = the convolution of x with w, plus bias [m] where there is one.
+    pub fn forward(&self, pool: &dyn Pool, s: Sizes, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+        if self.is_narrow(s) {
+            return self.patches.forward(pool, s.c, x, w, bias, y);
+        }
+        let map = Map { runs: &self.outputs, sources: self.positions, results: self.windows, from: s.c, to: s.m };
+        let (used, slots) = self.used(&self.outputs);
+        // w [m, c, tap] as panels [m / LANES][tap][c][LANES].
+        let panels = self.panels(pool, &used, s.m, s.c, |at, c, tap| (at * s.c + c) * self.taps + tap, w);
+        self.images(pool, s.n, &map, &slots, &panels, x, bias, y);
+    }
+
+    /// dx = what dy [n, m, out...] says about x.
+    pub fn input_gradient(&self, pool: &dyn Pool, s: Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+        if self.is_narrow(s) {
+            return self.patches.input_gradient(pool, s.c, dy, w, dx);
+        }
+        let map = Map { runs: &self.inputs, sources: self.windows, results: self.positions, from: s.m, to: s.c };
+        let (used, slots) = self.used(&self.inputs);
+        // The same w as panels [c / LANES][tap][m][LANES].
+        let panels = self.panels(pool, &used, s.c, s.m, |at, m, tap| (m * s.c + at) * self.taps + tap, w);
+        self.images(pool, s.n, &map, &slots, &panels, dy, None, dx);
+    }
+
+    /// True where x has too few channels for the columns of a tile, but taps to make up for them.
+    fn is_narrow(&self, s: Sizes) -> bool {
+        s.c < LANES / 2 && self.taps > 1
+    }
+
+    /// The taps that connect anything at all, and the place of each among them.
+    fn used(&self, runs: &[Run]) -> (Vec<usize>, Vec<usize>) {
+        let mut seen = vec![false; self.taps];
+        runs.iter().flat_map(|r| &r.taps).for_each(|(t, _)| seen[*t] = true);
+        let used: Vec<usize> = (0..self.taps).filter(|t| seen[*t]).collect();
+        let mut slots = vec![usize::MAX; self.taps];
+        used.iter().enumerate().for_each(|(slot, t)| slots[*t] = slot);
+        (used, slots)
+    }
+
+    /// The weight as panels of LANES columns: [columns / LANES][tap][row][LANES], zeros behind the last column.
+    fn panels(
+        &self,
+        pool: &dyn Pool,
+        used: &[usize],
+        columns: usize,
+        rows: usize,
+        index: impl Fn(usize, usize, usize) -> usize + Sync,
+        w: &[f32],
+    ) -> Vec<f32> {
+        let size = used.len() * rows * LANES;
+        let mut panels = vec![0.0; columns.div_ceil(LANES) * size];
+        chunks(pool, &mut panels, size, |i, panel| {
+            let lanes = LANES.min(columns - i * LANES);
+            for r in 0..rows {
+                for l in 0..lanes {
+                    for (slot, &tap) in used.iter().enumerate() {
+                        panel[(slot * rows + r) * LANES + l] = w[index(i * LANES + l, r, tap)];
+                    }
+                }
+            }
+        });
+        panels
+    }
+
+    #[allow(clippy::too_many_arguments)] // the two public maps are its only callers
+    fn images(
+        &self,
+        pool: &dyn Pool,
+        n: usize,
+        map: &Map<'_>,
+        slots: &[usize],
+        panels: &[f32],
+        source: &[f32],
+        bias: Option<&[f32]>,
+        result: &mut [f32],
+    ) {
+        thread_local! {
+            static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+        }
+        let (row, wide) = (stride(map.from), map.to.next_multiple_of(LANES));
+        let part = part(pool, n, map.sources * row + map.results * wide);
+        let (source_len, result_len) = (map.from * map.sources, map.to * map.results);
+        chunks(pool, result, part * result_len, |i, result| {
+            BUFFERS.with_borrow_mut(|[x, y]| {
+                let n = result.len() / result_len;
+                let source = &source[i * part * source_len..][..n * source_len];
+                x.resize(map.sources * n * row + LANES, 0.0);
+                y.resize(map.results * n * wide, 0.0);
+                for (image, source) in source.chunks_exact(source_len).enumerate() {
+                    transpose(self.isa, source, map.sources, &mut x[image * row..], n * row, map.from, map.sources);
+                }
+                self.multiply(map, n, slots, panels, x, y);
+                for (image, result) in result.chunks_exact_mut(result_len).enumerate() {
+                    transpose(self.isa, &y[image * wide..], n * wide, result, map.results, map.results, map.to);
+                    if let Some(bias) = bias {
+                        for (channel, b) in result.chunks_exact_mut(map.results).zip(bias) {
+                            channel.iter_mut().for_each(|v| *v += b);
+                        }
+                    }
+                }
+            });
+        });
+    }
+
+    /// Inner layouts: x [source, image, stride(from)] to y [result, image, to rounded up].
+    fn multiply(&self, map: &Map<'_>, n: usize, slots: &[usize], panels: &[f32], x: &[f32], y: &mut [f32]) {
+        let (row, wide) = (stride(map.from), map.to.next_multiple_of(LANES));
+        let used = slots.iter().filter(|s| **s != usize::MAX).count();
+        let mut sums: Tile = [[0.0; LANES]; ROWS];
+        let lists: Vec<Vec<Pair>> = map
+            .runs
+            .iter()
+            .map(|run| {
+                let pair =
+                    |&(tap, source): &(usize, usize)| Pair { a: source * n * row, b: slots[tap] * map.from * LANES };
+                run.taps.iter().map(pair).collect()
+            })
+            .collect();
+        for (i, panel) in panels.chunks_exact((used * map.from * LANES).max(1)).enumerate() {
+            for (run, pairs) in map.runs.iter().zip(&lists) {
+                // Images of neighbouring positions are neighbouring rows where nothing is skipped between them.
+                let whole = n == 1 || (run.step == 1 && run.source_step == 1);
+                let (times, rows) = if whole { (1, run.len * n) } else { (run.len, n) };
+                let (apart, leap) = if n == 1 { (run.source_step * row, run.step) } else { (row, 1) };
+                for j in 0..times {
+                    for r in (0..rows).step_by(ROWS) {
+                        let height = ROWS.min(rows - r);
+                        let a = &x[j * run.source_step * n * row + r * apart..];
+                        let f = Factors { pairs, a, row: apart, step: 1, b: panel, next: LANES, depth: map.from };
+                        tile(self.isa, height, f, &mut sums, false);
+                        let at = ((run.first + j * run.step) * n + r * leap) * wide + i * LANES;
+                        for (k, sums) in sums[..height].iter().enumerate() {
+                            y[at + k * leap * wide..][..LANES].copy_from_slice(sums);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// dw [m, c, kernel...] = what dy says about w.
+    pub fn weight_gradient(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        if self.is_narrow(s) {
+            return self.patches.weight_gradient(pool, s.c, x, dy, dw);
+        }
+        let images = s.n * (self.positions * s.c + self.windows * s.m);
+        if dw.len() * pool.threads() * 4 < images {
+            self.shared_out(pool, s, x, dy, dw);
+        } else {
+            self.together(pool, s, x, dy, dw);
+        }
+    }
+
+    /// The weight's gradient where it is small beside the images: every thread sums up its share of them, and the shares are
+    /// added in order, so that equal runs are equal.
+    fn shared_out(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        thread_local! {
+            static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+        }
+        let (cs, ms, wide) = (stride(s.c), stride(s.m), s.c.next_multiple_of(LANES));
+        let (x_len, dy_len) = (s.c * self.positions, s.m * self.windows);
+        let share = s.n.div_ceil(pool.threads()).max(1);
+        // Every tap reads the part again, so a smaller one is better than for the other maps.
+        let part = (PART / 16 / (self.positions * cs + self.windows * ms).max(1)).clamp(1, share);
+        let size = self.taps * s.m * wide;
+        let mut sums = vec![0.0; s.n.div_ceil(share) * size];
+        chunks(pool, &mut sums, size, |i, sums| {
+            BUFFERS.with_borrow_mut(|[xs, dys]| {
+                let end = s.n.min((i + 1) * share);
+                for first in (i * share..end).step_by(part) {
+                    let n = part.min(end - first);
+                    xs.resize(self.positions * n * cs + LANES, 0.0);
+                    dys.resize(self.windows * n * ms + ROWS, 0.0);
+                    for k in 0..n {
+                        let x = &x[(first + k) * x_len..][..x_len];
+                        transpose(self.isa, x, self.positions, &mut xs[k * cs..], n * cs, s.c, self.positions);
+                        let dy = &dy[(first + k) * dy_len..][..dy_len];
+                        transpose(self.isa, dy, self.windows, &mut dys[k * ms..], n * ms, s.m, self.windows);
+                    }
+                    let parts: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
+                    let mut out: Tile = [[0.0; LANES]; ROWS];
+                    for c in (0..s.c).step_by(LANES) {
+                        for m in (0..s.m).step_by(ROWS) {
+                            let rows = ROWS.min(s.m - m);
+                            for part in &parts {
+                                tile(self.isa, rows, part.factors(&dys[m..], &xs[c..]), &mut out, false);
+                                let at = (part.tap * s.m + m) * wide + c;
+                                for (r, out) in out[..rows].iter().enumerate() {
+                                    let sums = &mut sums[at + r * wide..][..LANES];
+                                    sums.iter_mut().zip(out).for_each(|(v, s)| *v += s);
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        });
+        chunks(pool, dw, s.c * self.taps, |m, dw| {
+            dw.fill(0.0);
+            for share in sums.chunks_exact(size) {
+                for tap in 0..self.taps {
+                    let row = &share[(tap * s.m + m) * wide..][..s.c];
+                    dw[tap..].iter_mut().step_by(self.taps).zip(row).for_each(|(v, s)| *v += s);
+                }
+            }
+        });
+    }
+
+    /// The weight's gradient where it is large beside the images: all threads work on one part of the batch, each on rows of
+    /// its own.
+    fn together(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        let (cs, ms) = (stride(s.c), stride(s.m));
+        let each = self.positions * cs + self.windows * ms;
+        let part = (PART / 4 / each.max(1)).clamp(1, s.n.max(1));
+        let part = s.n.div_ceil(s.n.div_ceil(part));
+        let (mut xs, mut dys) = (Vec::new(), Vec::new());
+        let height = ROWS.min(s.m.div_ceil(2 * pool.threads())).max(4);
+        dw.fill(0.0);
+        for first in (0..s.n).step_by(part) {
+            let n = part.min(s.n - first);
+            inner(self.isa, pool, &x[first * s.c * self.positions..], n, s.c, self.positions, &mut xs);
+            inner(self.isa, pool, &dy[first * s.m * self.windows..], n, s.m, self.windows, &mut dys);
+            let sums: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
+            chunks(pool, dw, height * s.c * self.taps, |i, dw| {
+                let rows = dw.len() / (s.c * self.taps);
+                let mut out: Tile = [[0.0; LANES]; ROWS];
+                for c in (0..s.c).step_by(LANES) {
+                    let lanes = LANES.min(s.c - c);
+                    for sum in &sums {
+                        tile(self.isa, rows, sum.factors(&dys[i * height..], &xs[c..]), &mut out, false);
+                        for (r, out) in out[..rows].iter().enumerate() {
+                            let row = &mut dw[(r * s.c + c) * self.taps + sum.tap..];
+                            for (l, v) in out[..lanes].iter().enumerate() {
+                                row[l * self.taps] += v;
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// [n, channels, positions] as [positions, n, stride(channels)], with room behind it for a tile that reads on.
+fn inner(isa: Isa, pool: &dyn Pool, v: &[f32], n: usize, channels: usize, positions: usize, out: &mut Vec<f32>) {
+    /// A cache line of positions.
+    const GROUP: usize = 16;
+    let row = stride(channels);
+    out.resize(positions * n * row + LANES + ROWS, 0.0);
+    let used = positions * n * row;
+    chunks(pool, &mut out[..used], GROUP * n * row, |i, out| {
+        let count = out.len() / (n * row);
+        for (image, v) in v[..n * channels * positions].chunks_exact(channels * positions).enumerate() {
+            transpose(isa, &v[i * GROUP..], positions, &mut out[image * row..], n * row, channels, count);
+        }
+    });
+}
+
+/// Images of a part: what fits, spread evenly over the threads.
+fn part(pool: &dyn Pool, n: usize, each: usize) -> usize {
+    let fits = (PART / 4 / each.max(1)).max(1);
+    let parts = n.div_ceil(fits).next_multiple_of(pool.threads());
+    n.div_ceil(parts).max(1)
+}
+
+/// Distance of two rows of this many floats: whole registers for long ones, and never a multiple of a memory page, whose
+/// lines would push each other out of the cache.
+fn stride(len: usize) -> usize {
+    let padded = if len < 16 { len } else { len.next_multiple_of(16) };
+    if padded.is_multiple_of(1024) { padded + 16 } else { padded }
+}

@@ -1,0 +1,22 @@
+//! Computes the heavy parts of a training step on the CPU, in float32: whole batches at once, and nothing for padding.
+//!
+//! ONNX Runtime's own operators work image by image and lay weights out only where they never change, which suits
+//! inference. Here are the same maps for training. [`tile`] is the one place with vector instructions; everything else is
+//! safe code around it. `runtime` offers them to the runtime as operators of the domain
+//! [`NATIVE`](crate::graph::NATIVE), `ops` writes them where a graph may hold them.
+
+pub mod adam;
+pub mod convolution;
+pub mod depthwise;
+mod narrow;
+pub mod pool;
+pub mod pooling;
+pub mod tile;
+pub mod transpose;
+pub mod windows;
+
+pub use convolution::{Convolution, Sizes};
+pub use depthwise::Depthwise;
+pub use pool::Pool;
+pub use tile::Isa;
+pub use windows::Axis;

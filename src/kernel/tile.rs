@@ -1,0 +1,315 @@
+//! The innermost loop of every product: a tile of sums that stays in registers.
+//!
+//! out[r][l] = sum over pairs, sum over k of a[pair.a + r row + k step] b[pair.b + k next + l]
+//!
+//! A convolution is such a sum with a pair for every tap, a product of matrices one with a single pair. Nothing is
+//! copied for it: strides say where the factors lie. One function checks all bounds, once a tile; the loops behind it are
+//! the only unchecked code of the module.
+
+use std::sync::OnceLock;
+
+/// Columns of a tile.
+pub const LANES: usize = 32;
+/// Rows of a tile at most.
+pub const ROWS: usize = 12;
+
+/// The sums of a tile, row by row.
+pub type Tile = [[f32; LANES]; ROWS];
+
+/// Where the two factors of one part of the sum begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// In a.
+    pub a: usize,
+    /// In b.
+    pub b: usize,
+}
+
+/// The factors of a tile.
+#[derive(Clone, Copy)]
+pub struct Factors<'f> {
+    /// Parts of the sum.
+    pub pairs: &'f [Pair],
+    /// Left factor.
+    pub a: &'f [f32],
+    /// Distance of two rows of a.
+    pub row: usize,
+    /// Distance of two terms of a.
+    pub step: usize,
+    /// Right factor; every term is [`LANES`] floats long.
+    pub b: &'f [f32],
+    /// Distance of two terms of b.
+    pub next: usize,
+    /// Terms of a pair.
+    pub depth: usize,
+}
+
+/// Which instructions the processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512: a row is two registers.
+    Avx512,
+    /// AVX2 with fused multiply-add.
+    Avx2,
+    /// Whatever the compiler makes of plain loops.
+    Portable,
+}
+
+impl Isa {
+    /// The best one that this processor has.
+    pub fn detect() -> Self {
+        static FOUND: OnceLock<Isa> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx512f") {
+                    return Self::Avx512;
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    return Self::Avx2;
+                }
+            }
+            Self::Portable
+        })
+    }
+
+    /// True when the processor has these instructions.
+    pub fn available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+}
+
+/// Writes the first `rows` rows of a tile, or adds to them.
+///
+/// # Panics
+/// When a factor would be read outside its slice, `rows` is not 1 to [`ROWS`], or the processor lacks the instructions.
+pub fn tile(isa: Isa, rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
+    assert!((1..=ROWS).contains(&rows), "a tile of {rows} rows");
+    if f.depth == 0 || f.pairs.is_empty() {
+        if !add {
+            out[..rows].fill([0.0; LANES]);
+        }
+        return;
+    }
+    let a_reach = (rows - 1) * f.row + (f.depth - 1) * f.step;
+    let b_reach = (f.depth - 1) * f.next + LANES - 1;
+    let (a_max, b_max) = f.pairs.iter().fold((0, 0), |(a, b), p| (a.max(p.a), b.max(p.b)));
+    assert!(a_max + a_reach < f.a.len(), "the left factor ends at {}, {} is read", f.a.len(), a_max + a_reach);
+    assert!(b_max + b_reach < f.b.len(), "the right factor ends at {}, {} is read", f.b.len(), b_max + b_reach);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::avx512(rows, f, out, add),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::avx2(rows, f, out, add),
+        _ => portable(rows, f, out, add),
+    }
+}
+
+/// Writes out[l] = sum over pairs of a[pair.a + l] b[pair.b + l].
+///
+/// # Panics
+/// When a factor would be read outside its slice, or the processor lacks the instructions.
+pub fn rows(isa: Isa, pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+    let (a_max, b_max) = pairs.iter().fold((0, 0), |(a, b), p| (a.max(p.a), b.max(p.b)));
+    assert!(a_max + out.len() <= a.len(), "the left factor ends at {}", a.len());
+    assert!(b_max + out.len() <= b.len(), "the right factor ends at {}", b.len());
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::rows512(pairs, a, b, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::rows256(pairs, a, b, out),
+        _ => sum_rows::<8>(pairs, a, b, out),
+    }
+}
+
+/// Sums of `WIDTH` columns at a time, so that they stay in registers, then of eight and of one.
+#[inline(always)]
+fn sum_rows<const WIDTH: usize>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+    let at = sum_blocks::<WIDTH>(pairs, a, b, out, 0);
+    let at = sum_blocks::<16>(pairs, a, b, out, at);
+    sum_blocks::<1>(pairs, a, b, out, at);
+}
+
+/// The sums of as many whole blocks as there are from `at` on; gives the end of the last one.
+#[inline(always)]
+fn sum_blocks<const WIDTH: usize>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32], at: usize) -> usize {
+    let (blocks, _) = out[at..].as_chunks_mut::<WIDTH>();
+    let end = at + blocks.len() * WIDTH;
+    for (i, out) in blocks.iter_mut().enumerate() {
+        let mut sums = [0.0f32; WIDTH];
+        for p in pairs {
+            let (a, b) = (&a[p.a + at + i * WIDTH..][..WIDTH], &b[p.b + at + i * WIDTH..][..WIDTH]);
+            for l in 0..WIDTH {
+                sums[l] += a[l] * b[l];
+            }
+        }
+        *out = sums;
+    }
+    end
+}
+
+fn portable(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
+    for (r, row) in out[..rows].iter_mut().enumerate() {
+        let mut sums = if add { *row } else { [0.0; LANES] };
+        for p in f.pairs {
+            for k in 0..f.depth {
+                let a = f.a[p.a + r * f.row + k * f.step];
+                let b = &f.b[p.b + k * f.next..][..LANES];
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum += a * b;
+                }
+            }
+        }
+        *row = sums;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Factors, Isa, LANES, Pair, ROWS, Tile, sum_rows};
+    use std::arch::x86_64::{
+        __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+
+    /// Calls `$f::<R>` for the number of rows at run time.
+    macro_rules! by_rows {
+        ($f:ident, $rows:expr, $($args:expr),*) => {
+            match $rows {
+                1 => $f::<1>($($args),*), 2 => $f::<2>($($args),*), 3 => $f::<3>($($args),*), 4 => $f::<4>($($args),*),
+                5 => $f::<5>($($args),*), 6 => $f::<6>($($args),*), 7 => $f::<7>($($args),*), 8 => $f::<8>($($args),*),
+                9 => $f::<9>($($args),*), 10 => $f::<10>($($args),*), 11 => $f::<11>($($args),*),
+                _ => $f::<ROWS>($($args),*),
+            }
+        };
+    }
+
+    #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
+    pub fn avx512(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
+        assert!(Isa::Avx512.available(), "no AVX-512");
+        // SAFETY: the instructions are there, and `tile` has checked every index.
+        unsafe { by_rows!(tile512, rows, f, out, add) }
+    }
+
+    #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
+    pub fn avx2(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
+        assert!(Isa::Avx2.available(), "no AVX2");
+        // 16 registers hold six rows of 16 columns beside the factors.
+        for (r, part) in out[..rows].chunks_mut(6).enumerate() {
+            for half in [0, LANES / 2] {
+                let shifted = Factors { a: &f.a[6 * r * f.row..], b: &f.b[half..], ..f };
+                // SAFETY: the instructions are there, and `tile` has checked every index.
+                unsafe { by_rows!(tile256, part.len(), shifted, part, half, add) }
+            }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
+    pub fn rows512(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+        #[target_feature(enable = "avx512f")]
+        fn wide(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+            sum_rows::<64>(pairs, a, b, out);
+        }
+        assert!(Isa::Avx512.available(), "no AVX-512");
+        // SAFETY: the instructions are there.
+        unsafe { wide(pairs, a, b, out) }
+    }
+
+    #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
+    pub fn rows256(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma")]
+        fn wide(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+            sum_rows::<32>(pairs, a, b, out);
+        }
+        assert!(Isa::Avx2.available(), "no AVX2");
+        // SAFETY: the instructions are there.
+        unsafe { wide(pairs, a, b, out) }
+    }
+
+    /// # Safety
+    /// The processor has AVX-512F, and every index of `f` is inside its slices, LANES floats further in b.
+    #[expect(unsafe_code, reason = "vector registers are loaded through pointers")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile512<const R: usize>(f: Factors<'_>, out: &mut Tile, add: bool) {
+        unsafe {
+            let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
+            if add {
+                for r in 0..R {
+                    sums[r] = [_mm512_loadu_ps(out[r].as_ptr()), _mm512_loadu_ps(out[r].as_ptr().add(16))];
+                }
+            }
+            for p in f.pairs {
+                // Three rows share a pointer, so that the pointers of twelve rows fit in registers.
+                let mut a: [*const f32; 4] = [f.a.as_ptr().add(p.a); 4];
+                for (i, a) in a.iter_mut().enumerate() {
+                    *a = a.wrapping_add(3 * i * f.row);
+                }
+                let mut b = f.b.as_ptr().add(p.b);
+                for _ in 0..f.depth {
+                    let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                    for r in 0..R {
+                        let x = _mm512_set1_ps(*a[r / 3].add(r % 3 * f.row));
+                        sums[r][0] = _mm512_fmadd_ps(x, b0, sums[r][0]);
+                        sums[r][1] = _mm512_fmadd_ps(x, b1, sums[r][1]);
+                    }
+                    for a in &mut a {
+                        *a = a.wrapping_add(f.step);
+                    }
+                    b = b.wrapping_add(f.next);
+                }
+            }
+            for r in 0..R {
+                _mm512_storeu_ps(out[r].as_mut_ptr(), sums[r][0]);
+                _mm512_storeu_ps(out[r].as_mut_ptr().add(16), sums[r][1]);
+            }
+        }
+    }
+
+    /// Sixteen columns of up to six rows.
+    ///
+    /// # Safety
+    /// The processor has AVX2 and FMA, and every index of `f` is inside its slices, LANES / 2 floats further in b.
+    #[expect(unsafe_code, reason = "vector registers are loaded through pointers")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile256<const R: usize>(f: Factors<'_>, out: &mut [[f32; LANES]], at: usize, add: bool) {
+        unsafe {
+            let mut sums: [[__m256; 2]; R] = [[_mm256_setzero_ps(); 2]; R];
+            if add {
+                for r in 0..R {
+                    let row = out[r].as_ptr().add(at);
+                    sums[r] = [_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8))];
+                }
+            }
+            for p in f.pairs {
+                let mut a: [*const f32; 2] = [f.a.as_ptr().add(p.a); 2];
+                a[1] = a[1].wrapping_add(3 * f.row);
+                let mut b = f.b.as_ptr().add(p.b);
+                for _ in 0..f.depth {
+                    let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                    for r in 0..R {
+                        let x = _mm256_broadcast_ss(&*a[(r / 3).min(1)].add(r % 3 * f.row));
+                        sums[r][0] = _mm256_fmadd_ps(x, b0, sums[r][0]);
+                        sums[r][1] = _mm256_fmadd_ps(x, b1, sums[r][1]);
+                    }
+                    for a in &mut a {
+                        *a = a.wrapping_add(f.step);
+                    }
+                    b = b.wrapping_add(f.next);
+                }
+            }
+            for r in 0..R {
+                let row = out[r].as_mut_ptr().add(at);
+                _mm256_storeu_ps(row, sums[r][0]);
+                _mm256_storeu_ps(row.add(8), sums[r][1]);
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Offers the kernels of [`kernel`](crate::kernel) to ONNX Runtime as operators of a domain of their own.
+
+use crate::{
+    graph::{NATIVE, native},
+    kernel::{Axis, Convolution, Depthwise, Isa, Pool, Sizes, adam, pooling},
+};
+use ort::{
+    Error, Result,
+    operator::{
+        BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+        ShapeInferenceContext,
+    },
+    value::{Shape, SymbolicDimensions, TensorElementType, ValueRef, ValueRefMut, ValueType},
+};
+
+/// The domain with all kernels, which spread their work over the `threads` threads of a session.
+pub fn domain(threads: usize) -> Result<OperatorDomain> {
+    let own = |kind| Own { kind, threads };
+    OperatorDomain::new(NATIVE)?
+        .add(own(Kind::Forward))?
+        .add(own(Kind::Input))?
+        .add(own(Kind::Weight))?
+        .add(own(Kind::MaxPool))?
+        .add(own(Kind::Sums))?
+        .add(own(Kind::Adam))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Forward,
+    Input,
+    Weight,
+    MaxPool,
+    Sums,
+    Adam,
+}
+
+struct Own {
+    kind: Kind,
+    threads: usize,
+}
+
+/// The threads of the session that runs a kernel.
+struct Threads<'c> {
+    context: &'c ComputeContext,
+    count: usize,
+}
+
+// SAFETY: all that is called through the shared context is ONNX Runtime's loop over its own thread pool.
+#[expect(unsafe_code, reason = "ort does not say that a context may be shared while its loop runs")]
+unsafe impl Sync for Threads<'_> {}
+
+impl Pool for Threads<'_> {
+    fn threads(&self) -> usize {
+        self.count
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        if self.count <= 1 || tasks <= 1 || self.context.par_for(tasks, tasks, task).is_err() {
+            (0..tasks).for_each(task);
+        }
+    }
+}
+
+impl Operator for Own {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &str {
+        match self.kind {
+            Kind::Forward => native::FORWARD,
+            Kind::Input => native::INPUT_GRADIENT,
+            Kind::Weight => native::WEIGHT_GRADIENT,
+            Kind::MaxPool => native::MAX_POOL_GRADIENT,
+            Kind::Sums => native::CHANNEL_SUMS,
+            Kind::Adam => native::ADAM,
+        }
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let float = || OperatorInput::required(TensorElementType::Float32);
+        match self.kind {
+            Kind::Forward => vec![float(), float(), OperatorInput::optional(TensorElementType::Float32)],
+            Kind::Input | Kind::Weight | Kind::MaxPool => vec![float(), float()],
+            Kind::Sums => vec![float()],
+            Kind::Adam => (0..6).map(|_| float()).collect(),
+        }
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        let count = if self.kind == Kind::Adam { 3 } else { 1 };
+        (0..count).map(|_| OperatorOutput::required(TensorElementType::Float32)).collect::<Vec<_>>()
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
+        let inputs = context.inputs();
+        match self.kind {
+            Kind::Adam => (0..3).try_for_each(|i| context.set_output(i, &inputs[0])),
+            Kind::MaxPool => context.set_output(0, &inputs[0]),
+            Kind::Sums => match inputs[0].tensor_shape() {
+                Some(shape) => context.set_output(0, &tensor(vec![shape[1]])),
+                None => Ok(()),
+            },
+            Kind::Forward | Kind::Input | Kind::Weight => {
+                let axes = axes(&context.attr::<Vec<i64>>(native::AXES)?)?;
+                let group = context.attr::<i64>(native::GROUP)?;
+                match (inputs[0].tensor_shape(), inputs[1].tensor_shape()) {
+                    (Some(first), Some(second)) => {
+                        context.set_output(0, &tensor(self.shape(&axes, group, first, second)))
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> Result<BoxedKernel<'attr>> {
+        let missing = |name: &str| Error::new(format!("attribute {name} is missing"));
+        let (kind, count) = (self.kind, self.threads);
+        if kind == Kind::Adam {
+            let beta = |name| context.get::<f32>(name).ok_or_else(|| missing(name));
+            let (beta1, beta2) = (beta(native::BETA1)?, beta(native::BETA2)?);
+            return Ok(Box::new(move |context: &ComputeContext| adam_step(context, count, beta1, beta2)));
+        }
+        if kind == Kind::Sums {
+            return Ok(Box::new(move |context: &ComputeContext| channel_sums(context, count)));
+        }
+        let list = context.get::<Vec<i64>>(native::AXES).ok_or_else(|| missing(native::AXES))?;
+        let axes = axes(&list)?;
+        if kind == Kind::MaxPool {
+            return Ok(Box::new(move |context: &ComputeContext| max_pool(context, count, &axes)));
+        }
+        let group = context.get::<i64>(native::GROUP).ok_or_else(|| missing(native::GROUP))?;
+        let own = Self { kind, threads: count };
+        if group == 1 {
+            let convolution = Convolution::new(&axes, Isa::detect());
+            return Ok(Box::new(move |context: &ComputeContext| own.convolve(context, &axes, &convolution)));
+        }
+        let depthwise = Depthwise::new(&axes, Isa::detect());
+        Ok(Box::new(move |context: &ComputeContext| own.each_channel(context, &axes, &depthwise)))
+    }
+}
+
+impl Own {
+    /// Shape of the result from those of the two inputs.
+    fn shape(&self, axes: &[Axis], group: i64, first: &[i64], second: &[i64]) -> Vec<i64> {
+        let lengths = |f: &dyn Fn(&Axis) -> usize| axes.iter().map(|a| f(a) as i64).collect::<Vec<_>>();
+        let (head, tail) = match self.kind {
+            Kind::Forward => ([first[0], second[0]], lengths(&|a| a.out)),
+            Kind::Input => ([first[0], second[1] * group], lengths(&|a| a.size)),
+            _ => ([second[1], first[1] / group], lengths(&|a| a.kernel)),
+        };
+        head.into_iter().chain(tail).collect()
+    }
+
+    fn convolve(&self, context: &ComputeContext, axes: &[Axis], convolution: &Convolution) -> Result<()> {
+        let pool = Threads { context, count: self.threads };
+        let (first, second, bias) = (input(context, 0)?, input(context, 1)?, self.bias(context)?);
+        let ((a, first), (b, second)) = (first.try_extract_tensor::<f32>()?, second.try_extract_tensor::<f32>()?);
+        let bias = bias.as_ref().map(|b| b.try_extract_tensor::<f32>()).transpose()?.map(|b| b.1);
+        let shape = self.shape(axes, 1, a, b);
+        let mut out = output(context, 0, &shape)?;
+        let out = out.try_extract_tensor_mut::<f32>()?.1;
+        let sizes = |c: i64, m: i64| Sizes { n: a[0] as usize, c: c as usize, m: m as usize };
+        match self.kind {
+            Kind::Forward => convolution.forward(&pool, sizes(a[1], b[0]), first, second, bias, out),
+            Kind::Input => convolution.input_gradient(&pool, sizes(b[1], a[1]), first, second, out),
+            _ => convolution.weight_gradient(&pool, sizes(a[1], b[1]), first, second, out),
+        }
+        Ok(())
+    }
+
+    fn each_channel(&self, context: &ComputeContext, axes: &[Axis], depthwise: &Depthwise) -> Result<()> {
+        let pool = Threads { context, count: self.threads };
+        let (first, second, bias) = (input(context, 0)?, input(context, 1)?, self.bias(context)?);
+        let ((a, first), (b, second)) = (first.try_extract_tensor::<f32>()?, second.try_extract_tensor::<f32>()?);
+        let bias = bias.as_ref().map(|b| b.try_extract_tensor::<f32>()).transpose()?.map(|b| b.1);
+        let shape = self.shape(axes, a[1], a, b);
+        let mut out = output(context, 0, &shape)?;
+        let out = out.try_extract_tensor_mut::<f32>()?.1;
+        let c = a[1] as usize;
+        match self.kind {
+            Kind::Forward => depthwise.forward(&pool, c, first, second, bias, out),
+            Kind::Input => depthwise.input_gradient(&pool, c, first, second, out),
+            _ => depthwise.weight_gradient(&pool, c, first, second, out),
+        }
+        Ok(())
+    }
+
+    fn bias<'c>(&self, context: &'c ComputeContext) -> Result<Option<ValueRef<'c>>> {
+        if self.kind == Kind::Forward && context.num_inputs()? > 2 { context.input(2) } else { Ok(None) }
+    }
+}
+
+fn max_pool(context: &ComputeContext, count: usize, axes: &[Axis]) -> Result<()> {
+    let (x, dy) = (input(context, 0)?, input(context, 1)?);
+    let (shape, x) = x.try_extract_tensor::<f32>()?;
+    let mut dx = output(context, 0, shape)?;
+    let dx = dx.try_extract_tensor_mut::<f32>()?.1;
+    pooling::max_gradient(&Threads { context, count }, axes, x, dy.try_extract_tensor::<f32>()?.1, dx);
+    Ok(())
+}
+
+fn channel_sums(context: &ComputeContext, count: usize) -> Result<()> {
+    let v = input(context, 0)?;
+    let (shape, v) = v.try_extract_tensor::<f32>()?;
+    let mut out = output(context, 0, &[shape[1]])?;
+    let out = out.try_extract_tensor_mut::<f32>()?.1;
+    let positions = shape[2..].iter().product::<i64>() as usize;
+    pooling::channel_sums(&Threads { context, count }, shape[0] as usize, positions, v, out);
+    Ok(())
+}
+
+fn input(context: &ComputeContext, i: usize) -> Result<ValueRef<'_>> {
+    context.input(i)?.ok_or_else(|| Error::new(format!("input {i} is missing")))
+}
+
+fn output<'c>(context: &'c ComputeContext, i: usize, shape: &[i64]) -> Result<ValueRefMut<'c>> {
+    context.output(i, shape.to_vec())?.ok_or_else(|| Error::new(format!("output {i} is missing")))
+}
+
+/// The type of float32 tensors of this shape.
+fn tensor(shape: Vec<i64>) -> ValueType {
+    let dimension_symbols = SymbolicDimensions::empty(shape.len());
+    ValueType::Tensor { ty: TensorElementType::Float32, shape: Shape::from(shape), dimension_symbols }
+}
+
+fn adam_step(context: &ComputeContext, count: usize, beta1: f32, beta2: f32) -> Result<()> {
+    let pool = Threads { context, count };
+    let inputs = (0..6).map(|i| input(context, i)).collect::<Result<Vec<_>>>()?;
+    let slices = inputs.iter().map(|v| Ok(v.try_extract_tensor::<f32>()?.1)).collect::<Result<Vec<&[f32]>>>()?;
+    let shape = inputs[0].shape().to_vec();
+    let mut outputs = (0..3).map(|i| output(context, i, &shape)).collect::<Result<Vec<_>>>()?;
+    let [w, m, v] = outputs.as_mut_slice() else { return Err(Error::new("three outputs")) };
+    let new = [
+        w.try_extract_tensor_mut::<f32>()?.1,
+        m.try_extract_tensor_mut::<f32>()?.1,
+        v.try_extract_tensor_mut::<f32>()?.1,
+    ];
+    let step = adam::Step { beta1, beta2, rate: slices[4][0], floor: slices[5][0] };
+    adam::step(&pool, step, [slices[0], slices[1], slices[2], slices[3]], new);
+    Ok(())
+}
+
+/// The windows that the attribute lists: six numbers an axis.
+fn axes(list: &[i64]) -> Result<Vec<Axis>> {
+    if !list.len().is_multiple_of(6) {
+        return Err(Error::new(format!("attribute {}: {} numbers, not six an axis", native::AXES, list.len())));
+    }
+    let at = |v: i64| v as usize;
+    let axis = |a: &[i64]| Axis {
+        size: at(a[0]),
+        out: at(a[1]),
+        kernel: at(a[2]),
+        stride: at(a[3]),
+        dilation: at(a[4]),
+        before: a[5],
+    };
+    Ok(list.chunks_exact(6).map(axis).collect())
+}

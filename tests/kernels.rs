@@ -1,0 +1,286 @@
+//! The tool's own kernels against the definition of a convolution, in every instruction set that the processor has.
+
+use onnx_unlearn::kernel::{
+    Axis, Convolution, Depthwise, Isa, Pool, Sizes, adam,
+    pool::Alone,
+    pooling,
+    tile::{Factors, LANES, Pair, ROWS, rows, tile},
+    transpose::transpose,
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Three threads that take tasks as they come.
+struct Three;
+
+impl Pool for Three {
+    fn threads(&self) -> usize {
+        3
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < tasks) {
+                        task(i);
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn sets() -> Vec<Isa> {
+    [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|i| i.available()).collect()
+}
+
+/// Numbers between -0.5 and 0.5 that look random.
+fn any(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (f64::from(state) / f64::from(u32::MAX) - 0.5) as f32
+    };
+    (0..len).map(next).collect()
+}
+
+fn axis(size: usize, kernel: usize, stride: usize, dilation: usize, pads: [i64; 2]) -> Axis {
+    let padded = (size as i64 + pads[0] + pads[1]) as usize;
+    let out = (padded - dilation * (kernel - 1) - 1) / stride + 1;
+    Axis { size, out, kernel, stride, dilation, before: pads[0] }
+}
+
+/// Geometries: padding on either side and none, negative padding, strides, dilation, maps smaller than the window, one and
+/// three axes.
+fn geometries() -> Vec<Vec<Axis>> {
+    vec![
+        vec![axis(5, 3, 1, 1, [1, 1]), axis(6, 3, 1, 1, [1, 1])],
+        vec![axis(7, 3, 2, 1, [1, 1]), axis(6, 3, 2, 1, [1, 0])],
+        vec![axis(9, 3, 1, 2, [2, 1]), axis(5, 2, 3, 1, [0, 0])],
+        vec![axis(4, 1, 2, 1, [0, 0]), axis(4, 1, 2, 1, [0, 0])],
+        vec![axis(4, 1, 1, 1, [0, 0]), axis(4, 1, 1, 1, [0, 0])],
+        vec![axis(1, 3, 1, 1, [1, 1]), axis(1, 3, 1, 1, [1, 1])],
+        vec![axis(12, 7, 2, 1, [3, 3]), axis(12, 7, 2, 1, [3, 3])],
+        vec![axis(6, 2, 1, 1, [-1, 0]), axis(6, 3, 4, 1, [-2, 0])],
+        vec![axis(19, 4, 2, 1, [1, 2])],
+        vec![axis(3, 2, 1, 1, [0, 0]), axis(4, 3, 1, 1, [1, 1]), axis(5, 2, 2, 1, [0, 1])],
+    ]
+}
+
+/// (position, window, tap) of everything that a tap connects.
+fn connections(axes: &[Axis]) -> Vec<[usize; 3]> {
+    let mut all = vec![[0; 3]];
+    for a in axes {
+        let mut next = Vec::new();
+        for [p, o, t] in &all {
+            for window in 0..a.out {
+                for tap in 0..a.kernel {
+                    let at = (window * a.stride + tap * a.dilation) as i64 - a.before;
+                    if (0..a.size as i64).contains(&at) {
+                        next.push([p * a.size + at as usize, o * a.out + window, t * a.kernel + tap]);
+                    }
+                }
+            }
+        }
+        all = next;
+    }
+    all
+}
+
+#[track_caller]
+fn close(got: &[f32], want: &[f64], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (a, b)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(*a) - b).abs() < 1e-5 * b.abs().max(10.0), "{what}: {a} at {i}, should be {b}");
+    }
+}
+
+/// All three maps of a convolution of `s.c / groups` channels a group, by the definition of the operator.
+struct Maps {
+    y: Vec<f64>,
+    dx: Vec<f64>,
+    dw: Vec<f64>,
+}
+
+fn by_definition(axes: &[Axis], s: Sizes, each_channel: bool, x: &[f32], w: &[f32], dy: &[f32]) -> Maps {
+    let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product::<usize>();
+    let (positions, windows, taps) = (count(|a| a.size), count(|a| a.out), count(|a| a.kernel));
+    let mut maps = Maps { y: vec![0.0; dy.len()], dx: vec![0.0; x.len()], dw: vec![0.0; w.len()] };
+    for [p, o, t] in connections(axes) {
+        for n in 0..s.n {
+            for m in 0..s.m {
+                for c in if each_channel { m..m + 1 } else { 0..s.c } {
+                    let (xi, yi) = ((n * s.c + c) * positions + p, (n * s.m + m) * windows + o);
+                    let wi = if each_channel { m * taps + t } else { (m * s.c + c) * taps + t };
+                    maps.y[yi] += f64::from(x[xi]) * f64::from(w[wi]);
+                    maps.dx[xi] += f64::from(dy[yi]) * f64::from(w[wi]);
+                    maps.dw[wi] += f64::from(dy[yi]) * f64::from(x[xi]);
+                }
+            }
+        }
+    }
+    maps
+}
+
+#[test]
+fn convolutions() {
+    // Few channels and many, whole tiles and rests, one image and more than a part of a batch; weights small and large
+    // beside the images.
+    let sizes = [[1, 3, 5], [4, 3, 70], [7, 17, 33], [40, 40, 12], [2, 90, 75]];
+    for axes in geometries() {
+        let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product::<usize>();
+        for [n, c, m] in sizes {
+            let s = Sizes { n, c, m };
+            let x = any(n * c * count(|a| a.size), 1);
+            let w = any(m * c * count(|a| a.kernel), 2);
+            let (dy, bias) = (any(n * m * count(|a| a.out), 3), any(m, 4));
+            let mut want = by_definition(&axes, s, false, &x, &w, &dy);
+            let windows = count(|a| a.out);
+            want.y.iter_mut().enumerate().for_each(|(i, y)| *y += f64::from(bias[i / windows % m]));
+            for isa in sets() {
+                let convolution = Convolution::new(&axes, isa);
+                for pool in [&Alone as &dyn Pool, &Three] {
+                    let what = format!("{isa:?}, {} threads, {axes:?} {s:?}", pool.threads());
+                    let (mut y, mut dx, mut dw) = (vec![9.0; dy.len()], vec![9.0; x.len()], vec![9.0; w.len()]);
+                    convolution.forward(pool, s, &x, &w, Some(&bias), &mut y);
+                    convolution.input_gradient(pool, s, &dy, &w, &mut dx);
+                    convolution.weight_gradient(pool, s, &x, &dy, &mut dw);
+                    close(&y, &want.y, &format!("y, {what}"));
+                    close(&dx, &want.dx, &format!("dx, {what}"));
+                    close(&dw, &want.dw, &format!("dw, {what}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn depthwise_convolutions() {
+    for axes in geometries() {
+        let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product::<usize>();
+        for [n, c] in [[1, 1], [3, 5], [5, 70], [1, 16]] {
+            let s = Sizes { n, c, m: c };
+            let x = any(n * c * count(|a| a.size), 1);
+            let w = any(c * count(|a| a.kernel), 2);
+            let (dy, bias) = (any(n * c * count(|a| a.out), 3), any(c, 4));
+            let mut want = by_definition(&axes, s, true, &x, &w, &dy);
+            let windows = count(|a| a.out);
+            want.y.iter_mut().enumerate().for_each(|(i, y)| *y += f64::from(bias[i / windows % c]));
+            for isa in sets() {
+                let depthwise = Depthwise::new(&axes, isa);
+                for pool in [&Alone as &dyn Pool, &Three] {
+                    let what = format!("{isa:?}, {} threads, {axes:?} {n} images, {c} channels", pool.threads());
+                    let (mut y, mut dx, mut dw) = (vec![9.0; dy.len()], vec![9.0; x.len()], vec![9.0; w.len()]);
+                    depthwise.forward(pool, c, &x, &w, Some(&bias), &mut y);
+                    depthwise.input_gradient(pool, c, &dy, &w, &mut dx);
+                    depthwise.weight_gradient(pool, c, &x, &dy, &mut dw);
+                    close(&y, &want.y, &format!("y, {what}"));
+                    close(&dx, &want.dx, &format!("dx, {what}"));
+                    close(&dw, &want.dw, &format!("dw, {what}"));
+                }
+            }
+        }
+    }
+}
+
+/// Equal runs give equal bytes, whichever thread takes which task.
+#[test]
+fn equal_runs_are_equal() {
+    let axes = [axis(8, 3, 1, 1, [1, 1]), axis(8, 3, 1, 1, [1, 1])];
+    for s in [Sizes { n: 50, c: 24, m: 40 }, Sizes { n: 3, c: 90, m: 75 }, Sizes { n: 50, c: 3, m: 40 }] {
+        let (x, dy) = (any(s.n * s.c * 64, 1), any(s.n * s.m * 64, 2));
+        let run = || {
+            let mut dw = vec![0.0; s.m * s.c * 9];
+            Convolution::new(&axes, Isa::detect()).weight_gradient(&Three, s, &x, &dy, &mut dw);
+            dw.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let first = run();
+        assert!((0..5).all(|_| run() == first), "{s:?}");
+    }
+}
+
+/// The first of equal numbers counts, as in the runtime's own operator.
+#[test]
+fn gradients_of_maxima() {
+    let axes = [axis(3, 2, 1, 1, [0, 0]), axis(3, 2, 1, 1, [0, 0])];
+    let x = [1.0, 5.0, 2.0, 5.0, 0.0, 7.0, 3.0, 3.0, 3.0];
+    let dy = [1.0, 10.0, 100.0, 1000.0];
+    let mut dx = [9.0; 9];
+    pooling::max_gradient(&Alone, &axes, &x, &dy, &mut dx);
+    // Windows: {1 5 5 0} -> the 5 above, {5 2 0 7} -> 7, {5 0 3 3} -> 5, {0 7 3 3} -> 7.
+    assert_eq!(dx, [0.0, 1.0, 0.0, 100.0, 0.0, 1010.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn sums_over_channels() {
+    let (n, c, positions) = (3, 5, 70);
+    let v = any(n * c * positions, 1);
+    let mut want = vec![0.0; c];
+    v.iter().enumerate().for_each(|(i, v)| want[i / positions % c] += f64::from(*v));
+    for pool in [&Alone as &dyn Pool, &Three] {
+        let mut out = vec![9.0; c];
+        pooling::channel_sums(pool, n, positions, &v, &mut out);
+        close(&out, &want, "sums");
+    }
+}
+
+/// One step of Adam with M = m / (1 - beta1) and V = v / (1 - beta2), by hand.
+#[test]
+fn a_step_of_adam() {
+    let (w, g, m, v) = ([1.0, -2.0], [0.5, 4.0], [2.0, 0.0], [1.0, 0.0]);
+    let (mut to_w, mut to_m, mut to_v) = ([0.0; 2], [0.0; 2], [0.0; 2]);
+    let step = adam::Step { beta1: 0.5, beta2: 0.75, rate: 0.1, floor: 1.0 };
+    adam::step(&Alone, step, [&w, &g, &m, &v], [&mut to_w, &mut to_m, &mut to_v]);
+    // M' = 0.5 * 2 + 0.5 = 1.5 and 4; V' = 0.75 + 0.25 = 1 and 16; w' = 1 - 0.1 * 1.5 / 2 and -2 - 0.1 * 4 / 5.
+    assert_eq!((to_m, to_v), ([1.5, 4.0], [1.0, 16.0]));
+    assert!((to_w[0] - 0.925f32).abs() < 1e-6 && (to_w[1] + 2.08f32).abs() < 1e-6, "{to_w:?}");
+}
+
+#[test]
+fn matrices_turn_round() {
+    for isa in sets() {
+        for (height, width) in [(1, 1), (1, 40), (40, 1), (16, 16), (17, 15), (33, 50), (5, 100)] {
+            let (from, to) = (width + 3, height + 2);
+            let v = any(height * from, 1);
+            let mut out = vec![9.0; width * to];
+            transpose(isa, &v, from, &mut out, to, height, width);
+            for c in 0..width {
+                for r in 0..to {
+                    let want = if r < height { v[r * from + c] } else { 9.0 };
+                    assert!((out[c * to + r] - want).abs() < f32::EPSILON, "{isa:?} {height} x {width} at {r}, {c}");
+                }
+            }
+        }
+    }
+}
+
+/// What lies outside a slice is refused, never read.
+#[test]
+fn a_tile_is_checked() {
+    let refused = |f: Factors<'_>, rows: usize| {
+        sets().iter().all(|&isa| {
+            let attempt = || tile(isa, rows, f, &mut [[0.0; LANES]; ROWS], false);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)).is_err()
+        })
+    };
+    let (a, b) = (vec![1.0; 12 * 5], vec![1.0; 5 * LANES]);
+    let pairs = [Pair { a: 0, b: 0 }];
+    let f = Factors { pairs: &pairs, a: &a, row: 5, step: 1, b: &b, next: LANES, depth: 5 };
+    for isa in sets() {
+        let mut out = [[1.0; LANES]; ROWS];
+        tile(isa, 12, f, &mut out, true);
+        assert!(out.iter().flatten().all(|v| (*v - 6.0).abs() < f32::EPSILON), "{isa:?}");
+    }
+    assert!(refused(Factors { a: &a[1..], ..f }, 12) && refused(Factors { b: &b[1..], ..f }, 12));
+    assert!(refused(f, 13) && refused(f, 0) && refused(Factors { depth: 6, ..f }, 1));
+    assert!(refused(Factors { pairs: &[pairs[0], Pair { a: 1, b: 0 }], ..f }, 12));
+    assert!(refused(Factors { pairs: &[Pair { a: 0, b: 1 }], ..f }, 1));
+    let outside = |pair| {
+        let attempt = || rows(Isa::detect(), &[pair], &a, &b, &mut [0.0; 60]);
+        std::panic::catch_unwind(attempt).is_err()
+    };
+    assert!(!outside(Pair { a: 0, b: 100 }) && outside(Pair { a: 1, b: 0 }) && outside(Pair { a: 0, b: 101 }));
+}
