@@ -11,7 +11,7 @@
 
 use super::{
     narrow::Patches,
-    pool::{Pool, chunks},
+    pool::{Pool, chunks, shift},
     tile::{Factors, Isa, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
     windows::{Axis, Run, inputs, outputs},
@@ -149,7 +149,7 @@ impl Convolution {
         let map = Map { runs: &self.outputs, sources: self.positions, results: self.windows, from: s.c, to: s.m };
         let (used, slots) = self.used(&self.outputs);
         // w [m, c, tap] as panels [m / LANES][tap][c][LANES].
-        let panels = self.panels(pool, &used, s.m, s.c, |at, c, tap| (at * s.c + c) * self.taps + tap, w);
+        let panels = Self::panels(pool, &used, s.m, s.c, |at, c, tap| (at * s.c + c) * self.taps + tap, w);
         self.images(pool, s.n, &map, &slots, &panels, x, bias, y);
     }
 
@@ -161,7 +161,7 @@ impl Convolution {
         let map = Map { runs: &self.inputs, sources: self.windows, results: self.positions, from: s.m, to: s.c };
         let (used, slots) = self.used(&self.inputs);
         // The same w as panels [c / LANES][tap][m][LANES].
-        let panels = self.panels(pool, &used, s.c, s.m, |at, m, tap| (m * s.c + at) * self.taps + tap, w);
+        let panels = Self::panels(pool, &used, s.c, s.m, |at, m, tap| (m * s.c + at) * self.taps + tap, w);
         self.images(pool, s.n, &map, &slots, &panels, dy, None, dx);
     }
 
@@ -182,7 +182,6 @@ impl Convolution {
 
     /// The weight as panels of LANES columns: [columns / LANES][tap][row][LANES], zeros behind the last column.
     fn panels(
-        &self,
         pool: &dyn Pool,
         used: &[usize],
         columns: usize,
@@ -237,7 +236,7 @@ impl Convolution {
                     transpose(self.isa, &y[image * wide..], n * wide, result, map.results, map.results, map.to);
                     if let Some(bias) = bias {
                         for (channel, b) in result.chunks_exact_mut(map.results).zip(bias) {
-                            channel.iter_mut().for_each(|v| *v += b);
+                            shift(channel, *b);
                         }
                     }
                 }

@@ -5,7 +5,7 @@
 //! takes some images, and of these some channels at a time, so that what it works on stays in a core's cache.
 
 use super::{
-    pool::{Pool, chunks},
+    pool::{Pool, chunks, shift},
     tile::{Isa, Pair, rows},
     transpose::transpose,
     windows::{Axis, Run, inputs, outputs},
@@ -52,7 +52,7 @@ impl Depthwise {
         if let Some(bias) = bias {
             chunks(pool, y, c * self.windows, |_, y| {
                 for (y, b) in y.chunks_exact_mut(self.windows).zip(bias) {
-                    y.iter_mut().for_each(|v| *v += b);
+                    shift(y, *b);
                 }
             });
         }

@@ -4,7 +4,7 @@
 //! row holds what one window reads, [channel, tap], which is the order of a weight's row in a file.
 
 use super::{
-    pool::{Pool, chunks},
+    pool::{Pool, chunks, shift},
     tile::{Factors, Isa, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
     windows::Run,
@@ -110,7 +110,7 @@ impl Patches {
                 transpose(self.isa, products, wide, y, self.windows, self.windows, m);
                 if let Some(bias) = bias {
                     for (y, b) in y.chunks_exact_mut(self.windows).zip(bias) {
-                        y.iter_mut().for_each(|v| *v += b);
+                        shift(y, *b);
                     }
                 }
             });

@@ -29,3 +29,10 @@ pub fn chunks<T: Send>(pool: &dyn Pool, out: &mut [T], size: usize, task: impl F
     let parts: Vec<Mutex<&mut [T]>> = out.chunks_mut(size.max(1)).map(Mutex::new).collect();
     pool.run(parts.len(), &|i| task(i, &mut parts[i].lock().unwrap_or_else(PoisonError::into_inner)));
 }
+
+/// Adds one number to all.
+pub fn shift(values: &mut [f32], by: f32) {
+    for v in values {
+        *v += by;
+    }
+}

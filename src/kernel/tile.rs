@@ -131,6 +131,8 @@ pub fn rows(isa: Isa, pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
 }
 
 /// Sums of `WIDTH` columns at a time, so that they stay in registers, then of eight and of one.
+// Inlined so that it is compiled for the instructions of its callers.
+#[allow(clippy::inline_always)]
 #[inline(always)]
 fn sum_rows<const WIDTH: usize>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
     let at = sum_blocks::<WIDTH>(pairs, a, b, out, 0);
@@ -139,6 +141,7 @@ fn sum_rows<const WIDTH: usize>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut 
 }
 
 /// The sums of as many whole blocks as there are from `at` on; gives the end of the last one.
+#[allow(clippy::inline_always)]
 #[inline(always)]
 fn sum_blocks<const WIDTH: usize>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32], at: usize) -> usize {
     let (blocks, _) = out[at..].as_chunks_mut::<WIDTH>();
