@@ -154,7 +154,7 @@ fn timed<E>(steps: usize, mut step: impl FnMut() -> Result<(), E>) -> Result<Vec
 /// Median seconds of a step, phase by phase.
 fn pytorch_steps(args: &Args) -> Result<[f64; 3], String> {
     let steps = (args.steps + 1).to_string();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/pytorch_unsir.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare/pytorch_unsir.py");
     let mut command = Command::new(&args.python);
     command.arg(script).arg("--model").arg(&args.model).arg("--retain").arg(&args.retain);
     for (flag, value) in [

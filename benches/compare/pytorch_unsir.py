@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """UNSIR (corrected variant) in eager PyTorch, phase by phase: the reference of the benchmark.
 
-    python3 benches/pytorch_unsir.py --model resnet18-cifar10.onnx --retain train.npz --forget 0
+    python3 benches/compare/pytorch_unsir.py --model resnet18-cifar10.onnx --retain train.npz --forget 0
 
 does on the CPU what `onnx-unlearn forget` does: learn noise for one class with the weights frozen,
 impair on the retain sample plus the noise, repair on the retain sample alone, with the statistics
