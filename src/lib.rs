@@ -19,7 +19,6 @@ pub mod cli;
 pub mod data;
 pub mod evaluate;
 pub mod graph;
-pub mod kernel;
 pub mod onnx;
 pub mod ops;
 pub mod provenance;
@@ -28,3 +27,5 @@ pub mod runtime;
 pub mod tensor;
 pub mod train;
 pub mod unlearn;
+
+pub use onnx_unlearn_kernel as kernel;

@@ -2,8 +2,8 @@
 //!
 //! ONNX Runtime's own operators work image by image and lay weights out only where they never change, which suits
 //! inference. Here are the same maps for training. [`tile`] is the one place with vector instructions; everything else is
-//! safe code around it. `runtime` offers them to the runtime as operators of the domain
-//! [`NATIVE`](crate::graph::NATIVE), `ops` writes them where a graph may hold them.
+//! safe code around it. `onnx-unlearn` offers them to the runtime as operators of a domain of its own
+//! (`graph::native`) and writes them where a graph may hold them.
 
 pub mod adam;
 pub mod convolution;
