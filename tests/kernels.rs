@@ -1,7 +1,7 @@
 //! The tool's own kernels against the definition of a convolution, in every instruction set that the processor has.
 
 use onnx_unlearn::kernel::{
-    Axis, Convolution, Depthwise, Isa, Pool, Sizes, adam,
+    Axis, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam,
     pool::Alone,
     pooling,
     tile::{Factors, LANES, Pair, ROWS, rows, tile},
@@ -50,7 +50,7 @@ fn any(len: usize, seed: u32) -> Vec<f32> {
 fn axis(size: usize, kernel: usize, stride: usize, dilation: usize, pads: [i64; 2]) -> Axis {
     let padded = (size as i64 + pads[0] + pads[1]) as usize;
     let out = (padded - dilation * (kernel - 1) - 1) / stride + 1;
-    Axis { size, out, kernel, stride, dilation, before: pads[0] }
+    Axis { size, out, kernel, stride, dilation, before: pads[0], after: pads[1] }
 }
 
 /// Geometries: padding on either side and none, negative padding, strides, dilation, maps smaller than the window, one and
@@ -209,7 +209,7 @@ fn gradients_of_maxima() {
     let x = [1.0, 5.0, 2.0, 5.0, 0.0, 7.0, 3.0, 3.0, 3.0];
     let dy = [1.0, 10.0, 100.0, 1000.0];
     let mut dx = [9.0; 9];
-    pooling::max_gradient(&Alone, &axes, &x, &dy, &mut dx);
+    pooling::max_gradient(&Alone, &Plan::new(&axes), &x, &dy, &mut dx);
     // Windows: {1 5 5 0} -> the 5 above, {5 2 0 7} -> 7, {5 0 3 3} -> 5, {0 7 3 3} -> 7.
     close(&dx, &[0.0, 1.0, 0.0, 100.0, 0.0, 1010.0, 0.0, 0.0, 0.0], "dx");
 }

@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("graph", &["tensor"]),
     ("kernel", &[]),
     ("onnx", &["tensor", "graph"]),
-    ("ops", &["tensor", "graph"]),
+    ("ops", &["tensor", "graph", "kernel"]),
     ("autodiff", &["tensor", "graph", "ops"]),
     ("runtime", &["tensor", "graph", "onnx", "kernel"]),
     ("train", &["tensor", "graph", "onnx", "ops", "autodiff", "runtime"]),

@@ -12,7 +12,7 @@ pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
 pub const CHANNEL_SUMS: &str = "ChannelSums";
 /// The next w, M and V from `w`, `g`, `M`, `V`, `rate` and `floor`.
 pub const ADAM: &str = "Adam";
-/// Attribute of what has windows: size, windows, taps, stride, dilation and padding in front, for each spatial axis.
+/// Attribute of what has windows: the numbers of each spatial axis, as `kernel::Axis::to_numbers` writes them.
 pub const AXES: &str = "axes";
 /// Attribute of convolutions: 1, or the number of channels where each has a window of its own.
 pub const GROUP: &str = "group";

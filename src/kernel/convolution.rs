@@ -14,7 +14,7 @@ use super::{
     pool::{Pool, chunks, shift},
     tile::{Factors, Isa, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
-    windows::{Axis, Run, inputs, outputs},
+    windows::{Axis, Plan, Run},
 };
 use std::cell::RefCell;
 
@@ -25,11 +25,7 @@ const PART: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Convolution {
     isa: Isa,
-    taps: usize,
-    positions: usize,
-    windows: usize,
-    outputs: Vec<Run>,
-    inputs: Vec<Run>,
+    plan: Plan,
     stretches: Vec<Stretch>,
     patches: Patches,
 }
@@ -63,13 +59,13 @@ impl Sum {
 
 impl Stretch {
     /// The stretches of every tap.
-    fn all(runs: &[Run], taps: usize) -> Vec<Self> {
+    fn all(plan: &Plan) -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
-        for tap in 0..taps {
+        for tap in 0..plan.taps {
             // First window, first position, length.
             let mut stretches: Vec<(usize, usize, usize)> = Vec::new();
             let mut source_step = 1;
-            for run in runs {
+            for run in &plan.outputs {
                 let Some(&(_, source)) = run.taps.iter().find(|(t, _)| *t == tap) else { continue };
                 source_step = run.source_step;
                 match stretches.last_mut() {
@@ -127,18 +123,8 @@ struct Map<'r> {
 impl Convolution {
     /// The convolution with these windows.
     pub fn new(axes: &[Axis], isa: Isa) -> Self {
-        let (outputs, taps) = (outputs(axes), axes.iter().map(|a| a.kernel).product());
-        let (positions, windows) = (axes.iter().map(|a| a.size).product(), axes.iter().map(|a| a.out).product());
-        Self {
-            isa,
-            taps,
-            positions,
-            windows,
-            stretches: Stretch::all(&outputs, taps),
-            patches: Patches::new(isa, &outputs, taps, positions, windows),
-            outputs,
-            inputs: inputs(axes),
-        }
+        let plan = Plan::new(axes);
+        Self { isa, stretches: Stretch::all(&plan), patches: Patches::new(isa, &plan), plan }
     }
 
     /// y = the convolution of x with w, plus bias [m] where there is one.
@@ -146,11 +132,16 @@ impl Convolution {
         if self.is_narrow(s) {
             return self.patches.forward(pool, s.c, x, w, bias, y);
         }
-        let map = Map { runs: &self.outputs, sources: self.positions, results: self.windows, from: s.c, to: s.m };
-        let (used, slots) = self.used(&self.outputs);
+        let map = Map {
+            runs: &self.plan.outputs,
+            sources: self.plan.positions,
+            results: self.plan.windows,
+            from: s.c,
+            to: s.m,
+        };
         // w [m, c, tap] as panels [m / LANES][tap][c][LANES].
-        let panels = Self::panels(pool, &used, s.m, s.c, |at, c, tap| (at * s.c + c) * self.taps + tap, w);
-        self.images(pool, s.n, &map, &slots, &panels, x, bias, y);
+        let panels = self.panels(pool, s.m, s.c, |at, c, tap| (at * s.c + c) * self.plan.taps + tap, w);
+        self.images(pool, s.n, &map, &panels, x, bias, y);
     }
 
     /// dx = what dy [n, m, out...] says about x.
@@ -158,37 +149,33 @@ impl Convolution {
         if self.is_narrow(s) {
             return self.patches.input_gradient(pool, s.c, dy, w, dx);
         }
-        let map = Map { runs: &self.inputs, sources: self.windows, results: self.positions, from: s.m, to: s.c };
-        let (used, slots) = self.used(&self.inputs);
+        let map = Map {
+            runs: &self.plan.inputs,
+            sources: self.plan.windows,
+            results: self.plan.positions,
+            from: s.m,
+            to: s.c,
+        };
         // The same w as panels [c / LANES][tap][m][LANES].
-        let panels = Self::panels(pool, &used, s.c, s.m, |at, m, tap| (m * s.c + at) * self.taps + tap, w);
-        self.images(pool, s.n, &map, &slots, &panels, dy, None, dx);
+        let panels = self.panels(pool, s.c, s.m, |at, m, tap| (m * s.c + at) * self.plan.taps + tap, w);
+        self.images(pool, s.n, &map, &panels, dy, None, dx);
     }
 
     /// True where x has too few channels for the columns of a tile, but taps to make up for them.
     fn is_narrow(&self, s: Sizes) -> bool {
-        s.c < LANES / 2 && self.taps > 1
-    }
-
-    /// The taps that connect anything at all, and the place of each among them.
-    fn used(&self, runs: &[Run]) -> (Vec<usize>, Vec<usize>) {
-        let mut seen = vec![false; self.taps];
-        runs.iter().flat_map(|r| &r.taps).for_each(|(t, _)| seen[*t] = true);
-        let used: Vec<usize> = (0..self.taps).filter(|t| seen[*t]).collect();
-        let mut slots = vec![usize::MAX; self.taps];
-        used.iter().enumerate().for_each(|(slot, t)| slots[*t] = slot);
-        (used, slots)
+        s.c < LANES / 2 && self.plan.taps > 1
     }
 
     /// The weight as panels of LANES columns: [columns / LANES][tap][row][LANES], zeros behind the last column.
     fn panels(
+        &self,
         pool: &dyn Pool,
-        used: &[usize],
         columns: usize,
         rows: usize,
         index: impl Fn(usize, usize, usize) -> usize + Sync,
         w: &[f32],
     ) -> Vec<f32> {
+        let used = &self.plan.used;
         let size = used.len() * rows * LANES;
         let mut panels = vec![0.0; columns.div_ceil(LANES) * size];
         chunks(pool, &mut panels, size, |i, panel| {
@@ -210,7 +197,6 @@ impl Convolution {
         pool: &dyn Pool,
         n: usize,
         map: &Map<'_>,
-        slots: &[usize],
         panels: &[f32],
         source: &[f32],
         bias: Option<&[f32]>,
@@ -231,7 +217,7 @@ impl Convolution {
                 for (image, source) in source.chunks_exact(source_len).enumerate() {
                     transpose(self.isa, source, map.sources, &mut x[image * row..], n * row, map.from, map.sources);
                 }
-                self.multiply(map, n, slots, panels, x, y);
+                self.multiply(map, n, panels, x, y);
                 for (image, result) in result.chunks_exact_mut(result_len).enumerate() {
                     transpose(self.isa, &y[image * wide..], n * wide, result, map.results, map.results, map.to);
                     if let Some(bias) = bias {
@@ -245,9 +231,9 @@ impl Convolution {
     }
 
     /// Inner layouts: x [source, image, stride(from)] to y [result, image, to rounded up].
-    fn multiply(&self, map: &Map<'_>, n: usize, slots: &[usize], panels: &[f32], x: &[f32], y: &mut [f32]) {
+    fn multiply(&self, map: &Map<'_>, n: usize, panels: &[f32], x: &[f32], y: &mut [f32]) {
         let (row, wide) = (stride(map.from), map.to.next_multiple_of(LANES));
-        let used = slots.iter().filter(|s| **s != usize::MAX).count();
+        let Plan { used, slots, .. } = &self.plan;
         let mut sums: Tile = [[0.0; LANES]; ROWS];
         let lists: Vec<Vec<Pair>> = map
             .runs
@@ -258,7 +244,7 @@ impl Convolution {
                 run.taps.iter().map(pair).collect()
             })
             .collect();
-        for (i, panel) in panels.chunks_exact((used * map.from * LANES).max(1)).enumerate() {
+        for (i, panel) in panels.chunks_exact((used.len() * map.from * LANES).max(1)).enumerate() {
             for (run, pairs) in map.runs.iter().zip(&lists) {
                 // Images of neighbouring positions are neighbouring rows where nothing is skipped between them.
                 let whole = n == 1 || (run.step == 1 && run.source_step == 1);
@@ -285,7 +271,7 @@ impl Convolution {
         if self.is_narrow(s) {
             return self.patches.weight_gradient(pool, s.c, x, dy, dw);
         }
-        let images = s.n * (self.positions * s.c + self.windows * s.m);
+        let images = s.n * (self.plan.positions * s.c + self.plan.windows * s.m);
         if dw.len() * pool.threads() * 4 < images {
             self.shared_out(pool, s, x, dy, dw);
         } else {
@@ -300,24 +286,32 @@ impl Convolution {
             static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
         }
         let (cs, ms, wide) = (stride(s.c), stride(s.m), s.c.next_multiple_of(LANES));
-        let (x_len, dy_len) = (s.c * self.positions, s.m * self.windows);
+        let (x_len, dy_len) = (s.c * self.plan.positions, s.m * self.plan.windows);
         let share = s.n.div_ceil(pool.threads()).max(1);
         // Every tap reads the part again, so a smaller one is better than for the other maps.
-        let part = (PART / 16 / (self.positions * cs + self.windows * ms).max(1)).clamp(1, share);
-        let size = self.taps * s.m * wide;
+        let part = (PART / 16 / (self.plan.positions * cs + self.plan.windows * ms).max(1)).clamp(1, share);
+        let size = self.plan.taps * s.m * wide;
         let mut sums = vec![0.0; s.n.div_ceil(share) * size];
         chunks(pool, &mut sums, size, |i, sums| {
             BUFFERS.with_borrow_mut(|[xs, dys]| {
                 let end = s.n.min((i + 1) * share);
                 for first in (i * share..end).step_by(part) {
                     let n = part.min(end - first);
-                    xs.resize(self.positions * n * cs + LANES, 0.0);
-                    dys.resize(self.windows * n * ms + ROWS, 0.0);
+                    xs.resize(self.plan.positions * n * cs + LANES, 0.0);
+                    dys.resize(self.plan.windows * n * ms + ROWS, 0.0);
                     for k in 0..n {
                         let x = &x[(first + k) * x_len..][..x_len];
-                        transpose(self.isa, x, self.positions, &mut xs[k * cs..], n * cs, s.c, self.positions);
+                        transpose(
+                            self.isa,
+                            x,
+                            self.plan.positions,
+                            &mut xs[k * cs..],
+                            n * cs,
+                            s.c,
+                            self.plan.positions,
+                        );
                         let dy = &dy[(first + k) * dy_len..][..dy_len];
-                        transpose(self.isa, dy, self.windows, &mut dys[k * ms..], n * ms, s.m, self.windows);
+                        transpose(self.isa, dy, self.plan.windows, &mut dys[k * ms..], n * ms, s.m, self.plan.windows);
                     }
                     let parts: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
                     let mut out: Tile = [[0.0; LANES]; ROWS];
@@ -337,12 +331,12 @@ impl Convolution {
                 }
             });
         });
-        chunks(pool, dw, s.c * self.taps, |m, dw| {
+        chunks(pool, dw, s.c * self.plan.taps, |m, dw| {
             dw.fill(0.0);
             for share in sums.chunks_exact(size) {
-                for tap in 0..self.taps {
+                for tap in 0..self.plan.taps {
                     let row = &share[(tap * s.m + m) * wide..][..s.c];
-                    dw[tap..].iter_mut().step_by(self.taps).zip(row).for_each(|(v, s)| *v += s);
+                    dw[tap..].iter_mut().step_by(self.plan.taps).zip(row).for_each(|(v, s)| *v += s);
                 }
             }
         });
@@ -352,7 +346,7 @@ impl Convolution {
     /// its own.
     fn together(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
         let (cs, ms) = (stride(s.c), stride(s.m));
-        let each = self.positions * cs + self.windows * ms;
+        let each = self.plan.positions * cs + self.plan.windows * ms;
         let part = (PART / 4 / each.max(1)).clamp(1, s.n.max(1));
         let part = s.n.div_ceil(s.n.div_ceil(part));
         let (mut xs, mut dys) = (Vec::new(), Vec::new());
@@ -360,20 +354,20 @@ impl Convolution {
         dw.fill(0.0);
         for first in (0..s.n).step_by(part) {
             let n = part.min(s.n - first);
-            inner(self.isa, pool, &x[first * s.c * self.positions..], n, s.c, self.positions, &mut xs);
-            inner(self.isa, pool, &dy[first * s.m * self.windows..], n, s.m, self.windows, &mut dys);
+            inner(self.isa, pool, &x[first * s.c * self.plan.positions..], n, s.c, self.plan.positions, &mut xs);
+            inner(self.isa, pool, &dy[first * s.m * self.plan.windows..], n, s.m, self.plan.windows, &mut dys);
             let sums: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
-            chunks(pool, dw, height * s.c * self.taps, |i, dw| {
-                let rows = dw.len() / (s.c * self.taps);
+            chunks(pool, dw, height * s.c * self.plan.taps, |i, dw| {
+                let rows = dw.len() / (s.c * self.plan.taps);
                 let mut out: Tile = [[0.0; LANES]; ROWS];
                 for c in (0..s.c).step_by(LANES) {
                     let lanes = LANES.min(s.c - c);
                     for sum in &sums {
                         tile(self.isa, rows, sum.factors(&dys[i * height..], &xs[c..]), &mut out, false);
                         for (r, out) in out[..rows].iter().enumerate() {
-                            let row = &mut dw[(r * s.c + c) * self.taps + sum.tap..];
+                            let row = &mut dw[(r * s.c + c) * self.plan.taps + sum.tap..];
                             for (l, v) in out[..lanes].iter().enumerate() {
-                                row[l * self.taps] += v;
+                                row[l * self.plan.taps] += v;
                             }
                         }
                     }

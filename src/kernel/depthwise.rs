@@ -8,7 +8,7 @@ use super::{
     pool::{Pool, chunks, shift},
     tile::{Isa, Pair, rows},
     transpose::transpose,
-    windows::{Axis, Run, inputs, outputs},
+    windows::{Axis, Plan, Run},
 };
 use std::cell::RefCell;
 
@@ -21,11 +21,7 @@ const LINE: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Depthwise {
     isa: Isa,
-    taps: usize,
-    positions: usize,
-    windows: usize,
-    outputs: Vec<Run>,
-    inputs: Vec<Run>,
+    plan: Plan,
 }
 
 thread_local! {
@@ -36,22 +32,15 @@ thread_local! {
 impl Depthwise {
     /// The convolution with these windows.
     pub fn new(axes: &[Axis], isa: Isa) -> Self {
-        Self {
-            isa,
-            taps: axes.iter().map(|a| a.kernel).product(),
-            positions: axes.iter().map(|a| a.size).product(),
-            windows: axes.iter().map(|a| a.out).product(),
-            outputs: outputs(axes),
-            inputs: inputs(axes),
-        }
+        Self { isa, plan: Plan::new(axes) }
     }
 
     /// y = the convolution of x with w, plus bias [c] where there is one.
     pub fn forward(&self, pool: &dyn Pool, c: usize, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        self.images(pool, &self.outputs, [self.positions, self.windows], c, x, w, y);
+        self.images(pool, &self.plan.outputs, [self.plan.positions, self.plan.windows], c, x, w, y);
         if let Some(bias) = bias {
-            chunks(pool, y, c * self.windows, |_, y| {
-                for (y, b) in y.chunks_exact_mut(self.windows).zip(bias) {
+            chunks(pool, y, c * self.plan.windows, |_, y| {
+                for (y, b) in y.chunks_exact_mut(self.plan.windows).zip(bias) {
                     shift(y, *b);
                 }
             });
@@ -60,12 +49,12 @@ impl Depthwise {
 
     /// dx = what dy [n, c, out...] says about x.
     pub fn input_gradient(&self, pool: &dyn Pool, c: usize, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-        self.images(pool, &self.inputs, [self.windows, self.positions], c, dy, w, dx);
+        self.images(pool, &self.plan.inputs, [self.plan.windows, self.plan.positions], c, dy, w, dx);
     }
 
     /// Images of a part and channels of a block, for `n` images of `c` channels.
     fn part(&self, pool: &dyn Pool, n: usize, c: usize) -> (usize, usize) {
-        let each = self.positions + self.windows;
+        let each = self.plan.positions + self.plan.windows;
         let block = (PART / each.max(1)).clamp(LINE, c.next_multiple_of(LINE)) / LINE * LINE;
         let images = (PART / (each * block).max(1)).clamp(1, n.div_ceil(pool.threads()).max(1));
         (images, block.min(c))
@@ -93,7 +82,7 @@ impl Depthwise {
                     let channels = block.min(c - first);
                     let row = n * channels;
                     self.turn(source, [c, first, channels, sources], x);
-                    self.spread(&w[first * self.taps..], channels, n, weights);
+                    self.spread(&w[first * self.plan.taps..], channels, n, weights);
                     y.resize(results * row, 0.0);
                     for run in runs {
                         for j in 0..run.len {
@@ -129,10 +118,10 @@ impl Depthwise {
 
     /// w [channel, tap] as [tap, image, channel], the same for every image.
     fn spread(&self, w: &[f32], channels: usize, n: usize, out: &mut Vec<f32>) {
-        out.resize(self.taps * n * channels, 0.0);
+        out.resize(self.plan.taps * n * channels, 0.0);
         for (tap, row) in out.chunks_exact_mut(n * channels).enumerate() {
             for image in row.chunks_exact_mut(channels) {
-                image.iter_mut().enumerate().for_each(|(c, v)| *v = w[c * self.taps + tap]);
+                image.iter_mut().enumerate().for_each(|(c, v)| *v = w[c * self.plan.taps + tap]);
             }
         }
     }
@@ -141,28 +130,28 @@ impl Depthwise {
     ///
     /// Every thread sums up its share of the images; the shares are added in order, so that equal runs are equal.
     pub fn weight_gradient(&self, pool: &dyn Pool, c: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        let n = x.len() / (c * self.positions).max(1);
+        let n = x.len() / (c * self.plan.positions).max(1);
         let (part, block) = self.part(pool, n, c);
         let share = n.div_ceil(pool.threads()).max(1);
-        let mut pairs: Vec<Vec<(usize, usize)>> = vec![Vec::new(); self.taps];
-        for run in &self.outputs {
+        let mut pairs: Vec<Vec<(usize, usize)>> = vec![Vec::new(); self.plan.taps];
+        for run in &self.plan.outputs {
             for &(tap, place) in &run.taps {
                 pairs[tap].extend((0..run.len).map(|j| (place + j * run.source_step, run.first + j * run.step)));
             }
         }
-        let mut sums = vec![0.0; n.div_ceil(share) * c * self.taps];
-        chunks(pool, &mut sums, c * self.taps, |i, sums| {
+        let mut sums = vec![0.0; n.div_ceil(share) * c * self.plan.taps];
+        chunks(pool, &mut sums, c * self.plan.taps, |i, sums| {
             let end = n.min((i + 1) * share);
             BUFFERS.with_borrow_mut(|[xs, dys, products]| {
                 for at in (i * share..end).step_by(part) {
                     let n = part.min(end - at);
-                    let x = &x[at * c * self.positions..][..n * c * self.positions];
-                    let dy = &dy[at * c * self.windows..][..n * c * self.windows];
+                    let x = &x[at * c * self.plan.positions..][..n * c * self.plan.positions];
+                    let dy = &dy[at * c * self.plan.windows..][..n * c * self.plan.windows];
                     for first in (0..c).step_by(block) {
                         let channels = block.min(c - first);
                         let row = n * channels;
-                        self.turn(x, [c, first, channels, self.positions], xs);
-                        self.turn(dy, [c, first, channels, self.windows], dys);
+                        self.turn(x, [c, first, channels, self.plan.positions], xs);
+                        self.turn(dy, [c, first, channels, self.plan.windows], dys);
                         products.resize(row, 0.0);
                         for (tap, pairs) in pairs.iter().enumerate() {
                             let pairs: Vec<Pair> =
@@ -170,7 +159,7 @@ impl Depthwise {
                             rows(self.isa, &pairs, xs, dys, products);
                             for image in products.chunks_exact(channels) {
                                 for (k, v) in image.iter().enumerate() {
-                                    sums[(first + k) * self.taps + tap] += v;
+                                    sums[(first + k) * self.plan.taps + tap] += v;
                                 }
                             }
                         }

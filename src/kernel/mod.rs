@@ -19,4 +19,4 @@ pub use convolution::{Convolution, Sizes};
 pub use depthwise::Depthwise;
 pub use pool::Pool;
 pub use tile::Isa;
-pub use windows::Axis;
+pub use windows::{Axis, Plan};

@@ -7,7 +7,7 @@ use super::{
     pool::{Pool, chunks, shift},
     tile::{Factors, Isa, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
-    windows::Run,
+    windows::Plan,
 };
 use std::cell::RefCell;
 
@@ -38,10 +38,10 @@ thread_local! {
 }
 
 impl Patches {
-    /// From the runs of the outputs.
-    pub fn new(isa: Isa, runs: &[Run], taps: usize, positions: usize, windows: usize) -> Self {
+    /// What the windows of a plan read.
+    pub fn new(isa: Isa, plan: &Plan) -> Self {
         let mut parts: Vec<Part> = Vec::new();
-        for run in runs {
+        for run in &plan.outputs {
             let begin = parts.len();
             for &(tap, position) in &run.taps {
                 match parts[begin..].last_mut() {
@@ -53,6 +53,7 @@ impl Patches {
                 }
             }
         }
+        let &Plan { taps, positions, windows, .. } = plan;
         Self { isa, taps, positions, windows, parts }
     }
 
@@ -95,13 +96,7 @@ impl Patches {
     pub fn forward(&self, pool: &dyn Pool, c: usize, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         let (columns, m) = (c * self.taps, w.len() / (c * self.taps).max(1));
         let (row, wide) = (self.row(c), m.next_multiple_of(LANES));
-        // w as panels [m / LANES][column][LANES].
-        let mut panels = vec![0.0; wide * columns];
-        for (m, w) in w.chunks_exact(columns).enumerate() {
-            for (column, v) in w.iter().enumerate() {
-                panels[(m / LANES * columns + column) * LANES + m % LANES] = *v;
-            }
-        }
+        let panels = panels(w, columns, |m, column| (m, column), wide, columns);
         chunks(pool, y, m * self.windows, |image, y| {
             BUFFERS.with_borrow_mut(|[rows, products]| {
                 self.gather(&x[image * c * self.positions..][..c * self.positions], rows);
@@ -121,13 +116,7 @@ impl Patches {
     pub fn input_gradient(&self, pool: &dyn Pool, c: usize, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         let (columns, m) = (c * self.taps, w.len() / (c * self.taps).max(1));
         let wide = self.row(c);
-        // w as panels [column / LANES][m][LANES].
-        let mut panels = vec![0.0; wide * m];
-        for (row, w) in w.chunks_exact(columns).enumerate() {
-            for (column, v) in w.iter().enumerate() {
-                panels[(column / LANES * m + row) * LANES + column % LANES] = *v;
-            }
-        }
+        let panels = panels(w, columns, |m, column| (column, m), wide, m);
         chunks(pool, dx, c * self.positions, |image, dx| {
             BUFFERS.with_borrow_mut(|[rows, products]| {
                 let dy = &dy[image * m * self.windows..][..m * self.windows];
@@ -198,4 +187,22 @@ impl Patches {
             }
         }
     }
+}
+
+/// w [m, columns] as panels [wide / LANES][depth][LANES]; `place` says which lane and which depth an element goes to.
+fn panels(
+    w: &[f32],
+    columns: usize,
+    place: impl Fn(usize, usize) -> (usize, usize),
+    wide: usize,
+    depth: usize,
+) -> Vec<f32> {
+    let mut panels = vec![0.0; wide * depth];
+    for (m, w) in w.chunks_exact(columns).enumerate() {
+        for (column, v) in w.iter().enumerate() {
+            let (lane, k) = place(m, column);
+            panels[(lane / LANES * depth + k) * LANES + lane % LANES] = *v;
+        }
+    }
+    panels
 }

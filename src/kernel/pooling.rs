@@ -2,18 +2,16 @@
 
 use super::{
     pool::{Pool, chunks},
-    windows::{Axis, outputs},
+    windows::Plan,
 };
 
 /// dx = dy added up where the largest x of each window stands; of equal ones the first counts.
 ///
 /// x and dx are [images, positions], dy is [images, windows], where every channel counts as an image.
-pub fn max_gradient(pool: &dyn Pool, axes: &[Axis], x: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn max_gradient(pool: &dyn Pool, plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     /// Floats that a task takes at least.
     const TASK: usize = 1 << 14;
-    let positions: usize = axes.iter().map(|a| a.size).product();
-    let windows: usize = axes.iter().map(|a| a.out).product();
-    let runs = outputs(axes);
+    let &Plan { positions, windows, .. } = plan;
     let images = TASK.div_ceil(positions.max(1));
     chunks(pool, dx, images * positions, |i, dx| {
         dx.fill(0.0);
@@ -21,7 +19,7 @@ pub fn max_gradient(pool: &dyn Pool, axes: &[Axis], x: &[f32], dy: &[f32], dx: &
             let image = i * images + k;
             let x = &x[image * positions..][..positions];
             let dy = &dy[image * windows..][..windows];
-            for run in &runs {
+            for run in &plan.outputs {
                 let Some((&(_, first), others)) = run.taps.split_first() else { continue };
                 for j in 0..run.len {
                     let shift = j * run.source_step;

@@ -6,7 +6,7 @@ use super::{
     Op, OpError,
     conv::{Form, Geometry, forward, scattered},
     reduce::{norm_exponent, over_norm_power, signed_power},
-    window::{Axis, numbers, windows},
+    window::{Axis, windows},
 };
 use crate::graph::{Attr, NATIVE, Value, native};
 
@@ -42,7 +42,7 @@ fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let node = e.node();
     let axes = pool_windows(e, dy.shape())?;
     if e.is_native() {
-        let attrs = [(native::AXES, numbers(&axes).into())];
+        let attrs = [(native::AXES, Axis::to_numbers(&axes).into())];
         let inputs = [x.name(), dy.name()];
         let shape = x.shape().to_vec();
         return Ok(e.graph.raw(NATIVE, native::MAX_POOL_GRADIENT, &inputs, &attrs, &[shape]).remove(0));

@@ -1,62 +1,7 @@
 //! Where the windows of convolutions and pools lie: every spelling of padding resolved to explicit numbers.
 
 use super::{Emit, OpError};
-
-/// The windows along one spatial axis: output o reads inputs `o * stride + t * dilation - before` for t in 0..kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Axis {
-    /// Length of the input.
-    pub size: usize,
-    /// Number of windows.
-    pub out: usize,
-    /// Taps of a window.
-    pub kernel: usize,
-    /// Distance between windows.
-    pub stride: usize,
-    /// Distance between the taps of a window.
-    pub dilation: usize,
-    /// Padding before the first input; negative where the first inputs are never read.
-    pub before: i64,
-    /// Padding after the last input, as the node has it (windows of `ceil_mode` may reach farther).
-    pub after: i64,
-}
-
-impl Axis {
-    /// Distance from the first tap to just behind the last.
-    pub fn extent(&self) -> usize {
-        self.dilation * (self.kernel - 1) + 1
-    }
-
-    /// Length from the first tap of the first window to just behind the last tap of the last.
-    pub fn span(&self) -> usize {
-        (self.out - 1) * self.stride + self.extent()
-    }
-
-    /// Padding after the last input that makes the windows end exactly with it; negative where inputs are left over.
-    pub fn tail(&self) -> i64 {
-        self.span() as i64 - self.before - self.size as i64
-    }
-
-    /// The input that tap `t` of window `o` reads, `None` in the padding.
-    pub fn reads(&self, o: usize, t: usize) -> Option<usize> {
-        let at = (o * self.stride + t * self.dilation) as i64 - self.before;
-        (0..self.size as i64).contains(&at).then_some(at as usize)
-    }
-
-    /// True when no input is read by two windows.
-    pub fn apart(&self) -> bool {
-        self.out == 1 || self.stride >= self.extent()
-    }
-}
-
-/// The axes as the tool's own operators take them: see [`native::AXES`](crate::graph::native::AXES).
-pub fn numbers(axes: &[Axis]) -> Vec<i64> {
-    let axis = |a: &Axis| {
-        let counts = [a.size, a.out, a.kernel, a.stride, a.dilation].map(|v| v as i64);
-        counts.into_iter().chain([a.before])
-    };
-    axes.iter().flat_map(axis).collect()
-}
+pub use crate::kernel::Axis;
 
 /// The windows of a node with the attributes `auto_pad`, `dilations`, `pads` and `strides` over inputs of the given
 /// spatial lengths; `out` are the lengths the runtime computed.

@@ -2,7 +2,7 @@
 
 use crate::{
     graph::{NATIVE, native},
-    kernel::{Axis, Convolution, Depthwise, Isa, Pool, Sizes, adam, pooling},
+    kernel::{Axis, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam, pooling},
 };
 use ort::{
     Error, Result,
@@ -38,6 +38,14 @@ enum Kind {
 struct Own {
     kind: Kind,
     threads: usize,
+}
+
+/// What computes the three maps of a convolution.
+enum Maps {
+    /// Every window reads all channels.
+    All(Convolution),
+    /// Every channel has a window of its own.
+    Each(Depthwise),
 }
 
 /// The threads of the session that runs a kernel.
@@ -127,16 +135,15 @@ impl Operator for Own {
         let list = context.get::<Vec<i64>>(native::AXES).ok_or_else(|| missing(native::AXES))?;
         let axes = axes(&list)?;
         if kind == Kind::MaxPool {
-            return Ok(Box::new(move |context: &ComputeContext| max_pool(context, count, &axes)));
+            let plan = Plan::new(&axes);
+            return Ok(Box::new(move |context: &ComputeContext| max_pool(context, count, &plan)));
         }
         let group = context.get::<i64>(native::GROUP).ok_or_else(|| missing(native::GROUP))?;
         let own = Self { kind, threads: count };
-        if group == 1 {
-            let convolution = Convolution::new(&axes, Isa::detect());
-            return Ok(Box::new(move |context: &ComputeContext| own.convolve(context, &axes, &convolution)));
-        }
-        let depthwise = Depthwise::new(&axes, Isa::detect());
-        Ok(Box::new(move |context: &ComputeContext| own.each_channel(context, &axes, &depthwise)))
+        let isa = Isa::detect();
+        let maps =
+            if group == 1 { Maps::All(Convolution::new(&axes, isa)) } else { Maps::Each(Depthwise::new(&axes, isa)) };
+        Ok(Box::new(move |context: &ComputeContext| own.convolve(context, &axes, group, &maps)))
     }
 }
 
@@ -152,36 +159,23 @@ impl Own {
         head.into_iter().chain(tail).collect()
     }
 
-    fn convolve(&self, context: &ComputeContext, axes: &[Axis], convolution: &Convolution) -> Result<()> {
+    fn convolve(&self, context: &ComputeContext, axes: &[Axis], group: i64, maps: &Maps) -> Result<()> {
         let pool = Threads { context, count: self.threads };
         let (first, second, bias) = (input(context, 0)?, input(context, 1)?, self.bias(context)?);
         let ((a, first), (b, second)) = (first.try_extract_tensor::<f32>()?, second.try_extract_tensor::<f32>()?);
         let bias = bias.as_ref().map(|b| b.try_extract_tensor::<f32>()).transpose()?.map(|b| b.1);
-        let shape = self.shape(axes, 1, a, b);
+        let shape = self.shape(axes, group, a, b);
         let mut out = output(context, 0, &shape)?;
         let out = out.try_extract_tensor_mut::<f32>()?.1;
         let sizes = |c: i64, m: i64| Sizes { n: a[0] as usize, c: c as usize, m: m as usize };
-        match self.kind {
-            Kind::Forward => convolution.forward(&pool, sizes(a[1], b[0]), first, second, bias, out),
-            Kind::Input => convolution.input_gradient(&pool, sizes(b[1], a[1]), first, second, out),
-            _ => convolution.weight_gradient(&pool, sizes(a[1], b[1]), first, second, out),
-        }
-        Ok(())
-    }
-
-    fn each_channel(&self, context: &ComputeContext, axes: &[Axis], depthwise: &Depthwise) -> Result<()> {
-        let pool = Threads { context, count: self.threads };
-        let (first, second, bias) = (input(context, 0)?, input(context, 1)?, self.bias(context)?);
-        let ((a, first), (b, second)) = (first.try_extract_tensor::<f32>()?, second.try_extract_tensor::<f32>()?);
-        let bias = bias.as_ref().map(|b| b.try_extract_tensor::<f32>()).transpose()?.map(|b| b.1);
-        let shape = self.shape(axes, a[1], a, b);
-        let mut out = output(context, 0, &shape)?;
-        let out = out.try_extract_tensor_mut::<f32>()?.1;
         let c = a[1] as usize;
-        match self.kind {
-            Kind::Forward => depthwise.forward(&pool, c, first, second, bias, out),
-            Kind::Input => depthwise.input_gradient(&pool, c, first, second, out),
-            _ => depthwise.weight_gradient(&pool, c, first, second, out),
+        match (maps, self.kind) {
+            (Maps::All(m), Kind::Forward) => m.forward(&pool, sizes(a[1], b[0]), first, second, bias, out),
+            (Maps::All(m), Kind::Input) => m.input_gradient(&pool, sizes(b[1], a[1]), first, second, out),
+            (Maps::All(m), _) => m.weight_gradient(&pool, sizes(a[1], b[1]), first, second, out),
+            (Maps::Each(m), Kind::Forward) => m.forward(&pool, c, first, second, bias, out),
+            (Maps::Each(m), Kind::Input) => m.input_gradient(&pool, c, first, second, out),
+            (Maps::Each(m), _) => m.weight_gradient(&pool, c, first, second, out),
         }
         Ok(())
     }
@@ -191,12 +185,12 @@ impl Own {
     }
 }
 
-fn max_pool(context: &ComputeContext, count: usize, axes: &[Axis]) -> Result<()> {
+fn max_pool(context: &ComputeContext, count: usize, plan: &Plan) -> Result<()> {
     let (x, dy) = (input(context, 0)?, input(context, 1)?);
     let (shape, x) = x.try_extract_tensor::<f32>()?;
     let mut dx = output(context, 0, shape)?;
     let dx = dx.try_extract_tensor_mut::<f32>()?.1;
-    pooling::max_gradient(&Threads { context, count }, axes, x, dy.try_extract_tensor::<f32>()?.1, dx);
+    pooling::max_gradient(&Threads { context, count }, plan, x, dy.try_extract_tensor::<f32>()?.1, dx);
     Ok(())
 }
 
@@ -241,19 +235,8 @@ fn adam_step(context: &ComputeContext, count: usize, beta1: f32, beta2: f32) -> 
     Ok(())
 }
 
-/// The windows that the attribute lists: six numbers an axis.
+/// The windows that the attribute lists.
 fn axes(list: &[i64]) -> Result<Vec<Axis>> {
-    if !list.len().is_multiple_of(6) {
-        return Err(Error::new(format!("attribute {}: {} numbers, not six an axis", native::AXES, list.len())));
-    }
-    let at = |v: i64| v as usize;
-    let axis = |a: &[i64]| Axis {
-        size: at(a[0]),
-        out: at(a[1]),
-        kernel: at(a[2]),
-        stride: at(a[3]),
-        dilation: at(a[4]),
-        before: a[5],
-    };
-    Ok(list.chunks_exact(6).map(axis).collect())
+    let wrong = || Error::new(format!("attribute {}: {} numbers do not make up axes", native::AXES, list.len()));
+    Axis::from_numbers(list).ok_or_else(wrong)
 }

@@ -85,9 +85,7 @@ impl Device {
             Self::Cuda(_) => &["ConvTranspose"],
         }
     }
-}
 
-impl Device {
     /// True where step graphs may hold the tool's own operators ([`native`](crate::graph::native)).
     pub fn has_native(self) -> bool {
         self == Self::Cpu
@@ -193,7 +191,6 @@ impl Engine {
             // A prediction that is sure leaves gradients too small for normal numbers, at which processors are very slow.
             .with_flush_to_zero()?
             .with_operators(super::native::domain(self.threads)?)?;
-        let builder = if let Ok(p) = std::env::var("ORT_PROFILE") { builder.with_profiling(p)? } else { builder };
         let Device::Cuda(id) = self.device else { return Ok(builder) };
         let cuda = ep::CUDA::default()
             .with_device_id(id)

@@ -4,8 +4,7 @@
 //! the weight stays in the file's layout, because moving a large weight costs more than a product with it.
 
 use super::{
-    super::window::numbers,
-    Form, Geometry,
+    Axis, Form, Geometry,
     kernel::{gathered, spread, trimmed, unravel},
 };
 use crate::{
@@ -56,7 +55,7 @@ pub(super) fn native_forward(e: &mut Emit<'_>, q: &Geometry, x: &Value, w: &Valu
 
 /// An operator of the tool's own over these windows.
 fn own(e: &mut Emit<'_>, q: &Geometry, op: &str, inputs: &[&str], shape: &[usize]) -> Value {
-    let attrs = [(native::AXES, numbers(&q.axes).into()), (native::GROUP, (q.g as i64).into())];
+    let attrs = [(native::AXES, Axis::to_numbers(&q.axes).into()), (native::GROUP, (q.g as i64).into())];
     e.graph.raw(NATIVE, op, inputs, &attrs, &[shape.to_vec()]).remove(0)
 }
 
