@@ -129,6 +129,10 @@ impl Engine {
                     .with_telemetry(false)
                     .build()
                     .map_err(|e| fail(e.to_string()))?;
+                // The library notes the domain of the tool's own operators with the first session, and fails where two
+                // sessions on different threads are the first; under the lock there is one.
+                let first = Self { environment: environment.clone(), device: Device::Cpu, threads: 1 };
+                first.session("a first graph", &crate::runtime::probe_graph())?;
                 *opened = Some((path.to_owned(), environment.clone()));
                 environment
             }
