@@ -2,9 +2,10 @@
 
 use onnx_unlearn::kernel::{
     Axis, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam,
+    lines::{BLOCK, Piece, Spread, Tap, correlate, dots, lay, take},
     pool::Alone,
     pooling,
-    tile::{Factors, LANES, Pair, ROWS, rows, tile},
+    tile::{Factors, LANES, Pair, ROWS, tile},
     transpose::transpose,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -161,7 +162,7 @@ fn convolutions() {
 fn depthwise_convolutions() {
     for axes in geometries() {
         let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product::<usize>();
-        for [n, c] in [[1, 1], [3, 5], [5, 70], [1, 16]] {
+        for [n, c] in [[1, 1], [2, 7], [5, 70], [1, 16], [40, 40]] {
             let s = Sizes { n, c, m: c };
             let x = any(n * c * count(|a| a.size), 1);
             let w = any(c * count(|a| a.kernel), 2);
@@ -279,9 +280,37 @@ fn a_tile_is_checked() {
     assert!(refused(f, 13) && refused(f, 0) && refused(Factors { depth: 6, ..f }, 1));
     assert!(refused(Factors { pairs: &[pairs[0], Pair { a: 1, b: 0 }], ..f }, 12));
     assert!(refused(Factors { pairs: &[Pair { a: 0, b: 1 }], ..f }, 1));
-    let outside = |pair| {
-        let attempt = || rows(Isa::detect(), &[pair], &a, &b, &mut [0.0; 60]);
-        std::panic::catch_unwind(attempt).is_err()
+}
+
+/// Lines too: what lies outside a slice is refused.
+#[test]
+fn lines_are_checked() {
+    let refused = |attempt: &dyn Fn(Isa)| {
+        let caught = |&isa: &Isa| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attempt(isa))).is_err();
+        let refused = sets().iter().filter(|isa| caught(isa)).count();
+        assert!(refused == 0 || refused == sets().len(), "one instruction set refuses what another does not");
+        refused > 0
     };
-    assert!(!outside(Pair { a: 0, b: 100 }) && outside(Pair { a: 1, b: 0 }) && outside(Pair { a: 0, b: 101 }));
+    let a = any(2 * BLOCK, 1);
+    let tap = |at| [Tap { at, weight: 2.0 }];
+    assert!(!refused(&|isa| correlate(isa, &tap(BLOCK), &a, &mut [0.0; BLOCK])));
+    assert!(refused(&|isa| correlate(isa, &tap(BLOCK + 1), &a, &mut [0.0; BLOCK])));
+    assert!(refused(&|isa| correlate(isa, &tap(0), &a, &mut [0.0; BLOCK + 1])));
+    let sums = || [[0.0; onnx_unlearn::kernel::lines::LANES]];
+    assert!(!refused(&|isa| dots(isa, &[BLOCK], &a, &a[..BLOCK], &mut sums())));
+    assert!(refused(&|isa| dots(isa, &[BLOCK + 1], &a, &a[..BLOCK], &mut sums())));
+    assert!(refused(&|isa| dots(isa, &[0, 1], &a, &a[..BLOCK], &mut sums())));
+    for (step, len) in [(1, 20), (1, 1), (2, 7), (3, 5)] {
+        let size = 3 + (len - 1) * step + 1;
+        let pieces = [Piece { at: 3, step, phase: 1, place: 2, len }];
+        let s = Spread { pieces: &pieces, size, count: 2, line: 30, apart: 70 };
+        let planes = any(2 * size, 2);
+        let fits = 70 + 30 + 2 + len;
+        assert!(!refused(&|isa| lay(isa, s, &planes, &mut vec![0.0; fits])), "{step} {len}");
+        assert!(refused(&|isa| lay(isa, s, &planes, &mut vec![0.0; fits - 1])), "{step} {len}");
+        assert!(refused(&|isa| lay(isa, s, &planes[1..], &mut vec![0.0; fits])), "{step} {len}");
+        assert!(!refused(&|isa| take(isa, s, &vec![0.0; fits], &mut planes.clone())), "{step} {len}");
+        assert!(refused(&|isa| take(isa, s, &vec![0.0; fits - 1], &mut planes.clone())), "{step} {len}");
+        assert!(refused(&|isa| take(isa, s, &vec![0.0; fits], &mut planes[1..].to_vec())), "{step} {len}");
+    }
 }

@@ -1,175 +1,277 @@
 //! Convolutions in which every channel has a window of its own, and their two gradients.
 //!
-//! Inside, as in [`convolution`](super::convolution), positions come first: [position, image, channel]. The images and
-//! channels at one position are then one long row, and every map is a sum of such rows multiplied element by element. A task
-//! takes some images, and of these some channels at a time, so that what it works on stays in a core's cache.
+//! One channel of some images is laid out as one long line, with room between rows, planes and images, so that every tap
+//! reads the same line from another place on, whatever the width of a map:
+//!
+//! y[o] = sum over t of w[t] x[o + at(t)]      dx[p] = sum over t of w[t] dy[p - at(t)]      dw[t] = sum over o of dy[o] x[o + at(t)]
+//!
+//! What falls into the room is not copied back. With a stride of s along an axis, the inputs whose places are equal modulo s
+//! make up a line of their own, a phase: a tap reads neighbouring inputs of one of them for neighbouring windows.
 
 use super::{
+    lines::{BLOCK, LANES, Piece, Spread, Tap, correlate, dots, lay, take},
     pool::{Pool, chunks, shift},
-    tile::{Isa, Pair, rows},
-    transpose::transpose,
-    windows::{Axis, Plan, Run},
+    tile::Isa,
+    windows::Axis,
 };
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
-/// Floats that a task works on at a time.
-const PART: usize = 1 << 16;
-/// Channels that are worked on together at least: a cache line.
-const LINE: usize = 16;
+/// Floats that a line has at most, unless one image has more.
+const LINE: usize = 2048;
+/// Floats of all lines that are worked on together: they stay in a core's cache.
+const LINES: usize = 1 << 15;
+/// Floats that are read in a row at least, where there are so many: what is far apart in memory takes long to arrive.
+const READ: usize = 1024;
 
 /// A depthwise convolution: x [n, c, size...], w [c, 1, kernel...], y [n, c, out...].
 #[derive(Clone, Debug)]
 pub struct Depthwise {
     isa: Isa,
-    plan: Plan,
-}
-
-thread_local! {
-    /// Source, result and weights in the inner layout, kept from task to task.
-    static BUFFERS: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+    positions: usize,
+    windows: usize,
+    /// Floats of one image in a phase.
+    len: usize,
+    phases: usize,
+    /// How far a tap reaches at most.
+    reach: usize,
+    /// Phase and place of the input that each tap of the first window reads.
+    taps: Vec<(usize, usize)>,
+    /// Where the inputs are that any window may read.
+    inputs: Vec<Piece>,
+    /// Where the windows are.
+    outputs: Vec<Piece>,
 }
 
 impl Depthwise {
     /// The convolution with these windows.
     pub fn new(axes: &[Axis], isa: Isa) -> Self {
-        Self { isa, plan: Plan::new(axes) }
+        let whole = Piece { at: 0, step: 1, phase: 0, place: 0, len: 1 };
+        let (mut inputs, mut outputs, mut taps) = (vec![whole], vec![whole], vec![(0, 0)]);
+        let (mut len, mut phases, mut reach) = (1, 1, 0);
+        for (i, a) in axes.iter().enumerate() {
+            let last = i + 1 == axes.len();
+            let beyond = a.dilation * (a.kernel - 1) / a.stride;
+            let long = a.out + beyond;
+            let within = |p: &Piece, along: &Piece, size: usize| Piece {
+                at: p.at * size + along.at,
+                phase: p.phase * a.stride + along.phase,
+                place: p.place * long + along.place,
+                ..*along
+            };
+            let along = of_inputs(a, long, last);
+            inputs = inputs.iter().flat_map(|p| along.iter().map(|q| within(p, q, a.size))).collect();
+            let along = of_outputs(a, last);
+            outputs = outputs.iter().flat_map(|p| along.iter().map(|q| within(p, q, a.out))).collect();
+            let along = (0..a.kernel).map(|t| (t * a.dilation % a.stride, t * a.dilation / a.stride));
+            let along: Vec<(usize, usize)> = along.collect();
+            let both =
+                |(phase, place): &(usize, usize), (f, p): &(usize, usize)| (phase * a.stride + f, place * long + p);
+            taps = taps.iter().flat_map(|t| along.iter().map(move |u| both(t, u))).collect();
+            len *= long;
+            phases *= a.stride;
+            reach = reach * long + beyond;
+        }
+        let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product();
+        let (positions, windows) = (count(|a| a.size), count(|a| a.out));
+        Self { isa, positions, windows, len, phases, reach, taps, inputs, outputs }
     }
 
     /// y = the convolution of x with w, plus bias [c] where there is one.
     pub fn forward(&self, pool: &dyn Pool, c: usize, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        self.images(pool, &self.plan.outputs, [self.plan.positions, self.plan.windows], c, x, w, y);
-        if let Some(bias) = bias {
-            chunks(pool, y, c * self.plan.windows, |_, y| {
-                for (y, b) in y.chunks_exact_mut(self.plan.windows).zip(bias) {
-                    shift(y, *b);
+        self.maps(pool, c, y, self.windows, |size, line, blocks, first, y| {
+            let mut taps: Vec<Tap> = self.taps.iter().map(|&(f, p)| Tap { at: f * line + p, weight: 0.0 }).collect();
+            let apart = [apart(self.phases * line + self.reach), apart(line)];
+            with_buffers(apart.map(|a| a * size), |[xs, ys]| {
+                for block in blocks {
+                    for (k, plane) in block.images(c) {
+                        let spread = self.inputs(line, apart[0], block.channels.len());
+                        lay(self.isa, spread, &x[plane * self.positions..], &mut xs[k * self.len..]);
+                    }
+                    let lines = xs.chunks_exact(apart[0]).zip(ys.chunks_exact_mut(apart[1]));
+                    for (channel, (xs, ys)) in block.channels.clone().zip(lines) {
+                        taps.iter_mut().zip(&w[channel * self.taps.len()..]).for_each(|(tap, w)| tap.weight = *w);
+                        correlate(self.isa, &taps, xs, &mut ys[..line]);
+                    }
+                    for (k, plane) in block.images(c) {
+                        let y = &mut y[(plane - first) * self.windows..][..block.channels.len() * self.windows];
+                        take(self.isa, self.outputs(line, apart[1], block.channels.len()), &ys[k * self.len..], y);
+                        if let Some(bias) = bias {
+                            let planes = y.chunks_exact_mut(self.windows).zip(&bias[block.channels.start..]);
+                            planes.for_each(|(y, bias)| shift(y, *bias));
+                        }
+                    }
                 }
             });
-        }
+        });
     }
 
     /// dx = what dy [n, c, out...] says about x.
     pub fn input_gradient(&self, pool: &dyn Pool, c: usize, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-        self.images(pool, &self.plan.inputs, [self.plan.windows, self.plan.positions], c, dy, w, dx);
-    }
-
-    /// Images of a part and channels of a block, for `n` images of `c` channels.
-    fn part(&self, pool: &dyn Pool, n: usize, c: usize) -> (usize, usize) {
-        let each = self.plan.positions + self.plan.windows;
-        let block = (PART / each.max(1)).clamp(LINE, c.next_multiple_of(LINE)) / LINE * LINE;
-        let images = (PART / (each * block).max(1)).clamp(1, n.div_ceil(pool.threads()).max(1));
-        (images, block.min(c))
-    }
-
-    #[allow(clippy::too_many_arguments)] // the two public maps are its only callers
-    fn images(
-        &self,
-        pool: &dyn Pool,
-        runs: &[Run],
-        [sources, results]: [usize; 2],
-        c: usize,
-        source: &[f32],
-        w: &[f32],
-        result: &mut [f32],
-    ) {
-        let n = source.len() / (c * sources).max(1);
-        let (part, block) = self.part(pool, n, c);
-        chunks(pool, result, part * c * results, |i, result| {
-            let n = result.len() / (c * results);
-            let source = &source[i * part * c * sources..][..n * c * sources];
-            BUFFERS.with_borrow_mut(|[x, y, weights]| {
-                let mut pairs: Vec<Pair> = Vec::new();
-                for first in (0..c).step_by(block) {
-                    let channels = block.min(c - first);
-                    let row = n * channels;
-                    self.turn(source, [c, first, channels, sources], x);
-                    self.spread(&w[first * self.plan.taps..], channels, n, weights);
-                    y.resize(results * row, 0.0);
-                    for run in runs {
-                        for j in 0..run.len {
-                            let pair = |&(tap, place): &(usize, usize)| Pair {
-                                a: (place + j * run.source_step) * row,
-                                b: tap * row,
-                            };
-                            pairs.clear();
-                            pairs.extend(run.taps.iter().map(pair));
-                            let y = &mut y[(run.first + j * run.step) * row..][..row];
-                            rows(self.isa, &pairs, x, weights, y);
+        let covered = self.inputs.iter().map(|p| p.len).sum::<usize>() == self.positions;
+        self.maps(pool, c, dx, self.positions, |size, line, blocks, first, dx| {
+            if !covered {
+                dx.fill(0.0);
+            }
+            let mut taps: Vec<Vec<Tap>> = vec![Vec::new(); self.phases];
+            let apart = [apart(self.reach + line), apart(self.phases * line)];
+            with_buffers(apart.map(|a| a * size), |[dys, dxs]| {
+                for block in blocks {
+                    for (k, plane) in block.images(c) {
+                        let spread = self.outputs(line, apart[0], block.channels.len());
+                        // The room that a tap reaches back into is before dy.
+                        let at = self.reach + k * self.len;
+                        lay(self.isa, spread, &dy[plane * self.windows..], &mut dys[at..]);
+                    }
+                    let lines = dys.chunks_exact(apart[0]).zip(dxs.chunks_exact_mut(apart[1]));
+                    for (channel, (dys, dxs)) in block.channels.clone().zip(lines) {
+                        taps.iter_mut().for_each(Vec::clear);
+                        for (&(phase, place), &weight) in self.taps.iter().zip(&w[channel * self.taps.len()..]) {
+                            taps[phase].push(Tap { at: self.reach - place, weight });
+                        }
+                        for (taps, dxs) in taps.iter().zip(dxs.chunks_exact_mut(line)) {
+                            correlate(self.isa, taps, dys, dxs);
                         }
                     }
-                    for image in 0..n {
-                        let result = &mut result[(image * c + first) * results..][..channels * results];
-                        let y = &y[image * channels..];
-                        transpose(self.isa, y, row, result, results, results, channels);
+                    for (k, plane) in block.images(c) {
+                        let spread = self.inputs(line, apart[1], block.channels.len());
+                        take(self.isa, spread, &dxs[k * self.len..], &mut dx[(plane - first) * self.positions..]);
                     }
                 }
             });
         });
-    }
-
-    /// `channels` of images [c, positions] from `first` on, as [positions, image, channel].
-    fn turn(&self, images: &[f32], [c, first, channels, positions]: [usize; 4], out: &mut Vec<f32>) {
-        let n = images.len() / (c * positions);
-        out.resize(positions * n * channels, 0.0);
-        for (k, image) in images.chunks_exact(c * positions).enumerate() {
-            let v = &image[first * positions..];
-            transpose(self.isa, v, positions, &mut out[k * channels..], n * channels, channels, positions);
-        }
-    }
-
-    /// w [channel, tap] as [tap, image, channel], the same for every image.
-    fn spread(&self, w: &[f32], channels: usize, n: usize, out: &mut Vec<f32>) {
-        out.resize(self.plan.taps * n * channels, 0.0);
-        for (tap, row) in out.chunks_exact_mut(n * channels).enumerate() {
-            for image in row.chunks_exact_mut(channels) {
-                image.iter_mut().enumerate().for_each(|(c, v)| *v = w[c * self.plan.taps + tap]);
-            }
-        }
     }
 
     /// dw [c, 1, kernel...] = what dy says about w.
-    ///
-    /// Every thread sums up its share of the images; the shares are added in order, so that equal runs are equal.
     pub fn weight_gradient(&self, pool: &dyn Pool, c: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        let n = x.len() / (c * self.plan.positions).max(1);
-        let (part, block) = self.part(pool, n, c);
-        let share = n.div_ceil(pool.threads()).max(1);
-        let mut pairs: Vec<Vec<(usize, usize)>> = vec![Vec::new(); self.plan.taps];
-        for run in &self.plan.outputs {
-            for &(tap, place) in &run.taps {
-                pairs[tap].extend((0..run.len).map(|j| (place + j * run.source_step, run.first + j * run.step)));
-            }
-        }
-        let mut sums = vec![0.0; n.div_ceil(share) * c * self.plan.taps];
-        chunks(pool, &mut sums, c * self.plan.taps, |i, sums| {
-            let end = n.min((i + 1) * share);
-            BUFFERS.with_borrow_mut(|[xs, dys, products]| {
-                for at in (i * share..end).step_by(part) {
-                    let n = part.min(end - at);
-                    let x = &x[at * c * self.plan.positions..][..n * c * self.plan.positions];
-                    let dy = &dy[at * c * self.plan.windows..][..n * c * self.plan.windows];
-                    for first in (0..c).step_by(block) {
-                        let channels = block.min(c - first);
-                        let row = n * channels;
-                        self.turn(x, [c, first, channels, self.plan.positions], xs);
-                        self.turn(dy, [c, first, channels, self.plan.windows], dys);
-                        products.resize(row, 0.0);
-                        for (tap, pairs) in pairs.iter().enumerate() {
-                            let pairs: Vec<Pair> =
-                                pairs.iter().map(|&(p, o)| Pair { a: p * row, b: o * row }).collect();
-                            rows(self.isa, &pairs, xs, dys, products);
-                            for image in products.chunks_exact(channels) {
-                                for (k, v) in image.iter().enumerate() {
-                                    sums[(first + k) * self.plan.taps + tap] += v;
-                                }
-                            }
-                        }
+        let n = x.len() / (c * self.positions).max(1);
+        let (images, channels) = self.together(n, c.div_ceil(pool.threads()).max(1));
+        let line = (images * self.len).next_multiple_of(BLOCK);
+        let at: Vec<usize> = self.taps.iter().map(|&(f, p)| f * line + p).collect();
+        chunks(pool, dw, channels * at.len(), |i, dw| {
+            let here = i * channels..i * channels + dw.len() / at.len();
+            let mut sums = vec![[0.0; LANES]; dw.len()];
+            let apart = [apart(self.phases * line + self.reach), apart(line)];
+            with_buffers(apart.map(|a| a * channels), |[xs, dys]| {
+                for first in (0..n).step_by(images) {
+                    let block = Block { images: first..n.min(first + images), channels: here.clone() };
+                    if block.images.len() < images {
+                        dys.fill(0.0);
+                    }
+                    for (k, plane) in block.images(c) {
+                        let inputs = self.inputs(line, apart[0], here.len());
+                        lay(self.isa, inputs, &x[plane * self.positions..], &mut xs[k * self.len..]);
+                        let outputs = self.outputs(line, apart[1], here.len());
+                        lay(self.isa, outputs, &dy[plane * self.windows..], &mut dys[k * self.len..]);
+                    }
+                    let lines = xs.chunks_exact(apart[0]).zip(dys.chunks_exact(apart[1]));
+                    for (sums, (xs, dys)) in sums.chunks_exact_mut(at.len()).zip(lines) {
+                        dots(self.isa, &at, xs, &dys[..line], sums);
                     }
                 }
             });
+            dw.iter_mut().zip(&sums).for_each(|(dw, lanes)| *dw = lanes.iter().sum());
         });
-        dw.fill(0.0);
-        for share in sums.chunks_exact(dw.len()) {
-            dw.iter_mut().zip(share).for_each(|(v, s)| *v += s);
+    }
+
+    fn inputs(&self, line: usize, apart: usize, count: usize) -> Spread<'_> {
+        Spread { pieces: &self.inputs, size: self.positions, count, line, apart }
+    }
+
+    fn outputs(&self, line: usize, apart: usize, count: usize) -> Spread<'_> {
+        Spread { pieces: &self.outputs, size: self.windows, count, line, apart }
+    }
+
+    /// Images of a line, and channels whose lines are worked on together.
+    fn together(&self, n: usize, c: usize) -> (usize, usize) {
+        let channels = (READ / self.positions.max(1)).clamp(1, c.max(1));
+        let line = (LINES / channels).clamp(BLOCK, LINE);
+        ((line / self.len).clamp(1, n.max(1)), channels)
+    }
+
+    /// Shares the planes of `result`, `size` floats each, out to tasks: each is told how many channels a block has at most,
+    /// the length of a line, its blocks, its first plane, and its part of `result`.
+    fn maps(
+        &self,
+        pool: &dyn Pool,
+        c: usize,
+        result: &mut [f32],
+        size: usize,
+        task: impl Fn(usize, usize, &mut dyn Iterator<Item = Block>, usize, &mut [f32]) + Sync,
+    ) {
+        let n = result.len() / (c * size).max(1);
+        let (images, channels) = self.together(n.div_ceil(pool.threads()), c);
+        let line = (images * self.len).next_multiple_of(BLOCK);
+        // Whole images; of a single one a part of the channels.
+        let whole = n >= pool.threads();
+        let part = if whole { c } else { c.div_ceil(pool.threads()) };
+        let parts = (1..=c.max(1)).filter(|p| c.is_multiple_of(*p));
+        let part = parts.take_while(|p| *p <= part).last().unwrap_or(1);
+        let images = if part < c { 1 } else { images };
+        chunks(pool, result, images * part * size, |i, result| {
+            let first = i * images * part;
+            let all = first / c..first / c + (result.len() / size).div_ceil(part);
+            let (begin, end) = (first % c, first % c + part);
+            let mut blocks = (begin..end)
+                .step_by(channels)
+                .map(|from| Block { images: all.clone(), channels: from..end.min(from + channels) });
+            task(channels, line, &mut blocks, first, result);
+        });
+    }
+}
+
+/// Planes that are worked on together.
+struct Block {
+    images: Range<usize>,
+    channels: Range<usize>,
+}
+
+impl Block {
+    /// Number of every image in the block, and its first plane there, of `c` an image.
+    fn images(&self, c: usize) -> impl Iterator<Item = (usize, usize)> {
+        let first = self.channels.start;
+        self.images.clone().enumerate().map(move |(k, image)| (k, image * c + first))
+    }
+}
+
+/// Distance of two lines: never a multiple of a memory page, whose lines would push each other out of the cache.
+fn apart(len: usize) -> usize {
+    len.next_multiple_of(256) + 16
+}
+
+/// Two buffers of zeros.
+fn with_buffers(sizes: [usize; 2], task: impl FnOnce(&mut [Vec<f32>; 2])) {
+    thread_local! {
+        /// Kept from task to task.
+        static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    }
+    BUFFERS.with_borrow_mut(|buffers| {
+        for (buffer, size) in buffers.iter_mut().zip(sizes) {
+            buffer.clear();
+            buffer.resize(size, 0.0);
+        }
+        task(buffers);
+    });
+}
+
+/// The inputs along an axis that windows may read: their phases, each `long` places.
+fn of_inputs(a: &Axis, long: usize, last: bool) -> Vec<Piece> {
+    let mut found: Vec<Piece> = Vec::new();
+    for at in 0..a.size {
+        let padded = at as i64 + a.before;
+        let (phase, place) = (padded.rem_euclid(a.stride as i64) as usize, padded.div_euclid(a.stride as i64));
+        if place < 0 || place >= long as i64 {
+            continue;
+        }
+        // Along the last axis, neighbours of a phase are one piece.
+        match found.iter_mut().find(|p| last && p.phase == phase) {
+            Some(piece) => piece.len += 1,
+            None => found.push(Piece { at, step: a.stride, phase, place: place as usize, len: 1 }),
         }
     }
+    found
+}
+
+fn of_outputs(a: &Axis, last: bool) -> Vec<Piece> {
+    let window = |at| Piece { at, step: 1, phase: 0, place: at, len: 1 };
+    if last { vec![Piece { len: a.out, ..window(0) }] } else { (0..a.out).map(window).collect() }
 }

@@ -1,13 +1,14 @@
 //! Computes the heavy parts of a training step on the CPU, in float32: whole batches at once, and nothing for padding.
 //!
 //! ONNX Runtime's own operators work image by image and lay weights out only where they never change, which suits
-//! inference. Here are the same maps for training. [`tile`] is the one place with vector instructions; everything else is
-//! safe code around it. `onnx-unlearn` offers them to the runtime as operators of a domain of its own
+//! inference. Here are the same maps for training. [`tile`] and [`lines`] have the sums, in vector instructions; everything
+//! else is safe code around them. `onnx-unlearn` offers them to the runtime as operators of a domain of its own
 //! (`graph::native`) and writes them where a graph may hold them.
 
 pub mod adam;
 pub mod convolution;
 pub mod depthwise;
+pub mod lines;
 mod narrow;
 pub mod pool;
 pub mod pooling;

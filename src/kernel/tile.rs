@@ -113,52 +113,6 @@ pub fn tile(isa: Isa, rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
     }
 }
 
-/// Writes out[l] = sum over pairs of a[pair.a + l] b[pair.b + l].
-///
-/// # Panics
-/// When a factor would be read outside its slice, or the processor lacks the instructions.
-pub fn rows(isa: Isa, pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
-    let (a_max, b_max) = pairs.iter().fold((0, 0), |(a, b), p| (a.max(p.a), b.max(p.b)));
-    assert!(a_max + out.len() <= a.len(), "the left factor ends at {}", a.len());
-    assert!(b_max + out.len() <= b.len(), "the right factor ends at {}", b.len());
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::rows512(pairs, a, b, out),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::rows256(pairs, a, b, out),
-        _ => sum_rows::<8>(pairs, a, b, out),
-    }
-}
-
-/// Sums of `WIDTH` columns at a time, so that they stay in registers, then of eight and of one.
-// Inlined so that it is compiled for the instructions of its callers.
-#[allow(clippy::inline_always)]
-#[inline(always)]
-fn sum_rows<const WIDTH: usize>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
-    let at = sum_blocks::<WIDTH>(pairs, a, b, out, 0);
-    let at = sum_blocks::<16>(pairs, a, b, out, at);
-    sum_blocks::<1>(pairs, a, b, out, at);
-}
-
-/// The sums of as many whole blocks as there are from `at` on; gives the end of the last one.
-#[allow(clippy::inline_always)]
-#[inline(always)]
-fn sum_blocks<const WIDTH: usize>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32], at: usize) -> usize {
-    let (blocks, _) = out[at..].as_chunks_mut::<WIDTH>();
-    let end = at + blocks.len() * WIDTH;
-    for (i, out) in blocks.iter_mut().enumerate() {
-        let mut sums = [0.0f32; WIDTH];
-        for p in pairs {
-            let (a, b) = (&a[p.a + at + i * WIDTH..][..WIDTH], &b[p.b + at + i * WIDTH..][..WIDTH]);
-            for l in 0..WIDTH {
-                sums[l] += a[l] * b[l];
-            }
-        }
-        *out = sums;
-    }
-    end
-}
-
 fn portable(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
     for (r, row) in out[..rows].iter_mut().enumerate() {
         let mut sums = if add { *row } else { [0.0; LANES] };
@@ -177,7 +131,7 @@ fn portable(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Factors, Isa, LANES, Pair, ROWS, Tile, sum_rows};
+    use super::{Factors, Isa, LANES, ROWS, Tile};
     use std::arch::x86_64::{
         __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
@@ -213,28 +167,6 @@ mod x86 {
                 unsafe { by_rows!(tile256, part.len(), shifted, part, half, add) }
             }
         }
-    }
-
-    #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
-    pub fn rows512(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
-        #[target_feature(enable = "avx512f")]
-        fn wide(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
-            sum_rows::<64>(pairs, a, b, out);
-        }
-        assert!(Isa::Avx512.available(), "no AVX-512");
-        // SAFETY: the instructions are there.
-        unsafe { wide(pairs, a, b, out) }
-    }
-
-    #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
-    pub fn rows256(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
-        #[target_feature(enable = "avx2,fma")]
-        fn wide(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
-            sum_rows::<32>(pairs, a, b, out);
-        }
-        assert!(Isa::Avx2.available(), "no AVX2");
-        // SAFETY: the instructions are there.
-        unsafe { wide(pairs, a, b, out) }
     }
 
     /// # Safety
