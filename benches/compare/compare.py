@@ -2,18 +2,21 @@
 """Times whole runs: `onnx-unlearn forget` beside a PyTorch program that does the same work.
 
     python3 benches/compare/compare.py --program target/release/onnx-unlearn --python PYTHON \\
-        --model resnet18-cifar10.onnx --retain train.npz
+        --model resnet18-cifar10.onnx --retain train.npz [--network NAME-SIZE]
 
-Both take turns, so that a busy machine slows both: ours, PyTorch channels-last with fused Adam, PyTorch as a notebook
-would have it (contiguous images, default Adam). Same model file, retain sample, batch, optimizer, number of steps and
-threads; learning rates are fixed, so nothing is searched for. A run counts from the start of the process to its end. Ours
-also writes, checks and measures its result on the retain sample; PyTorch writes nothing. Prints medians, ratios and peak
-memory. `--python` has what `pytorch_unsir.py` asks for; this script needs the standard library only, on Linux or macOS.
+All take turns, so that a busy machine slows all: ours, PyTorch channels-last with fused Adam, PyTorch as a notebook would
+have it (contiguous images, default Adam, gradients of the weights while noise is learned). Same model file, retain sample,
+batch, optimizer, number of steps and threads; learning rates are fixed, so nothing is searched for. All measure the retain
+sample before, between and after; ours also writes its result and checks it in a second engine, PyTorch writes nothing. A
+run counts from the start of the process to its end. Prints medians, ratios, peak memory, and what share of the speed of
+PyTorch's products of matrices a step reaches, by PyTorch's count of its operations, padding included. `--python` has what
+`pytorch_unsir.py` asks for; this script needs the standard library only, on Linux or macOS.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -23,10 +26,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MEAN, STD = ["0.4914", "0.4822", "0.4465"], ["0.2023", "0.1994", "0.2010"]
+PHASES = ["noise", "impair", "repair"]
+OURS, BEST, NOTEBOOK = "onnx-unlearn", "PyTorch, best practice", "PyTorch, as a notebook"
 
 
 def run(command):
-    """Seconds and peak memory in MB of a process, and what it printed."""
+    """Seconds and peak memory in MB of a process, and what it printed on stdout and stderr."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begin = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -34,12 +39,12 @@ def run(command):
         seconds = time.perf_counter() - begin
         out.seek(0)
         err.seek(0)
-        printed = out.read().decode()
+        printed, notes = out.read().decode(), err.read().decode()
         # 1 is a verdict: the rates here are not chosen to forget.
         if os.waitstatus_to_exitcode(status) not in (0, 1):
-            sys.exit(f"{' '.join(map(str, command))}\n{err.read().decode()}")
+            sys.exit(f"{' '.join(map(str, command))}\n{notes}")
     scale = 2**20 if sys.platform == "darwin" else 2**10
-    return seconds, usage.ru_maxrss / scale, printed
+    return seconds, usage.ru_maxrss / scale, printed, notes
 
 
 def ours(args, work):
@@ -47,48 +52,65 @@ def ours(args, work):
     command = [args.program, "forget", args.model, "--forget", str(args.forget), "--retain", args.retain,
                "--mean", ",".join(MEAN), "--std", ",".join(STD), "--threads", str(args.threads),
                "--batch-size", str(args.batch), "--per-class", str(args.per_class), "--targets", "labels",
+               "--noise-images", str(args.batch), "--noise-steps", str(args.noise_steps),
+               "--noise-samples", str(args.batch * args.copies),
                "--impair-lr", "1e-4", "--repair-lr", "1e-4", "--out", out, "--keep-failed", "--allow-unchecked", "--json"]
-    return run(command)
+    seconds, peak, _, notes = run(command)
+    told = re.findall(r"(noise|impair|repair): (\d+) steps in .*\(([\d.]+) ms a step\)", notes)
+    return seconds, peak, {phase: (int(steps), float(ms) / 1000) for phase, steps, ms in told}
+
+
+def script(args):
+    network = ["--network", args.network] if args.network else []
+    return [args.python, HERE / "pytorch_unsir.py", "--model", args.model, *network, "--retain", args.retain,
+            "--forget", str(args.forget), "--mean", *MEAN, "--std", *STD, "--threads", str(args.threads),
+            "--batch", str(args.batch), "--per-class", str(args.per_class)]
 
 
 def pytorch(args, best):
-    command = [args.python, HERE / "pytorch_unsir.py", "--model", args.model, "--retain", args.retain,
-               "--forget", str(args.forget), "--mean", *MEAN, "--std", *STD, "--threads", str(args.threads),
-               "--batch", str(args.batch), "--per-class", str(args.per_class),
-               "--impair-lr", "1e-4", "--repair-lr", "1e-4"]
-    return run(command + (["--channels-last", "--adam", "fused"] if best else []))
+    command = [*script(args), "--noise-samples", str(args.batch), "--noise-steps", str(args.noise_steps),
+               "--copies", str(args.copies), "--impair-lr", "1e-4", "--repair-lr", "1e-4", "--measure"]
+    way = ["--channels-last", "--adam", "fused"] if best else ["--weight-gradients"]
+    seconds, peak, printed, _ = run(command + way)
+    told = json.loads(printed.splitlines()[-1])
+    return seconds, peak, {p: (told[p]["steps"], told[p]["seconds"] / told[p]["steps"]) for p in PHASES}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True, help="onnx-unlearn, built for release")
     parser.add_argument("--python", default=sys.executable, help="an interpreter with PyTorch")
-    parser.add_argument("--model", required=True, help="ResNet18 as ONNX")
+    parser.add_argument("--model", required=True, help="a ResNet18 as ONNX, or what networks.py wrote")
+    parser.add_argument("--network", help="NAME-SIZE of networks.py, where the model is one of these")
     parser.add_argument("--retain", required=True, help="npz with x uint8 [N,H,W,C] and y")
     parser.add_argument("--forget", type=int, default=0)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--per-class", type=int, default=1000)
+    parser.add_argument("--noise-steps", type=int, default=40)
+    parser.add_argument("--copies", type=int, default=20, help="how often the noise of a batch enters the impair epoch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    programs = {"onnx-unlearn": lambda w: ours(args, w), "PyTorch, best practice": lambda _: pytorch(args, True),
-                "PyTorch, as a notebook": lambda _: pytorch(args, False)}
+    programs = {OURS: lambda w: ours(args, w), BEST: lambda _: pytorch(args, True),
+                NOTEBOOK: lambda _: pytorch(args, False)}
     found = {name: [] for name in programs}
+    counted = json.loads(run([*script(args), "--count"])[2].splitlines()[-1])
     with tempfile.TemporaryDirectory() as work:
         for _ in range(args.rounds):
             for name, program in programs.items():
                 found[name].append(program(work))
-    print(f"{args.model}, batch {args.batch}, {args.threads} threads, {args.rounds} rounds")
-    print(f"{'program':24} {'seconds':>8} {'ours / it':>10} {'peak MB':>8}")
     median = {name: statistics.median(r[0] for r in runs) for name, runs in found.items()}
+    print(f"{Path(args.model).name}, batch {args.batch}, {args.threads} threads, {args.rounds} rounds; "
+          f"{counted['peak']:.0f} GFLOP/s in products of matrices")
+    print(f"{'':24} {'seconds':>8} {'ours / it':>10} {'peak MB':>8}   ms a step (images a second, share of the GFLOP/s)")
     for name, runs in found.items():
-        ratio = median["onnx-unlearn"] / median[name]
-        print(f"{name:24} {median[name]:8.1f} {ratio:10.2f} {max(r[1] for r in runs):8.0f}")
-    for name in list(programs)[1:]:
-        phases = [json.loads(r[2].splitlines()[-1]) for r in found[name]]
-        seconds = {p: statistics.median(f[p]["seconds"] for f in phases) for p in ("noise", "impair", "repair")}
-        steps = {p: phases[0][p]["steps"] for p in seconds}
-        print(f"{name}: " + ", ".join(f"{p} {seconds[p]:.1f} s in {steps[p]} steps" for p in seconds))
+        phases = []
+        for phase in PHASES:
+            step = statistics.median(r[2][phase][1] for r in runs)
+            share = counted[phase] / step / counted["peak"]
+            phases.append(f"{phase} {1000 * step:.0f} ({args.batch / step:.0f}, {100 * share:.0f} %)")
+        ratio, peak = median[OURS] / median[name], max(r[1] for r in runs)
+        print(f"{name:24} {median[name]:8.1f} {ratio:10.2f} {peak:8.0f}   {', '.join(phases)}")
 
 
 if __name__ == "__main__":

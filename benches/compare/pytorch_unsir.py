@@ -6,14 +6,17 @@
 does on the CPU what `onnx-unlearn forget` does: learn noise for one class with the weights frozen,
 impair on the retain sample plus the noise, repair on the retain sample alone, with the statistics
 of BatchNormalization frozen throughout. The model is a torchvision-shaped ResNet18, rebuilt from
-the file's initializers (BatchNormalization folded or kept), and its logits are compared with
-ONNX Runtime's first. stdout gets one JSON line; seconds are wall clock. `--eval` measures the
-accuracy before and after, outside the timed part.
+the file's initializers (BatchNormalization folded or kept), or one of `networks.py`, and its logits
+are compared with ONNX Runtime's first. stdout gets one JSON line; seconds are wall clock. `--eval`
+measures the accuracy before and after, `--measure` that on the retain sample before, between and
+after, outside the timed phases.
 """
-# requirements: torch==2.15.0 onnx==1.23.2 onnxruntime==1.31.1 numpy
+# requirements: torch==2.15.0 torchvision onnx==1.23.2 onnxruntime==1.31.1 numpy
 
 import argparse
 import json
+import math
+import pathlib
 import statistics
 import sys
 import time
@@ -22,8 +25,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+import torch.utils.flop_counter
 from torch import nn
 from torch.nn import functional as F
+
+import networks
 
 
 class Block(nn.Module):
@@ -130,12 +136,13 @@ def adam(parameters, lr, args):
 
 
 def learn_noise(model, shape, args):
-    """Minimise lambda * mean_i |z_i|^2 - CE(model(z), class) over z; the weights need no gradient."""
+    """Minimise lambda * mean_i |z_i|^2 - CE(model(z), class) over z; the weights need no gradient, though a notebook that
+    does not say so computes it."""
     noise = torch.randn(args.noise_samples, *shape)
     noise = noise.to(memory_format=args.format).requires_grad_(True)
     labels = torch.full((args.noise_samples,), args.forget)
     opt, losses = adam([noise], args.noise_lr, args), []
-    model.requires_grad_(False)
+    model.requires_grad_(args.weight_gradients)
     clock = Clock()
     for _ in range(args.noise_steps):
         penalty = noise.square().sum((1, 2, 3)).mean()
@@ -145,7 +152,7 @@ def learn_noise(model, shape, args):
         opt.step()
         losses.append(loss.item())
         clock.step()
-    model.requires_grad_(True)
+    model.requires_grad_(True).zero_grad()
     return noise.detach(), clock.summary(losses)
 
 
@@ -164,10 +171,26 @@ def epoch(model, x, y, lr, steps, args):
     return clock.summary(losses)
 
 
-@torch.no_grad()
-def accuracies(model, x, y, forget):
-    hit = torch.cat([model(b).argmax(1) for b in x.split(500)]) == y
+@torch.inference_mode()
+def accuracies(model, x, y, forget, batch=500):
+    hit = torch.cat([model(b).argmax(1) for b in x.split(batch)]) == y
     return {"forget": hit[y == forget].float().mean().item(), "retain": hit[y != forget].float().mean().item()}
+
+
+def work(model, x, args):
+    """GFLOP of a step of each phase: twice the forward half for noise, three times where weights have gradients. PyTorch's own
+    count of a backward half takes grouped convolutions for full ones. Beside them the GFLOP/s of the machine's products of
+    2048 x 2048 matrices."""
+    with torch.no_grad(), torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        model(x[: args.batch])
+    forward = counter.get_total_flops() / 1e9
+    a, b = torch.randn(2, 2048, 2048)
+    best = math.inf
+    for _ in range(10):
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - begin)
+    return {"noise": 2 * forward, "impair": 3 * forward, "repair": 3 * forward, "peak": 2 * 2048**3 / best / 1e9}
 
 
 def logit_difference(model, path, images):
@@ -184,6 +207,10 @@ def arguments():
     parser.add_argument("--model", required=True, help="ResNet18 as ONNX, BatchNormalization folded or kept")
     parser.add_argument("--retain", required=True, help="npz with x uint8 [N,H,W,C] and y")
     parser.add_argument("--eval", help="npz to measure accuracy on, before and after")
+    parser.add_argument("--network", help="NAME-SIZE of networks.py; its weights are in a .pt beside the model file")
+    parser.add_argument("--measure", action="store_true", help="measure the retain sample before, between and after")
+    parser.add_argument("--count", action="store_true", help="count operations instead, and measure how fast they can be")
+    parser.add_argument("--weight-gradients", action="store_true", help="compute those of the weights for noise, too")
     parser.add_argument("--forget", type=int, required=True, help="class index")
     parser.add_argument("--per-class", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256)
@@ -215,23 +242,38 @@ def main():
     x, y = load_images(args.retain, args.mean, args.std)
     probe = x[: args.batch]
     x, y = retain_sample(x, y, args.forget, args.per_class)
-    model = load_model(args.model)
+    if args.network:
+        model = networks.build(args.network)
+        model.load_state_dict(torch.load(pathlib.Path(args.model).with_suffix(".pt")))
+    else:
+        model = load_model(args.model)
     difference = logit_difference(model, args.model, probe)
     print(f"largest difference of the logits from ONNX Runtime's: {difference:.2e}", file=sys.stderr)
     if difference > 1e-4:
         sys.exit("the rebuilt model is not the model in the file")
+    if args.count:
+        print(json.dumps(work(model, x, args)))
+        return
     model = model.to(memory_format=args.format)
     measured = {}
     if args.eval:
         held_out = load_images(args.eval, args.mean, args.std)
         measured["before"] = accuracies(model, *held_out, args.forget)
 
+    def measure(when):
+        if args.measure:
+            images = x.contiguous(memory_format=args.format)
+            measured[f"retain sample {when}"] = accuracies(model, images, y, args.forget, args.batch)["retain"]
+
+    measure("before")
     noise, noise_phase = learn_noise(model, x.shape[1:], args)
     mix_x = torch.cat([x, noise.contiguous().repeat(args.copies, 1, 1, 1)])
     mix_y = torch.cat([y, torch.full((len(mix_x) - len(x),), args.forget)])
     impair = epoch(model, mix_x, mix_y, args.impair_lr, args.impair_steps, args)
+    measure("between")
     repair = epoch(model, x, y, args.repair_lr, args.repair_steps, args)
 
+    measure("after")
     if args.eval:
         measured["after"] = accuracies(model, *held_out, args.forget)
     print(json.dumps({
