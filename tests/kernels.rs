@@ -1,7 +1,8 @@
 //! The tool's own kernels against the definition of a convolution, in every instruction set that the processor has.
 
 use onnx_unlearn::kernel::{
-    Axis, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam,
+    Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam,
+    chain::{self, Op, Step},
     lines::{BLOCK, Piece, Spread, Tap, correlate, dots, lay, take},
     pool::Alone,
     pooling,
@@ -225,6 +226,126 @@ fn sums_over_channels() {
         let mut out = vec![9.0; c];
         pooling::channel_sums(pool, n, positions, &v, &mut out);
         close(&out, &want, "sums");
+    }
+}
+
+#[test]
+fn sums_over_rows() {
+    let (rows, c) = (150, 37);
+    let v = any(rows * c, 1);
+    let mut want = vec![0.0; c];
+    v.iter().enumerate().for_each(|(i, v)| want[i % c] += f64::from(*v));
+    for pool in [&Alone as &dyn Pool, &Three] {
+        let mut out = vec![9.0; c];
+        pooling::channel_sums(pool, rows, 1, &v, &mut out);
+        close(&out, &want, "sums");
+    }
+}
+
+/// Results that are one operator each: what it computes from a, b and c, of which b repeats along the last axis and c is the
+/// same along it.
+#[test]
+fn chains_of_operators() {
+    let (rows, columns) = (401, 53);
+    let len = rows * columns;
+    let (a, b, c) = (any(len, 1), any(columns, 2), any(rows, 3));
+    let inputs = vec![
+        chain::Spread { inner: 1, period: len },
+        chain::Spread { inner: 1, period: columns },
+        chain::Spread { inner: columns, period: rows },
+    ];
+    // Operands: a, b, c, 0.25, -0.125, then a + b, (a + b) * c and so on.
+    let step = |op, from: &[usize]| {
+        let mut places = [0; 3];
+        places[..from.len()].copy_from_slice(from);
+        Step { op, from: places }
+    };
+    let steps = vec![
+        step(Op::Add, &[0, 1]),
+        step(Op::Mul, &[5, 2]),
+        step(Op::Sub, &[6, 0]),
+        step(Op::Div, &[7, 3]),
+        step(Op::Neg, &[8]),
+        step(Op::Abs, &[9]),
+        step(Op::Sqrt, &[10]),
+        step(Op::Reciprocal, &[3]),
+        step(Op::Relu, &[9]),
+        step(Op::HardSigmoid, &[9, 3, 4]),
+        step(Op::Clip, &[9, 4, 3]),
+    ];
+    let by_hand = |i: usize| {
+        let (a, b, c) = (a[i], b[i % columns], c[i / columns]);
+        let v = -(((a + b) * c - a) / 0.25);
+        [a + b, (a + b) * c, v.abs().sqrt(), 4.0, v.max(0.0), (0.25 * v - 0.125).clamp(0.0, 1.0), v.clamp(-0.125, 0.25)]
+    };
+    let outputs = vec![5, 6, 11, 12, 13, 14, 15];
+    let written = Chain { inputs, numbers: vec![0.25, -0.125], steps, outputs };
+    let read = Chain::from_numbers(&written.to_numbers(), written.numbers.clone()).unwrap();
+    assert_eq!(read, written);
+    let mut list = written.to_numbers();
+    list.pop();
+    list.push(99);
+    assert_eq!(Chain::from_numbers(&list, written.numbers.clone()), None, "an output that is no result");
+    for isa in sets() {
+        for pool in [&Alone as &dyn Pool, &Three] {
+            let mut results = vec![vec![9.0f32; len]; 7];
+            read.run(isa, pool, &[&a, &b, &c], results.iter_mut().map(Vec::as_mut_slice).collect());
+            for i in 0..len {
+                let got: [f32; 7] = std::array::from_fn(|k| results[k][i]);
+                assert!(got == by_hand(i), "{isa:?} at {i}: {got:?}, should be {:?}", by_hand(i));
+            }
+        }
+    }
+}
+
+/// Against float64, over all magnitudes; what is no number, and the largest and smallest ones.
+#[test]
+fn exponentials_and_errors() {
+    let x: Vec<f32> = (-12000..12000).map(|i| i as f32 * 0.01).chain((0..2000).map(|i| i as f32 * 1e-5)).collect();
+    let of = |op, x: &[f32], isa| {
+        let steps = vec![Step { op, from: [0; 3] }];
+        let inputs = vec![chain::Spread { inner: 1, period: x.len() }];
+        let mut out = vec![9.0; x.len()];
+        Chain { inputs, numbers: Vec::new(), steps, outputs: vec![1] }.run(isa, &Alone, &[x], vec![&mut out]);
+        out
+    };
+    // 2 / sqrt(pi) times the integral of exp(-t^2) up to x, by Simpson's rule.
+    let erf = |x: f64| {
+        let (n, end) = (2000, x.clamp(-6.0, 6.0));
+        let f = |i: usize| {
+            let weight = if i == 0 || i == n { 1.0 } else { 2.0 + 2.0 * (i % 2) as f64 };
+            weight * (-(end * i as f64 / n as f64).powi(2)).exp()
+        };
+        std::f64::consts::FRAC_2_SQRT_PI * end / n as f64 / 3.0 * (0..=n).map(f).sum::<f64>()
+    };
+    for isa in sets() {
+        for (x, got) in x.iter().zip(of(Op::Exp, &x, isa)) {
+            let want = f64::from(*x).exp();
+            let small = want < f64::from(f32::MIN_POSITIVE);
+            let large = want > f64::from(f32::MAX);
+            let near = (f64::from(got) - want).abs() <= 3e-7 * want;
+            assert!(
+                near || (small && got <= f32::MIN_POSITIVE) || (large && got == f32::INFINITY),
+                "{isa:?} exp({x}) = {got}"
+            );
+        }
+        for (x, got) in x.iter().zip(of(Op::Sigmoid, &x, isa)) {
+            let want = 1.0 / (1.0 + (-f64::from(*x)).exp());
+            assert!((f64::from(got) - want).abs() <= 3e-7 * want.max(1e-30), "{isa:?} sigmoid({x}) = {got}");
+        }
+        for (x, got) in x.iter().zip(of(Op::Erf, &x, isa)).step_by(7) {
+            let want = erf(f64::from(*x));
+            let bound = if x.abs() > 0.7 { 3e-7 } else { 3e-7 * want.abs() };
+            assert!((f64::from(got) - want).abs() <= bound, "{isa:?} erf({x}) = {got}, should be {want}");
+        }
+        let edges = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        let [none, up, down] = of(Op::Exp, &edges, isa)[..] else { panic!("three results") };
+        assert!(none.is_nan() && up == f32::INFINITY && down == 0.0, "{isa:?} {none} {up} {down}");
+        let [none, up, down] = of(Op::Erf, &edges, isa)[..] else { panic!("three results") };
+        assert!(none.is_nan() && up == 1.0 && down == -1.0, "{isa:?} {none} {up} {down}");
+        for op in [Op::Relu, Op::Sigmoid] {
+            assert!(of(op, &edges, isa)[0].is_nan(), "{isa:?} {op:?}");
+        }
     }
 }
 

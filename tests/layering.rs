@@ -10,7 +10,7 @@ use std::{
 /// Every module and those of its siblings that it may name. A module may always name itself.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tensor", &[]),
-    ("graph", &["tensor"]),
+    ("graph", &["tensor", "kernel"]),
     ("kernel", &[]),
     ("onnx", &["tensor", "graph"]),
     ("ops", &["tensor", "graph", "kernel"]),

@@ -142,6 +142,5 @@ pub fn backward(
 
 /// The sum of all gradients that arrive at a value.
 fn total(graph: &mut Builder, parts: Option<&Vec<Value>>) -> Option<Value> {
-    let (first, rest) = parts?.split_first()?;
-    Some(rest.iter().fold(first.clone(), |sum, part| ops::sum(graph, &sum, part)))
+    ops::total(graph, parts?)
 }

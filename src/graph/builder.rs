@@ -1,6 +1,6 @@
 //! Writes graphs node by node. Every value knows its shape, and the same computation is never written twice.
 
-use super::{Attr, Attrs, Graph, Node, Port};
+use super::{Attr, Attrs, Graph, Node, Port, fuse::fuse};
 use crate::tensor::{DType, Tensor};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -193,6 +193,16 @@ impl Builder {
         self.values.get(name)
     }
 
+    /// The node that writes a value.
+    pub fn writer(&self, name: &str) -> Option<&Node> {
+        self.graph.nodes.iter().rev().find(|n| n.outputs.iter().any(|o| o == name))
+    }
+
+    /// A constant by name.
+    pub fn known(&self, name: &str) -> Option<&Tensor> {
+        self.graph.constants.get(name).map(AsRef::as_ref)
+    }
+
     /// Makes `value` a graph output under its own name.
     pub fn output(&mut self, value: &Value) {
         if !self.graph.outputs.iter().any(|o| o.name == value.name()) {
@@ -206,9 +216,12 @@ impl Builder {
         self.graph.outputs.push(Port::open(name));
     }
 
-    /// The finished graph, without what no output needs.
+    /// The finished graph, without what no output needs; elementwise operators are chains where the device has these.
     pub fn finish(mut self) -> Graph {
         self.graph.prune();
+        if self.native {
+            fuse(&mut self.graph, &self.values);
+        }
         self.graph
     }
 

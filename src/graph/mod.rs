@@ -1,6 +1,7 @@
 //! Says what is computed, and prints it: nodes over named values.
 
 mod builder;
+mod fuse;
 pub mod native;
 mod node;
 

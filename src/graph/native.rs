@@ -12,6 +12,14 @@ pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
 pub const CHANNEL_SUMS: &str = "ChannelSums";
 /// The next w, M and V from `w`, `g`, `M`, `V`, `rate` and `floor`.
 pub const ADAM: &str = "Adam";
+/// Elementwise operators in one pass, `kernel::Chain`.
+pub const CHAIN: &str = "Chain";
+/// Attribute of a chain: its operators, as `kernel::Chain::to_numbers` writes them.
+pub const STEPS: &str = "steps";
+/// Attribute of a chain: its constants.
+pub const NUMBERS: &str = "numbers";
+/// Attribute of a chain: the shape of its results.
+pub const SHAPE: &str = "shape";
 /// Attribute of what has windows: the numbers of each spatial axis, as `kernel::Axis::to_numbers` writes them.
 pub const AXES: &str = "axes";
 /// Attribute of convolutions: 1, or the number of channels where each has a window of its own.

@@ -10,9 +10,10 @@
 //! Batches are worked on in parts that stay in a core's cache.
 
 use super::{
+    isa::Isa,
     narrow::Patches,
     pool::{Pool, chunks, shift},
-    tile::{Factors, Isa, LANES, Pair, ROWS, Tile, tile},
+    tile::{Factors, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
     windows::{Axis, Plan, Run},
 };

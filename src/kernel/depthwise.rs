@@ -9,9 +9,9 @@
 //! make up a line of their own, a phase: a tap reads neighbouring inputs of one of them for neighbouring windows.
 
 use super::{
+    isa::Isa,
     lines::{BLOCK, LANES, Piece, Spread, Tap, correlate, dots, lay, take},
     pool::{Pool, chunks, shift},
-    tile::Isa,
     windows::Axis,
 };
 use std::{cell::RefCell, ops::Range};

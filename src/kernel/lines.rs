@@ -1,6 +1,6 @@
 //! Sums over one long line of numbers, shifted by a different distance for every tap.
 
-use super::tile::Isa;
+use super::isa::Isa;
 
 /// What a line's length is a multiple of.
 pub const BLOCK: usize = 64;
@@ -176,7 +176,9 @@ fn lay_any(s: Spread<'_>, planes: &[f32], lines: &mut [f32], copy: impl Fn(&[f32
                 (_, 1) => copy(&plane[p.at..][..p.len], to),
                 (_, 2) => {
                     let (pairs, last) = plane[p.at..][..2 * p.len - 1].as_chunks::<2>();
-                    to.iter_mut().zip(pairs).for_each(|(to, [v, _])| *to = *v);
+                    for (to, [v, _]) in to.iter_mut().zip(pairs) {
+                        *to = *v;
+                    }
                     to[p.len - 1] = last[0];
                 }
                 _ => to.iter_mut().zip(plane[p.at..].iter().step_by(p.step)).for_each(|(to, v)| *to = *v),
@@ -196,7 +198,9 @@ fn take_any(s: Spread<'_>, lines: &[f32], planes: &mut [f32], copy: impl Fn(&[f3
                 (_, 1) => copy(from, &mut plane[p.at..][..p.len]),
                 (_, 2) => {
                     let (pairs, last) = plane[p.at..][..2 * p.len - 1].as_chunks_mut::<2>();
-                    pairs.iter_mut().zip(from).for_each(|([to, _], v)| *to = *v);
+                    for ([to, _], v) in pairs.iter_mut().zip(from) {
+                        *to = *v;
+                    }
                     last[0] = from[p.len - 1];
                 }
                 _ => plane[p.at..].iter_mut().step_by(p.step).zip(from).for_each(|(to, v)| *to = *v),
@@ -207,29 +211,16 @@ fn take_any(s: Spread<'_>, lines: &[f32], planes: &mut [f32], copy: impl Fn(&[f3
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Isa, Lanes, Spread, Tap, correlate_any, dots_any, lay_any, take_any};
+    use super::{
+        super::isa::{Isa, compiled},
+        Lanes, Spread, Tap, correlate_any, dots_any, lay_any, take_any,
+    };
     use std::arch::x86_64::{_mm512_mask_storeu_ps, _mm512_maskz_loadu_ps};
 
-    /// A function compiled for these instructions.
-    macro_rules! compiled {
-        ($name:ident, $isa:expr, $features:literal, $of:ident($($arg:ident: $type:ty),*)) => {
-            #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
-            pub fn $name($($arg: $type),*) {
-                #[target_feature(enable = $features)]
-                fn wide($($arg: $type),*) {
-                    $of::<true>($($arg),*);
-                }
-                assert!($isa.available(), "the processor lacks {}", $features);
-                // SAFETY: the instructions are there.
-                unsafe { wide($($arg),*) }
-            }
-        };
-    }
-
-    compiled!(correlate512, Isa::Avx512, "avx512f,fma", correlate_any(taps: &[Tap], a: &[f32], out: &mut [f32]));
-    compiled!(correlate256, Isa::Avx2, "avx2,fma", correlate_any(taps: &[Tap], a: &[f32], out: &mut [f32]));
-    compiled!(dots512, Isa::Avx512, "avx512f,fma", dots_any(at: &[usize], a: &[f32], b: &[f32], sums: &mut [Lanes]));
-    compiled!(dots256, Isa::Avx2, "avx2,fma", dots_any(at: &[usize], a: &[f32], b: &[f32], sums: &mut [Lanes]));
+    compiled!(correlate512, Isa::Avx512, "avx512f,fma", correlate_any::<true>, (taps: &[Tap], a: &[f32], out: &mut [f32]));
+    compiled!(correlate256, Isa::Avx2, "avx2,fma", correlate_any::<true>, (taps: &[Tap], a: &[f32], out: &mut [f32]));
+    compiled!(dots512, Isa::Avx512, "avx512f,fma", dots_any::<true>, (at: &[usize], a: &[f32], b: &[f32], sums: &mut [Lanes]));
+    compiled!(dots256, Isa::Avx2, "avx2,fma", dots_any::<true>, (at: &[usize], a: &[f32], b: &[f32], sums: &mut [Lanes]));
 
     #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
     pub fn lay512(s: Spread<'_>, planes: &[f32], lines: &mut [f32]) {

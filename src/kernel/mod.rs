@@ -6,8 +6,10 @@
 //! (`graph::native`) and writes them where a graph may hold them.
 
 pub mod adam;
+pub mod chain;
 pub mod convolution;
 pub mod depthwise;
+mod isa;
 pub mod lines;
 mod narrow;
 pub mod pool;
@@ -16,8 +18,10 @@ pub mod tile;
 pub mod transpose;
 pub mod windows;
 
+pub use chain::Chain;
 pub use convolution::{Convolution, Sizes};
 pub use depthwise::Depthwise;
+pub use isa::Isa;
 pub use pool::Pool;
-pub use tile::Isa;
+
 pub use windows::{Axis, Plan};

@@ -4,8 +4,9 @@
 //! row holds what one window reads, [channel, tap], which is the order of a weight's row in a file.
 
 use super::{
+    isa::Isa,
     pool::{Pool, chunks, shift},
-    tile::{Factors, Isa, LANES, Pair, ROWS, Tile, tile},
+    tile::{Factors, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
     windows::Plan,
 };

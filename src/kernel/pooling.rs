@@ -42,6 +42,9 @@ pub fn channel_sums(pool: &dyn Pool, n: usize, positions: usize, v: &[f32], out:
     /// Floats that are added up at once: as many as two vector registers hold.
     const SIDE: usize = 32;
     let c = out.len();
+    if positions == 1 {
+        return column_sums(pool, v, out);
+    }
     chunks(pool, out, c.div_ceil(4 * pool.threads()), |i, out| {
         let first = i * c.div_ceil(4 * pool.threads());
         out.fill(0.0);
@@ -57,4 +60,29 @@ pub fn channel_sums(pool: &dyn Pool, n: usize, positions: usize, v: &[f32], out:
             }
         }
     });
+}
+
+/// The same where an image is one row: every task sums up some rows, and their sums are added in order.
+fn column_sums(pool: &dyn Pool, v: &[f32], out: &mut [f32]) {
+    /// Rows of a task: enough to be worth handing out, and few enough that little is lost in a long sum.
+    const ROWS: usize = 256;
+    let c = out.len();
+    let mut sums = vec![0.0f32; v.len().div_ceil(ROWS * c) * c];
+    chunks(pool, &mut sums, c, |i, sums| {
+        let rows = &v[i * ROWS * c..v.len().min((i + 1) * ROWS * c)];
+        let mut four = rows.chunks_exact(4 * c);
+        for rows in &mut four {
+            let ((a, b), (x, y)) = (rows[..2 * c].split_at(c), rows[2 * c..].split_at(c));
+            for ((((s, a), b), x), y) in sums.iter_mut().zip(a).zip(b).zip(x).zip(y) {
+                *s += (a + b) + (x + y);
+            }
+        }
+        for row in four.remainder().chunks_exact(c) {
+            sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+        }
+    });
+    out.fill(0.0);
+    for sums in sums.chunks_exact(c) {
+        out.iter_mut().zip(sums).for_each(|(out, s)| *out += s);
+    }
 }

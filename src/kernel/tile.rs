@@ -6,7 +6,7 @@
 //! copied for it: strides say where the factors lie. One function checks all bounds, once a tile; the loops behind it are
 //! the only unchecked code of the module.
 
-use std::sync::OnceLock;
+use super::isa::Isa;
 
 /// Columns of a tile.
 pub const LANES: usize = 32;
@@ -42,49 +42,6 @@ pub struct Factors<'f> {
     pub next: usize,
     /// Terms of a pair.
     pub depth: usize,
-}
-
-/// Which instructions the processor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isa {
-    /// AVX-512: a row is two registers.
-    Avx512,
-    /// AVX2 with fused multiply-add.
-    Avx2,
-    /// Whatever the compiler makes of plain loops.
-    Portable,
-}
-
-impl Isa {
-    /// The best one that this processor has.
-    pub fn detect() -> Self {
-        static FOUND: OnceLock<Isa> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            #[cfg(target_arch = "x86_64")]
-            {
-                if is_x86_feature_detected!("avx512f") {
-                    return Self::Avx512;
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    return Self::Avx2;
-                }
-            }
-            Self::Portable
-        })
-    }
-
-    /// True when the processor has these instructions.
-    pub fn available(self) -> bool {
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f"),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => false,
-        }
-    }
 }
 
 /// Writes the first `rows` rows of a tile, or adds to them.

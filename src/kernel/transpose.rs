@@ -1,6 +1,6 @@
 //! Turning matrices round.
 
-use super::tile::Isa;
+use super::isa::Isa;
 
 /// out[c][r] = v[r][c] for `rows` rows and `columns` columns, whose rows are `from` and `to` floats apart.
 ///

@@ -2,7 +2,7 @@
 
 use super::OpError;
 use crate::{
-    graph::{Attr, Builder, Node, Value},
+    graph::{Attr, Builder, NATIVE, Node, Value, native},
     tensor::{DType, Tensor},
 };
 use std::{collections::HashMap, sync::Arc};
@@ -389,6 +389,13 @@ impl<'a> Emit<'a> {
         let added = a.rank() - target.len();
         let axes: Vec<usize> =
             (0..a.rank()).filter(|&i| i < added || (target[i - added] == 1 && a.shape()[i] != 1)).collect();
+        // Sums over all rows of a matrix: the gradient of a bias.
+        let columns: usize = target.iter().product();
+        if self.is_native() && added > 0 && columns >= 16 && axes.iter().copied().eq(0..added) {
+            let rows = self.reshape(a, &[a.len() / columns, columns]);
+            let sums = self.graph.raw(NATIVE, native::CHANNEL_SUMS, &[rows.name()], &[], &[vec![columns]]).remove(0);
+            return self.reshape(&sums, target);
+        }
         let summed = self.reduce_sum(a, &axes, false);
         self.reshape(&summed, target)
     }

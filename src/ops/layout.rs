@@ -5,7 +5,7 @@ use super::{
     Flow::{Constant, Vjp},
     Op, OpError, resolve_axis,
 };
-use crate::graph::{Attr, Value};
+use crate::graph::{Attr, Builder, Value};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Reshape", &["allowzero"], &[Vjp(same_elements), Constant]),
@@ -121,6 +121,30 @@ fn apart(e: &mut Emit<'_>, v: &Value, strides: &[usize]) -> Value {
     let v = e.pad(&v, &vec![0; gaps.len()], &gaps);
     let v = e.reshape(&v, &joined);
     e.pad(&v, &vec![0; cut.len()], &cut)
+}
+
+/// What values are padded from, in order, and the axis, where each is one part of an axis padded with zeros and the parts fill
+/// it side by side.
+pub(super) fn side_by_side(graph: &Builder, padded: &[Value]) -> Option<(usize, Vec<Value>)> {
+    let mut parts: Vec<(usize, usize, Value)> = Vec::new();
+    for value in padded {
+        let node = graph.writer(value.name()).filter(|n| n.op == "Pad" && n.inputs.len() == 2 && n.attrs.is_empty())?;
+        let pads = graph.known(node.input(1)?)?.to_i64s()?;
+        let (before, after) = pads.split_at(value.rank());
+        let part = graph.value(node.input(0)?)?;
+        let mut cut =
+            (0..value.rank()).filter(|&i| part.shape()[i] != value.shape()[i] || before[i] != 0 || after[i] != 0);
+        let axis = cut.next().filter(|&i| before[i] >= 0 && after[i] >= 0)?;
+        if cut.next().is_some() {
+            return None;
+        }
+        parts.push((axis, before[axis] as usize, part.clone()));
+    }
+    parts.sort_by_key(|(_, at, _)| *at);
+    let axis = parts.first().filter(|_| parts.len() > 1)?.0;
+    let end =
+        parts.iter().try_fold(0, |end, (a, at, part)| (*a == axis && *at == end).then(|| end + part.shape()[axis]));
+    (end == Some(padded[0].shape()[axis])).then(|| (axis, parts.into_iter().map(|(_, _, part)| part).collect()))
 }
 
 /// Elements added in front of and behind each axis (negative: cut off).

@@ -153,6 +153,17 @@ pub fn sum(graph: &mut Builder, a: &Value, b: &Value) -> Value {
     graph.op("Add", &[a, b], &[], a.shape())
 }
 
+/// The sum of all gradients that arrive at a value. Where they are those of slices that lie side by side, they are joined: a
+/// network that cuts a value into parts would otherwise have each padded with zeros and added to the others.
+pub fn total(graph: &mut Builder, parts: &[Value]) -> Option<Value> {
+    if let Some((axis, slices)) = layout::side_by_side(graph, parts) {
+        let slices: Vec<&Value> = slices.iter().collect();
+        return Some(graph.op("Concat", &slices, &[("axis", (axis as i64).into())], parts[0].shape()));
+    }
+    let (first, rest) = parts.split_first()?;
+    Some(rest.iter().fold(first.clone(), |sum, part| self::sum(graph, &sum, part)))
+}
+
 /// Every operator record, by family.
 pub fn records() -> impl Iterator<Item = &'static Op> {
     FAMILIES.iter().flat_map(|family| family.iter())

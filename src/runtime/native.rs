@@ -2,7 +2,7 @@
 
 use crate::{
     graph::{NATIVE, native},
-    kernel::{Axis, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam, pooling},
+    kernel::{Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam, pooling},
 };
 use ort::{
     Error, Result,
@@ -22,7 +22,8 @@ pub fn domain(threads: usize) -> Result<OperatorDomain> {
         .add(own(Kind::Weight))?
         .add(own(Kind::MaxPool))?
         .add(own(Kind::Sums))?
-        .add(own(Kind::Adam))
+        .add(own(Kind::Adam))?
+        .add(own(Kind::Chain))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,7 @@ enum Kind {
     MaxPool,
     Sums,
     Adam,
+    Chain,
 }
 
 struct Own {
@@ -81,6 +83,7 @@ impl Operator for Own {
             Kind::MaxPool => native::MAX_POOL_GRADIENT,
             Kind::Sums => native::CHANNEL_SUMS,
             Kind::Adam => native::ADAM,
+            Kind::Chain => native::CHAIN,
         }
     }
 
@@ -91,12 +94,17 @@ impl Operator for Own {
             Kind::Input | Kind::Weight | Kind::MaxPool => vec![float(), float()],
             Kind::Sums => vec![float()],
             Kind::Adam => (0..6).map(|_| float()).collect(),
+            Kind::Chain => vec![OperatorInput::variadic(1).homogenous(TensorElementType::Float32)],
         }
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        let count = if self.kind == Kind::Adam { 3 } else { 1 };
-        (0..count).map(|_| OperatorOutput::required(TensorElementType::Float32)).collect::<Vec<_>>()
+        let float = || OperatorOutput::required(TensorElementType::Float32);
+        match self.kind {
+            Kind::Adam => vec![float(), float(), float()],
+            Kind::Chain => vec![OperatorOutput::variadic(1).homogenous(TensorElementType::Float32)],
+            _ => vec![float()],
+        }
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
@@ -104,6 +112,12 @@ impl Operator for Own {
         match self.kind {
             Kind::Adam => (0..3).try_for_each(|i| context.set_output(i, &inputs[0])),
             Kind::MaxPool => context.set_output(0, &inputs[0]),
+            Kind::Chain => {
+                let shape = tensor(context.attr::<Vec<i64>>(native::SHAPE)?);
+                let numbers = context.attr::<Vec<f32>>(native::NUMBERS).unwrap_or_default();
+                let chain = self::chain(&context.attr::<Vec<i64>>(native::STEPS)?, numbers)?;
+                (0..chain.outputs.len()).try_for_each(|i| context.set_output(i, &shape))
+            }
             Kind::Sums => match inputs[0].tensor_shape() {
                 Some(shape) => context.set_output(0, &tensor(vec![shape[1]])),
                 None => Ok(()),
@@ -131,6 +145,13 @@ impl Operator for Own {
         }
         if kind == Kind::Sums {
             return Ok(Box::new(move |context: &ComputeContext| channel_sums(context, count)));
+        }
+        if kind == Kind::Chain {
+            let list = |name| context.get::<Vec<i64>>(name).ok_or_else(|| missing(name));
+            let (steps, shape) = (list(native::STEPS)?, list(native::SHAPE)?);
+            let numbers = context.get::<Vec<f32>>(native::NUMBERS).unwrap_or_default();
+            let (chain, isa) = (chain(&steps, numbers)?, Isa::detect());
+            return Ok(Box::new(move |context: &ComputeContext| run_chain(context, count, isa, &chain, &shape)));
         }
         let list = context.get::<Vec<i64>>(native::AXES).ok_or_else(|| missing(native::AXES))?;
         let axes = axes(&list)?;
@@ -233,6 +254,22 @@ fn adam_step(context: &ComputeContext, count: usize, beta1: f32, beta2: f32) -> 
     let step = adam::Step { beta1, beta2, rate: slices[4][0], floor: slices[5][0] };
     adam::step(&pool, step, [slices[0], slices[1], slices[2], slices[3]], new);
     Ok(())
+}
+
+fn run_chain(context: &ComputeContext, count: usize, isa: Isa, chain: &Chain, shape: &[i64]) -> Result<()> {
+    let pool = Threads { context, count };
+    let inputs = (0..chain.inputs.len()).map(|i| input(context, i)).collect::<Result<Vec<_>>>()?;
+    let inputs = inputs.iter().map(|v| Ok(v.try_extract_tensor::<f32>()?.1)).collect::<Result<Vec<&[f32]>>>()?;
+    let mut outputs = (0..chain.outputs.len()).map(|i| output(context, i, shape)).collect::<Result<Vec<_>>>()?;
+    let outputs = outputs.iter_mut().map(|v| Ok(v.try_extract_tensor_mut::<f32>()?.1)).collect::<Result<_>>()?;
+    chain.run(isa, &pool, &inputs, outputs);
+    Ok(())
+}
+
+/// The chain that the attributes list.
+fn chain(steps: &[i64], numbers: Vec<f32>) -> Result<Chain> {
+    let wrong = || Error::new(format!("attribute {}: {} numbers do not make up a chain", native::STEPS, steps.len()));
+    Chain::from_numbers(steps, numbers).ok_or_else(wrong)
 }
 
 /// The windows that the attribute lists.
