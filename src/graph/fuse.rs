@@ -15,7 +15,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// Operators whose results are of the type of their first input.
+/// Operators whose first result is of the type of their first input.
 const KEEP_TYPE: &[&str] = &[
     "Abs",
     "Add",
@@ -71,7 +71,6 @@ const KEEP_TYPE: &[&str] = &[
 
 /// Joins what can be joined in a graph whose values are these.
 pub(super) fn fuse(graph: &mut Graph, values: &HashMap<String, Value>) {
-    let found = Groups::of(graph, values).found;
     let outputs: HashSet<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -79,13 +78,15 @@ pub(super) fn fuse(graph: &mut Graph, values: &HashMap<String, Value>) {
     }
     let mut chains: BTreeMap<usize, Node> = BTreeMap::new();
     let mut gone = vec![false; graph.nodes.len()];
-    for members in found.into_iter().filter(|m| m.len() > 1) {
+    for members in groups(graph, values).into_iter().filter(|m| m.len() > 1) {
         let inside: BTreeSet<usize> = members.iter().copied().collect();
         let leaves = |name: &str| {
             outputs.contains(name) || readers.get(name).is_some_and(|r| r.iter().any(|i| !inside.contains(i)))
         };
         let Some(chain) = joined(graph, values, &members, leaves) else { continue };
-        members.iter().for_each(|i| gone[*i] = true);
+        for i in &members {
+            gone[*i] = true;
+        }
         chains.insert(members[members.len() - 1], chain);
     }
     if chains.is_empty() {
@@ -101,41 +102,37 @@ pub(super) fn fuse(graph: &mut Graph, values: &HashMap<String, Value>) {
     graph.prune();
 }
 
-/// Which nodes go together.
-struct Groups {
-    found: Vec<Vec<usize>>,
-}
-
-impl Groups {
-    fn of(graph: &Graph, values: &HashMap<String, Value>) -> Self {
-        let floats = floats(graph);
-        let producers = graph.producers();
-        let by_product: Vec<bool> = by_products(graph, &producers);
-        let mut found: Vec<Vec<usize>> = Vec::new();
-        let mut group_of: Vec<Option<usize>> = vec![None; graph.nodes.len()];
-        for (i, node) in graph.nodes.iter().enumerate() {
-            if by_product[i] || !joins(graph, node, values, &floats) {
+/// Which nodes go together, in order; most of the lists may be of one node, or empty.
+fn groups(graph: &Graph, values: &HashMap<String, Value>) -> Vec<Vec<usize>> {
+    let floats = floats(graph);
+    let producers = graph.producers();
+    let by_product: Vec<bool> = by_products(graph, &producers);
+    let mut found: Vec<Vec<usize>> = Vec::new();
+    let mut group_of: Vec<Option<usize>> = vec![None; graph.nodes.len()];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if by_product[i] || !joins(graph, node, values, &floats) {
+            continue;
+        }
+        let shape = values[&node.outputs[0]].shape();
+        let near: BTreeSet<usize> = node.reads().filter_map(|name| group_of[*producers.get(name)?]).collect();
+        let g = found.len();
+        found.push(vec![i]);
+        group_of[i] = Some(g);
+        // All of them run with this node, if none of them waits for another through something outside.
+        for h in near.into_iter().rev() {
+            let paths = Paths { graph, producers: &producers, group_of: &group_of, found: &found };
+            if values[&graph.nodes[found[h][0]].outputs[0]].shape() != shape || paths.between(g, h) {
                 continue;
             }
-            let shape = values[&node.outputs[0]].shape();
-            let near: BTreeSet<usize> = node.reads().filter_map(|name| group_of[*producers.get(name)?]).collect();
-            let g = found.len();
-            found.push(vec![i]);
-            group_of[i] = Some(g);
-            // All of them run with this node, if none of them waits for another through something outside.
-            for h in near.into_iter().rev() {
-                let paths = Paths { graph, producers: &producers, group_of: &group_of, found: &found };
-                if values[&graph.nodes[found[h][0]].outputs[0]].shape() != shape || paths.between(g, h) {
-                    continue;
-                }
-                let members = std::mem::take(&mut found[h]);
-                members.iter().for_each(|m| group_of[*m] = Some(g));
-                found[g].extend(members);
-                found[g].sort_unstable();
+            let members = std::mem::take(&mut found[h]);
+            for m in &members {
+                group_of[*m] = Some(g);
             }
+            found[g].extend(members);
+            found[g].sort_unstable();
         }
-        Self { found }
     }
+    found
 }
 
 /// What reads from what, with the nodes of a group taken together.
@@ -192,7 +189,8 @@ fn floats(graph: &Graph) -> HashSet<&str> {
         let first = node.input(0).is_some_and(|name| known.contains(name));
         let chosen = node.op == "Where" && node.domain.is_empty() && node.input(1).is_some_and(|n| known.contains(n));
         if node.domain == NATIVE || (keeps && first) || chosen {
-            known.extend(node.outputs.iter().map(String::as_str));
+            let all = node.domain == NATIVE || node.op == "Split";
+            known.extend(node.outputs.iter().take(if all { usize::MAX } else { 1 }).map(String::as_str));
         }
     }
     known
@@ -384,7 +382,46 @@ fn single(data: &Data) -> Option<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Builder, *};
+
+    /// Operators of the finished graph, in order.
+    fn finished(dtype: DType, write: impl Fn(&mut Builder, &Value) -> Value) -> Vec<String> {
+        let mut b = Builder::new(18).with_native(true);
+        let x = b.input("x", dtype, &[2, 3]);
+        let y = write(&mut b, &x);
+        b.output(&y);
+        b.finish().nodes.into_iter().map(|n| n.op).collect()
+    }
+
+    #[test]
+    fn what_is_joined() {
+        let unary = |b: &mut Builder, op: &str, x: &Value| b.op(op, &[x], &[], &[2, 3]);
+        let both = |b: &mut Builder, op: &str, x: &Value, y: &Value| b.op(op, &[x, y], &[], &[2, 3]);
+        let branches = |b: &mut Builder, x: &Value| {
+            let (neg, abs) = (unary(b, "Neg", x), unary(b, "Abs", x));
+            both(b, "Mul", &neg, &abs)
+        };
+        assert_eq!(finished(DType::F32, branches), ["Chain"]);
+        assert_eq!(finished(DType::I64, branches).len(), 3, "integers are left alone");
+        // Softmax lies between Neg and Add: no chain can hold both.
+        let around = |b: &mut Builder, x: &Value| {
+            let neg = unary(b, "Neg", x);
+            let softmax = unary(b, "Softmax", &neg);
+            let sum = both(b, "Add", &neg, &softmax);
+            unary(b, "Relu", &sum)
+        };
+        assert_eq!(finished(DType::F32, around), ["Neg", "Softmax", "Chain"]);
+        // The same through another chain: the two would wait for each other.
+        let crossed = |b: &mut Builder, x: &Value| {
+            let first = unary(b, "Neg", x);
+            let softmax = unary(b, "Softmax", &first);
+            let second = unary(b, "Neg", &softmax);
+            let back = unary(b, "Softmax", &second);
+            let (one, two) = (both(b, "Add", &first, &back), both(b, "Sub", &second, &back));
+            both(b, "Mul", &one, &two)
+        };
+        assert_eq!(finished(DType::F32, crossed), ["Neg", "Softmax", "Neg", "Softmax", "Chain"]);
+    }
 
     #[test]
     fn how_inputs_are_spread() {

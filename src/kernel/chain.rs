@@ -69,9 +69,8 @@ impl Op {
     pub fn operands(self) -> usize {
         match self {
             Self::Add | Self::Sub | Self::Mul | Self::Div => 2,
-            Self::Neg | Self::Abs | Self::Sqrt | Self::Reciprocal | Self::Relu => 1,
-            Self::Exp | Self::Sigmoid | Self::Erf => 1,
             Self::HardSigmoid | Self::Clip => 3,
+            _ => 1,
         }
     }
 }
@@ -254,7 +253,7 @@ fn exp(x: f32) -> f32 {
     /// Added to a number, it leaves the nearest integer in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 as a number with few bits and the rest, so that n ln 2 is exact.
-    const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     // Beyond these the result is 0 or infinite; what is no number stays none.
     let x = between(x, -104.0, 89.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;

@@ -1,6 +1,6 @@
-//! Sums over one long line of numbers, shifted by a different distance for every tap.
+//! Sums over long lines of numbers, shifted by a different distance for every tap.
 
-use super::isa::Isa;
+use super::{isa::Isa, tile::Pair};
 
 /// What a line's length is a multiple of.
 pub const BLOCK: usize = 64;
@@ -103,6 +103,20 @@ pub fn dots(isa: Isa, at: &[usize], a: &[f32], b: &[f32], sums: &mut [Lanes]) {
     }
 }
 
+/// out[l] = sum over pairs of a[pair.a + l] b[pair.b + l].
+///
+/// # Panics
+/// When a factor would be read outside its slice, or the processor lacks the instructions.
+pub fn products(isa: Isa, pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::products512(pairs, a, b, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::products256(pairs, a, b, out),
+        _ => products_any::<false>(pairs, a, b, out),
+    }
+}
+
 // All of these are inlined so that they are compiled for the instructions of their callers.
 
 /// sum + a * b, in one instruction where the processor has it: elsewhere that would be a call.
@@ -125,6 +139,40 @@ fn correlate_any<const FUSED: bool>(taps: &[Tap], a: &[f32], out: &mut [f32]) {
         }
         *out = sums;
     }
+}
+
+/// As many whole blocks as there are, then smaller ones.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn products_any<const FUSED: bool>(pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]) {
+    let at = blocks_of::<BLOCK, FUSED>(pairs, a, b, out, 0);
+    let at = blocks_of::<16, FUSED>(pairs, a, b, out, at);
+    blocks_of::<1, FUSED>(pairs, a, b, out, at);
+}
+
+/// The sums of as many blocks of this width as there are from `at` on; gives the end of the last one.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn blocks_of<const WIDTH: usize, const FUSED: bool>(
+    pairs: &[Pair],
+    a: &[f32],
+    b: &[f32],
+    out: &mut [f32],
+    at: usize,
+) -> usize {
+    let (blocks, _) = out[at..].as_chunks_mut::<WIDTH>();
+    let end = at + blocks.len() * WIDTH;
+    for (i, out) in blocks.iter_mut().enumerate() {
+        let mut sums = [0.0f32; WIDTH];
+        for p in pairs {
+            let (a, b) = (&a[p.a + at + i * WIDTH..][..WIDTH], &b[p.b + at + i * WIDTH..][..WIDTH]);
+            for l in 0..WIDTH {
+                sums[l] = plus::<FUSED>(sums[l], a[l], b[l]);
+            }
+        }
+        *out = sums;
+    }
+    end
 }
 
 /// Four taps at a time share what is read of b.
@@ -213,10 +261,16 @@ fn take_any(s: Spread<'_>, lines: &[f32], planes: &mut [f32], copy: impl Fn(&[f3
 mod x86 {
     use super::{
         super::isa::{Isa, compiled},
-        Lanes, Spread, Tap, correlate_any, dots_any, lay_any, take_any,
+        Lanes, Pair, Spread, Tap, correlate_any, dots_any, lay_any, products_any, take_any,
     };
     use std::arch::x86_64::{_mm512_mask_storeu_ps, _mm512_maskz_loadu_ps};
 
+    compiled!(products512, Isa::Avx512, "avx512f,fma", products_any::<true>, (
+        pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]
+    ));
+    compiled!(products256, Isa::Avx2, "avx2,fma", products_any::<true>, (
+        pairs: &[Pair], a: &[f32], b: &[f32], out: &mut [f32]
+    ));
     compiled!(correlate512, Isa::Avx512, "avx512f,fma", correlate_any::<true>, (taps: &[Tap], a: &[f32], out: &mut [f32]));
     compiled!(correlate256, Isa::Avx2, "avx2,fma", correlate_any::<true>, (taps: &[Tap], a: &[f32], out: &mut [f32]));
     compiled!(dots512, Isa::Avx512, "avx512f,fma", dots_any::<true>, (at: &[usize], a: &[f32], b: &[f32], sums: &mut [Lanes]));

@@ -134,9 +134,14 @@ pub fn digest_file(path: &Path) -> Result<Digests, DigestError> {
 /// Digests of a model's bytes; `folder` holds its external data.
 pub fn digest(bytes: &[u8], folder: &Path) -> Result<Digests, DigestError> {
     let model = wire::decode(bytes)?;
-    let (graph, tensors) = graph::model(&model, folder)?;
-    let weights = graph::weights(&tensors);
-    Ok(Digests { file: Digest::of(bytes), weights, graph, model: model_digest(graph, weights), tensors })
+    // Both hash about as many bytes as the file has.
+    std::thread::scope(|scope| {
+        let file = scope.spawn(|| Digest::of(bytes));
+        let (graph, tensors) = graph::model(&model, folder)?;
+        let weights = graph::weights(&tensors);
+        let file = file.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Digests { file, weights, graph, model: model_digest(graph, weights), tensors })
+    })
 }
 
 /// The digest of one tensor: its type, dims and elements, not its name.

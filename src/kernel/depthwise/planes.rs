@@ -1,4 +1,4 @@
-//! Convolutions in which every channel has a window of its own, and their two gradients.
+//! The depthwise form for large maps, which are worked on one by one.
 //!
 //! One channel of some images is laid out as one long line, with room between rows, planes and images, so that every tap
 //! reads the same line from another place on, whatever the width of a map:
@@ -8,7 +8,7 @@
 //! What falls into the room is not copied back. With a stride of s along an axis, the inputs whose places are equal modulo s
 //! make up a line of their own, a phase: a tap reads neighbouring inputs of one of them for neighbouring windows.
 
-use super::{
+use super::super::{
     isa::Isa,
     lines::{BLOCK, LANES, Piece, Spread, Tap, correlate, dots, lay, take},
     pool::{Pool, chunks, shift},
@@ -23,9 +23,9 @@ const LINES: usize = 1 << 15;
 /// Floats that are read in a row at least, where there are so many: what is far apart in memory takes long to arrive.
 const READ: usize = 1024;
 
-/// A depthwise convolution: x [n, c, size...], w [c, 1, kernel...], y [n, c, out...].
+/// The maps of [`Depthwise`](super::Depthwise).
 #[derive(Clone, Debug)]
-pub struct Depthwise {
+pub struct Planes {
     isa: Isa,
     positions: usize,
     windows: usize,
@@ -42,7 +42,7 @@ pub struct Depthwise {
     outputs: Vec<Piece>,
 }
 
-impl Depthwise {
+impl Planes {
     /// The convolution with these windows.
     pub fn new(axes: &[Axis], isa: Isa) -> Self {
         let whole = Piece { at: 0, step: 1, phase: 0, place: 0, len: 1 };
