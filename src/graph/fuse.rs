@@ -11,7 +11,7 @@ use crate::{
         Chain,
         chain::{Op, Spread, Step},
     },
-    tensor::{DType, Data},
+    tensor::DType,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -297,15 +297,15 @@ fn joined(
     for node in &nodes {
         let op = operator(node)?;
         let mut from = Vec::new();
-        for name in node.inputs.iter().take(op.operands()).map(String::as_str) {
+        for i in 0..op.operands() {
+            let Some(name) = node.input(i) else {
+                from.push(Operand::Number(number(&mut numbers, left_out(node, op, i)?)));
+                continue;
+            };
             from.push(if let Some(k) = written.get(name) {
                 Operand::Result(*k)
-            } else if let Some(v) = graph.constants.get(name).and_then(|t| single(t.data())) {
-                Operand::Number(number(&mut numbers, v))
-            } else if name.is_empty() {
-                // A bound that is left out.
-                let open = if from.len() == 1 { f32::NEG_INFINITY } else { f32::INFINITY };
-                Operand::Number(number(&mut numbers, open))
+            } else if let Some(v) = graph.constants.get(name).and_then(|t| t.to_scalar()) {
+                Operand::Number(number(&mut numbers, v as f32))
             } else {
                 let at = inputs.iter().position(|n| *n == name).unwrap_or(inputs.len());
                 if at == inputs.len() {
@@ -314,22 +314,6 @@ fn joined(
                 }
                 Operand::Input(at)
             });
-        }
-        let attr = |name: &str, default: f32| match node.attrs.get(name) {
-            Some(Attr::Float(v)) => *v,
-            _ => default,
-        };
-        match op {
-            Op::HardSigmoid => {
-                from.push(Operand::Number(number(&mut numbers, attr("alpha", 0.2))));
-                from.push(Operand::Number(number(&mut numbers, attr("beta", 0.5))));
-            }
-            Op::Clip => {
-                for open in [f32::NEG_INFINITY, f32::INFINITY].into_iter().skip(from.len() - 1) {
-                    from.push(Operand::Number(number(&mut numbers, open)));
-                }
-            }
-            _ => {}
         }
         steps.push((op, from));
     }
@@ -373,9 +357,17 @@ enum Operand {
     Result(usize),
 }
 
-fn single(data: &Data) -> Option<f32> {
-    match data {
-        Data::F32(v) => Some(v.first().copied()?).filter(|_| v.len() == 1),
+/// Operand `i` of a node that has no such input: an attribute, or a bound that is open.
+fn left_out(node: &Node, op: Op, i: usize) -> Option<f32> {
+    let attr = |name: &str, default: f32| match node.attrs.get(name) {
+        Some(Attr::Float(v)) => *v,
+        _ => default,
+    };
+    match (op, i) {
+        (Op::HardSigmoid, 1) => Some(attr("alpha", 0.2)),
+        (Op::HardSigmoid, 2) => Some(attr("beta", 0.5)),
+        (Op::Clip, 1) => Some(f32::NEG_INFINITY),
+        (Op::Clip, 2) => Some(f32::INFINITY),
         _ => None,
     }
 }

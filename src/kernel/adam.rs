@@ -1,7 +1,6 @@
 //! The update of Adam in one pass over the arrays.
 
-use super::pool::Pool;
-use std::sync::{Mutex, PoisonError};
+use super::pool::{Pool, chunks_of_each};
 
 /// The numbers of one step; `train::Optimizer::schedule` says what they come from.
 #[derive(Clone, Copy, Debug)]
@@ -28,13 +27,8 @@ const RUN: usize = 1 << 14;
 pub fn step(pool: &dyn Pool, s: Step, old: [&[f32]; 4], new: [&mut [f32]; 3]) {
     let [w, g, m, v] = old;
     assert!(new.iter().all(|n| n.len() == w.len()) && old.iter().all(|o| o.len() == w.len()), "arrays of one length");
-    let [to_w, to_m, to_v] = new;
-    let parts = to_w.chunks_mut(RUN).zip(to_m.chunks_mut(RUN)).zip(to_v.chunks_mut(RUN));
-    let parts: Vec<_> = parts.map(Mutex::new).collect();
-    pool.run(parts.len(), &|i| {
-        // Nobody ever waits for this lock: a task takes its own part.
-        let mut part = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
-        let ((to_w, to_m), to_v) = &mut *part;
+    chunks_of_each(pool, new.into(), RUN, |i, new| {
+        let [to_w, to_m, to_v] = new else { unreachable!("three arrays are handed out") };
         let range = i * RUN..i * RUN + to_w.len();
         let old = w[range.clone()].iter().zip(&g[range.clone()]).zip(&m[range.clone()]).zip(&v[range]);
         let new = to_w.iter_mut().zip(to_m.iter_mut()).zip(to_v.iter_mut());

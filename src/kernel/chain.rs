@@ -3,11 +3,11 @@
 //! Every operator rounds as the one it stands for, so that a chain gives the same numbers as its parts; `Exp`, `Sigmoid`
 //! and `Erf` come from polynomials of their own.
 
-use super::{isa::Isa, pool::Pool};
-use std::{
-    cell::RefCell,
-    sync::{Mutex, PoisonError},
+use super::{
+    isa::Isa,
+    pool::{Pool, chunks_of_each},
 };
+use std::cell::RefCell;
 
 /// Floats that go through the whole chain at a time.
 const BLOCK: usize = 512;
@@ -147,20 +147,11 @@ impl Chain {
         for (input, spread) in inputs.iter().zip(&self.inputs) {
             assert!(input.len() >= spread.period.min(len), "an input of {} elements", input.len());
         }
-        let mut tasks: Vec<Mutex<Vec<&mut [f32]>>> = Vec::new();
-        tasks.resize_with(len.div_ceil(RUN), Mutex::default);
-        for output in outputs {
-            for (task, part) in tasks.iter().zip(output.chunks_mut(RUN)) {
-                task.lock().unwrap_or_else(PoisonError::into_inner).push(part);
-            }
-        }
         thread_local! {
             /// A block for every operand, kept from task to task.
             static OPERANDS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }
-        pool.run(tasks.len(), &|i| {
-            // Nobody ever waits for this lock: a task takes its own part.
-            let outputs = &mut tasks[i].lock().unwrap_or_else(PoisonError::into_inner);
+        chunks_of_each(pool, outputs, RUN, |i, outputs| {
             OPERANDS.with_borrow_mut(|blocks| match isa {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => x86::part512(self, i * RUN, inputs, outputs, blocks),

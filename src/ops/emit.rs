@@ -245,6 +245,12 @@ impl<'a> Emit<'a> {
         self.reduce("ReduceSum", a, axes, keep)
     }
 
+    /// Sum over all axes but the second, by the tool's own operator; only where [`is_native`](Self::is_native).
+    pub fn channel_sums(&mut self, a: &Value) -> Value {
+        let shape = vec![a.shape()[1]];
+        self.graph.raw(NATIVE, native::CHANNEL_SUMS, &[a.name()], &[], &[shape]).remove(0)
+    }
+
     /// Mean over `axes`; kept axes get length 1 when `keep`.
     pub fn reduce_mean(&mut self, a: &Value, axes: &[usize], keep: bool) -> Value {
         self.reduce("ReduceMean", a, axes, keep)
@@ -393,7 +399,7 @@ impl<'a> Emit<'a> {
         let columns: usize = target.iter().product();
         if self.is_native() && added > 0 && columns >= 16 && axes.iter().copied().eq(0..added) {
             let rows = self.reshape(a, &[a.len() / columns, columns]);
-            let sums = self.graph.raw(NATIVE, native::CHANNEL_SUMS, &[rows.name()], &[], &[vec![columns]]).remove(0);
+            let sums = self.channel_sums(&rows);
             return self.reshape(&sums, target);
         }
         let summed = self.reduce_sum(a, &axes, false);

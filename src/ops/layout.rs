@@ -126,6 +126,9 @@ fn apart(e: &mut Emit<'_>, v: &Value, strides: &[usize]) -> Value {
 /// What values are padded from, in order, and the axis, where each is one part of an axis padded with zeros and the parts fill
 /// it side by side.
 pub(super) fn side_by_side(graph: &Builder, padded: &[Value]) -> Option<(usize, Vec<Value>)> {
+    if padded.len() < 2 {
+        return None;
+    }
     let mut parts: Vec<(usize, usize, Value)> = Vec::new();
     for value in padded {
         let node = graph.writer(value.name()).filter(|n| n.op == "Pad" && n.inputs.len() == 2 && n.attrs.is_empty())?;
@@ -141,7 +144,7 @@ pub(super) fn side_by_side(graph: &Builder, padded: &[Value]) -> Option<(usize, 
         parts.push((axis, before[axis] as usize, part.clone()));
     }
     parts.sort_by_key(|(_, at, _)| *at);
-    let axis = parts.first().filter(|_| parts.len() > 1)?.0;
+    let axis = parts[0].0;
     let end =
         parts.iter().try_fold(0, |end, (a, at, part)| (*a == axis && *at == end).then(|| end + part.shape()[axis]));
     (end == Some(padded[0].shape()[axis])).then(|| (axis, parts.into_iter().map(|(_, _, part)| part).collect()))

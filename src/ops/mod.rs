@@ -148,11 +148,6 @@ pub enum OpError {
     Unsupported(String),
 }
 
-/// The sum of two values of one shape, as gradients of the same value are added up.
-pub fn sum(graph: &mut Builder, a: &Value, b: &Value) -> Value {
-    graph.op("Add", &[a, b], &[], a.shape())
-}
-
 /// The sum of all gradients that arrive at a value. Where they are those of slices that lie side by side, they are joined: a
 /// network that cuts a value into parts would otherwise have each padded with zeros and added to the others.
 pub fn total(graph: &mut Builder, parts: &[Value]) -> Option<Value> {
@@ -161,7 +156,7 @@ pub fn total(graph: &mut Builder, parts: &[Value]) -> Option<Value> {
         return Some(graph.op("Concat", &slices, &[("axis", (axis as i64).into())], parts[0].shape()));
     }
     let (first, rest) = parts.split_first()?;
-    Some(rest.iter().fold(first.clone(), |sum, part| self::sum(graph, &sum, part)))
+    Some(rest.iter().fold(first.clone(), |sum, part| graph.op("Add", &[&sum, part], &[], sum.shape())))
 }
 
 /// Every operator record, by family.

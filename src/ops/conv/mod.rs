@@ -18,7 +18,7 @@ use super::{
     Op, OpError,
     window::{split_padding, windows},
 };
-use crate::graph::{NATIVE, Value, native};
+use crate::graph::Value;
 
 const CONV: &[&str] = &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
 const CONV_TRANSPOSE: &[&str] =
@@ -206,8 +206,7 @@ fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 #[allow(clippy::unnecessary_wraps)] // the type of every rule
 fn bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     if e.is_native() {
-        let shape = vec![dy.shape()[1]];
-        return Ok(e.graph.raw(NATIVE, native::CHANNEL_SUMS, &[dy.name()], &[], &[shape]).remove(0));
+        return Ok(e.channel_sums(dy));
     }
     let axes: Vec<usize> = (0..dy.rank()).filter(|&i| i != 1).collect();
     Ok(e.reduce_sum(dy, &axes, false))
