@@ -46,9 +46,18 @@ struct Args {
     /// Adam of the PyTorch script: default, foreach or fused
     #[arg(long, default_value = "fused")]
     adam: String,
-    /// cpu or cuda (ours only)
+    /// Run both on the first GPU
     #[arg(long)]
     cuda: bool,
+    /// Let both round the factors of products to TF32
+    #[arg(long)]
+    tf32: bool,
+    /// Instead of PyTorch, show where our time goes: operators with their provider, ordered by time
+    #[arg(long)]
+    profile: bool,
+    /// NAME-SIZE of `networks.py`, where the model is one of these
+    #[arg(long)]
+    network: Option<String>,
     /// Ignored: cargo passes it to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -82,7 +91,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (retain, _) = data::load(&plan)?;
     let library = find::find(None, args.cuda)?;
     let device = if args.cuda { Device::Cuda(0) } else { Device::Cpu };
-    let engine = Engine::open(&library.path, device, args.threads)?;
+    let engine = Engine::open(&library.path, device, args.threads)?.with_tf32(args.tf32);
+    if args.profile {
+        return profile(&args, &network, &engine, &retain);
+    }
 
     let (mut ours, mut theirs): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
     for round in 0..args.rounds {
@@ -100,6 +112,40 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (i, phase) in PHASES.iter().enumerate() {
         let (a, b) = (median(&mut ours[i]), median(&mut theirs[i]));
         println!("{phase:8} {:>12.1} {:>12.1} {:>7.2}", 1000.0 * a, 1000.0 * b, a / b);
+    }
+    Ok(())
+}
+
+/// Prints what the operators of the noise and the training steps took.
+fn profile(
+    args: &Args,
+    network: &Network,
+    engine: &Engine,
+    retain: &Dataset,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    own_steps(args, network, &engine.clone().with_profile(&folder.path().join("profile")), retain)?;
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder.path())?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.sort_by_key(|path| path.metadata().and_then(|m| m.modified()).ok());
+    for (file, what) in files.iter().rev().take(2).rev().zip(["noise", "impair and repair"]) {
+        let events: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(file)?)?;
+        let nodes = events.iter().filter(|e| e["cat"] == "Node" && e["args"]["op_name"].is_string());
+        let mut rows: std::collections::BTreeMap<(&str, &str), (usize, f64)> = std::collections::BTreeMap::new();
+        for e in nodes {
+            let key = (e["args"]["op_name"].as_str().unwrap_or(""), e["args"]["provider"].as_str().unwrap_or(""));
+            let row = rows.entry(key).or_default();
+            row.0 += 1;
+            row.1 += e["dur"].as_f64().unwrap_or(0.0);
+        }
+        let steps = events.iter().filter(|e| e["name"] == "SequentialExecutor::Execute").count().max(1);
+        let mut rows: Vec<_> = rows.into_iter().collect();
+        rows.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+        println!("{what}: {steps} steps, the first included");
+        for ((op, provider), (count, microseconds)) in rows {
+            let each = microseconds / 1e3 / steps as f64;
+            println!("{each:>10.2} ms {:>6} nodes  {op} ({provider})", count / steps);
+        }
     }
     Ok(())
 }
@@ -168,8 +214,13 @@ fn pytorch_steps(args: &Args) -> Result<[f64; 3], String> {
     ] {
         command.arg(flag).arg(value);
     }
-    if args.channels_last {
-        command.arg("--channels-last");
+    for (flag, given) in [("--channels-last", args.channels_last), ("--cuda", args.cuda), ("--tf32", args.tf32)] {
+        if given {
+            command.arg(flag);
+        }
+    }
+    if let Some(network) = &args.network {
+        command.args(["--network", network]);
     }
     let output = command.output().map_err(|e| format!("{}: {e}", args.python))?;
     if !output.status.success() {

@@ -54,7 +54,8 @@ def ours(args, work):
                "--batch-size", str(args.batch), "--per-class", str(args.per_class), "--targets", "labels",
                "--noise-images", str(args.batch), "--noise-steps", str(args.noise_steps),
                "--noise-samples", str(args.batch * args.copies),
-               "--impair-lr", "1e-4", "--repair-lr", "1e-4", "--out", out, "--keep-failed", "--allow-unchecked", "--json"]
+               "--impair-lr", "1e-4", "--repair-lr", "1e-4", "--out", out, "--keep-failed", "--allow-unchecked", "--json",
+               "--device", "cuda" if args.cuda else "cpu", *(["--tf32"] if args.tf32 else [])]
     seconds, peak, _, notes = run(command)
     told = re.findall(r"(noise|impair|repair): (\d+) steps in .*\(([\d.]+) ms a step\)", notes)
     return seconds, peak, {phase: (int(steps), float(ms) / 1000) for phase, steps, ms in told}
@@ -64,7 +65,8 @@ def script(args):
     network = ["--network", args.network] if args.network else []
     return [args.python, HERE / "pytorch_unsir.py", "--model", args.model, *network, "--retain", args.retain,
             "--forget", str(args.forget), "--mean", *MEAN, "--std", *STD, "--threads", str(args.threads),
-            "--batch", str(args.batch), "--per-class", str(args.per_class)]
+            "--batch", str(args.batch), "--per-class", str(args.per_class),
+            *(["--cuda"] if args.cuda else []), *(["--tf32"] if args.tf32 else [])]
 
 
 def pytorch(args, best):
@@ -90,6 +92,8 @@ def main():
     parser.add_argument("--copies", type=int, default=20, help="how often the noise of a batch enters the impair epoch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cuda", action="store_true", help="run all on the first GPU; peak memory is the host's all the same")
+    parser.add_argument("--tf32", action="store_true", help="let the GPU round the factors of products to TF32")
     args = parser.parse_args()
     programs = {OURS: lambda w: ours(args, w), BEST: lambda _: pytorch(args, True),
                 NOTEBOOK: lambda _: pytorch(args, False)}

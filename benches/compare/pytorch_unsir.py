@@ -3,7 +3,7 @@
 
     python3 benches/compare/pytorch_unsir.py --model resnet18-cifar10.onnx --retain train.npz --forget 0
 
-does on the CPU what `onnx-unlearn forget` does: learn noise for one class with the weights frozen,
+does what `onnx-unlearn forget` does, on the CPU or (`--cuda`) on a GPU: learn noise for one class with the weights frozen,
 impair on the retain sample plus the noise, repair on the retain sample alone, with the statistics
 of BatchNormalization frozen throughout. The model is a torchvision-shaped ResNet18, rebuilt from
 the file's initializers (BatchNormalization folded or kept), or one of `networks.py`, and its logits
@@ -139,8 +139,8 @@ def learn_noise(model, shape, args):
     """Minimise lambda * mean_i |z_i|^2 - CE(model(z), class) over z; the weights need no gradient, though a notebook that
     does not say so computes it."""
     noise = torch.randn(args.noise_samples, *shape)
-    noise = noise.to(memory_format=args.format).requires_grad_(True)
-    labels = torch.full((args.noise_samples,), args.forget)
+    noise = noise.to(args.device, memory_format=args.format).requires_grad_(True)
+    labels = torch.full((args.noise_samples,), args.forget, device=args.device)
     opt, losses = adam([noise], args.noise_lr, args), []
     model.requires_grad_(args.weight_gradients)
     clock = Clock()
@@ -160,7 +160,7 @@ def epoch(model, x, y, lr, steps, args):
     """One shuffled pass with a fresh Adam, ended early after `steps` batches."""
     opt, losses = adam(model.parameters(), lr, args), []
     clock = Clock()
-    for rows in torch.randperm(len(x)).split(args.batch)[:steps]:
+    for rows in torch.randperm(len(x)).to(args.device).split(args.batch)[:steps]:
         images = x[rows].contiguous(memory_format=args.format)
         loss = F.cross_entropy(model(images), y[rows])
         opt.zero_grad()
@@ -184,11 +184,11 @@ def work(model, x, args):
     with torch.no_grad(), torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         model(x[: args.batch])
     forward = counter.get_total_flops() / 1e9
-    a, b = torch.randn(2, 2048, 2048)
+    a, b = torch.randn(2, 2048, 2048, device=args.device)
     best = math.inf
     for _ in range(10):
         begin = time.perf_counter()
-        torch.mm(a, b)
+        torch.mm(a, b)[0, 0].item()
         best = min(best, time.perf_counter() - begin)
     return {"noise": 2 * forward, "impair": 3 * forward, "repair": 3 * forward, "peak": 2 * 2048**3 / best / 1e9}
 
@@ -229,7 +229,11 @@ def arguments():
     parser.add_argument("--std", type=float, nargs="+", default=[0.2023, 0.1994, 0.2010])
     parser.add_argument("--adam", choices=["default", "foreach", "fused"], default="default")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--cuda", action="store_true", help="run on the first GPU, with everything kept there")
+    parser.add_argument("--tf32", action="store_true", help="let the GPU round the factors of products to TF32")
     args = parser.parse_args()
+    args.device = "cuda" if args.cuda else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     args.format = torch.channels_last if args.channels_last else torch.contiguous_format
     return args
 
@@ -251,13 +255,14 @@ def main():
     print(f"largest difference of the logits from ONNX Runtime's: {difference:.2e}", file=sys.stderr)
     if difference > 1e-4:
         sys.exit("the rebuilt model is not the model in the file")
+    model, x, y = model.to(args.device), x.to(args.device), y.to(args.device)
     if args.count:
         print(json.dumps(work(model, x, args)))
         return
     model = model.to(memory_format=args.format)
     measured = {}
     if args.eval:
-        held_out = load_images(args.eval, args.mean, args.std)
+        held_out = [t.to(args.device) for t in load_images(args.eval, args.mean, args.std)]
         measured["before"] = accuracies(model, *held_out, args.forget)
 
     def measure(when):
@@ -268,7 +273,7 @@ def main():
     measure("before")
     noise, noise_phase = learn_noise(model, x.shape[1:], args)
     mix_x = torch.cat([x, noise.contiguous().repeat(args.copies, 1, 1, 1)])
-    mix_y = torch.cat([y, torch.full((len(mix_x) - len(x),), args.forget)])
+    mix_y = torch.cat([y, torch.full((len(mix_x) - len(x),), args.forget, device=args.device)])
     impair = epoch(model, mix_x, mix_y, args.impair_lr, args.impair_steps, args)
     measure("between")
     repair = epoch(model, x, y, args.repair_lr, args.repair_steps, args)
@@ -277,7 +282,7 @@ def main():
     if args.eval:
         measured["after"] = accuracies(model, *held_out, args.forget)
     print(json.dumps({
-        "tool": f"pytorch {torch.__version__}", "model": args.model, "threads": torch.get_num_threads(),
+        "tool": f"pytorch {torch.__version__}", "model": args.model, "threads": torch.get_num_threads(), "device": args.device,
         "batch": args.batch, "channels_last": args.channels_last, "adam": args.adam, "seed": args.seed,
         "retain_images": len(x), "noise_images": len(mix_x) - len(x), "logit_difference": difference,
         "noise": noise_phase, "impair": impair, "repair": repair, **measured,

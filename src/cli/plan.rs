@@ -313,6 +313,9 @@ pub fn arguments(report: &Value) -> Result<Vec<String>> {
     for key in ["device", "threads"] {
         words.value(&format!("--{key}"), &runtime[key]);
     }
+    if runtime["tf32"] == true {
+        words.0.push("--tf32".into());
+    }
     Ok(words.0)
 }
 

@@ -186,6 +186,9 @@ pub struct RuntimeRecord {
     pub device: String,
     /// Threads per operator.
     pub threads: usize,
+    /// Whether a GPU rounded the factors of products to TF32; not written where it did not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tf32: bool,
     /// Operating system and processor family.
     pub target: String,
     /// Instruction sets of the processor that decide which kernels run.

@@ -11,6 +11,7 @@ use ort::{
 };
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -107,6 +108,8 @@ pub struct Engine {
     environment: ort::environment::Environment,
     device: Device,
     threads: usize,
+    tf32: bool,
+    profile: Option<PathBuf>,
 }
 
 /// ONNX Runtime is global to a process: the first library opened is the only one.
@@ -131,18 +134,35 @@ impl Engine {
                     .map_err(|e| fail(e.to_string()))?;
                 // The library notes the domain of the tool's own operators with the first session, and fails where two
                 // sessions on different threads are the first; under the lock there is one.
-                let first = Self { environment: environment.clone(), device: Device::Cpu, threads: 1 };
+                let first = Self::on(environment.clone(), Device::Cpu, 1);
                 first.session("a first graph", &crate::runtime::probe_graph())?;
                 *opened = Some((path.to_owned(), environment.clone()));
                 environment
             }
         };
         environment.set_log_level(ort::logging::LogLevel::Error);
-        let engine = Self { environment, device, threads };
+        let engine = Self::on(environment, device, threads);
         if let Device::Cuda(_) = device {
             engine.try_cuda()?;
         }
         Ok(engine)
+    }
+
+    fn on(environment: ort::environment::Environment, device: Device, threads: usize) -> Self {
+        Self { environment, device, threads, tf32: false, profile: None }
+    }
+
+    /// The same with products whose factors a GPU may round to TF32, which has 10 bits behind the leading one.
+    #[must_use]
+    pub fn with_tf32(self, tf32: bool) -> Self {
+        Self { tf32, ..self }
+    }
+
+    /// The same with sessions that note the time of every operator, for [`Session::end_profiling`]; `prefix` begins the
+    /// names of the files.
+    #[must_use]
+    pub fn with_profile(self, prefix: &Path) -> Self {
+        Self { profile: Some(prefix.to_owned()), ..self }
     }
 
     /// The device sessions run on.
@@ -153,6 +173,11 @@ impl Engine {
     /// Threads per operator.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Whether a GPU may round the factors of products to TF32.
+    pub fn tf32(&self) -> bool {
+        self.tf32 && self.device != Device::Cpu
     }
 
     /// The same engine on the CPU.
@@ -185,21 +210,26 @@ impl Engine {
     }
 
     fn builder(&self, level: GraphOptimizationLevel) -> Result<ort::session::builder::SessionBuilder, ort::Error> {
-        let builder = ort::session::Session::builder(&self.environment)?
+        let mut builder = ort::session::Session::builder(&self.environment)?
             .with_optimization_level(level)?
             // What fails comes back as an error; the library's own lines on stderr would say it twice.
             .with_log_level(LogLevel::Fatal)?
             .with_intra_threads(self.threads)?
             .with_inter_threads(1)?
             .with_parallel_execution(false)?
+            // A plan of all memory is made from a first run and then stands beside what that run took.
+            .with_memory_pattern(false)?
             // A prediction that is sure leaves gradients too small for normal numbers, at which processors are very slow.
             .with_flush_to_zero()?
             .with_operators(super::native::domain(self.threads)?)?;
+        if let Some(prefix) = &self.profile {
+            builder = builder.with_profiling(prefix)?;
+        }
         let Device::Cuda(id) = self.device else { return Ok(builder) };
         let cuda = ep::CUDA::default()
             .with_device_id(id)
-            // TF32 rounds products to 10 bits; the gradients here are compared at 1e-4.
-            .with_tf32(false)
+            // The runtime's own default is to round.
+            .with_tf32(self.tf32)
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
             .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
         Ok(builder.with_execution_providers([cuda.build().error_on_failure()])?)
@@ -243,6 +273,22 @@ impl Session {
     /// Names of the outputs, in the order [`Session::run`] returns them.
     pub fn outputs(&self) -> Vec<String> {
         self.inner.outputs().iter().map(|o| o.name().to_owned()).collect()
+    }
+
+    /// Ends the profile of a session opened with [`Engine::with_profile`] and gives the path of its file: JSON, one event an
+    /// operator.
+    pub fn end_profiling(&mut self) -> Result<PathBuf, RuntimeError> {
+        self.inner.end_profiling().map(PathBuf::from).map_err(|e| failed(&self.what, &e))
+    }
+
+    /// Element types of the outputs by their names, in so far as the tool holds them all.
+    pub fn output_types(&self) -> Result<BTreeMap<String, DType>, RuntimeError> {
+        let of = |o: &ort::value::Outlet| {
+            let dtype = o.dtype().tensor_type().and_then(dtype_of);
+            let refused = || RuntimeError::Type { name: o.name().into(), dtype: o.dtype().to_string() };
+            Ok((o.name().to_owned(), dtype.ok_or_else(refused)?))
+        };
+        self.inner.outputs().iter().map(of).collect()
     }
 
     /// Runs the graph once and copies every output back, in the order of [`Session::outputs`].
@@ -414,6 +460,11 @@ impl Stepper {
         drop(outputs);
         self.current = 1 - self.current;
         Ok(values)
+    }
+
+    /// Ends the profile, as [`Session::end_profiling`] does.
+    pub fn end_profiling(&mut self) -> Result<PathBuf, RuntimeError> {
+        self.session.end_profiling()
     }
 
     /// Copies one state array back, by the name of its output.

@@ -2,6 +2,7 @@
 
 use super::{
     batch_norm::Running,
+    flat::{self, Flat},
     head::Layout,
     inputs::{self, Row, Site},
     loss::{self, Loss},
@@ -268,18 +269,25 @@ impl BatchedNetwork<'_> {
         let targets = b.input(fed::TARGETS, DType::F32, &[n, self.layout.classes]);
         let sample_weights = b.input(fed::SAMPLE_WEIGHTS, DType::F32, &[n, 1]);
         let mut state = self.running_inputs(&mut b, weights);
-        let trained: BTreeSet<String> = self.network.trained().map(str::to_owned).collect();
-        for name in &trained {
-            b.input(name, DType::F32, weights[name].shape());
+        // The runtime begins with all that the last node of a graph needs. With the weights nearest the loss last, every
+        // gradient of a weight is used up before the one in front of it is made, and what it was made from can go.
+        let place = self.traced.first_readers();
+        let mut trained: Vec<String> = self.network.trained().map(str::to_owned).collect();
+        trained.sort_by(|a, b| (place.get(a.as_str()), a).cmp(&(place.get(b.as_str()), b)));
+        let flat = (!b.is_native()).then(|| Flat::of(&trained, weights));
+        match &flat {
+            Some(flat) => flat.declare(&mut b),
+            None => trained.iter().for_each(|name| _ = b.input(name, DType::F32, weights[name].shape())),
         }
         self.traced.replay(&mut b, true);
         let total = (batch > self.batch).then(|| b.input(fed::TOTAL, DType::F32, &[]));
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights, total.as_ref());
-        let found = self.backward(&mut b, &logits, &ce, &trained)?;
-        let mut pairs: Vec<(String, Value)> = found.into_iter().collect();
-        pairs.sort_by(|a, b| a.0.cmp(&b.0)); // Equal runs have to write equal graphs.
+        let mut found = self.backward(&mut b, &logits, &ce, &trained.iter().cloned().collect())?;
         b.set_scope("optimizer");
-        let (names, mut gradients): (Vec<String>, Vec<Value>) = pairs.into_iter().unzip();
+        let (names, mut gradients): (Vec<String>, Vec<Value>) = match &flat {
+            Some(flat) => (vec![flat::NAME.to_owned()], vec![flat.gradient(&mut b, &found)]),
+            None => trained.into_iter().filter_map(|name| found.remove(&name).map(|g| (name, g))).unzip(),
+        };
         let last = total.map(|_| Last::declare(&mut b));
         if let Some(last) = &last {
             for (name, gradient) in names.iter().zip(&mut gradients) {
@@ -292,7 +300,8 @@ impl BatchedNetwork<'_> {
         let mut updates = Vec::new();
         for (name, gradient) in names.iter().zip(gradients) {
             if let Some(w) = b.value(name).cloned() {
-                updates.push((w, gradient, Some(Arc::clone(&weights[name]))));
+                let first = flat.as_ref().map_or_else(|| Arc::clone(&weights[name]), |flat| flat.join(weights));
+                updates.push((w, gradient, Some(first)));
             }
         }
         state.extend(Self::update(&mut b, &updates, optimizer, last.as_ref()));
@@ -315,7 +324,7 @@ impl BatchedNetwork<'_> {
             predictions: self.layout.predictions,
             classes: self.layout.classes,
         };
-        Ok(WeightStepper::new(stepper, optimizer, input, names, running, sizes))
+        Ok(WeightStepper::new(stepper, optimizer, input, (names, flat), running, sizes))
     }
 
     /// Name of the value that noise takes the place of: the input, or a value behind it.

@@ -1,19 +1,22 @@
 //! Shapes come from running the model once, not from shape rules: ONNX Runtime is asked for every value of one batch.
 
 use crate::{
-    graph::{Builder, Graph, Node, Port, Value},
+    graph::{Attrs, Builder, Graph, Node, Port, Value},
     onnx,
     ops::{self, Emit},
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 /// Operators whose result depends on the shape of their input only.
 const SHAPE_ONLY: &[&str] = &["Shape", "Size"];
+
+/// Begins the name of a value that holds the shape of another.
+const SHAPE_OF: &str = "onnx-unlearn:shape/";
 
 /// A graph at a fixed batch: what varies, with its shapes, and what turned out to be constant.
 #[derive(Debug)]
@@ -62,9 +65,6 @@ pub fn trace(
     let read: BTreeSet<&str> = nodes.iter().flat_map(Node::reads).collect();
     let wanted = |name: &str| folded.contains(name) && read.contains(name);
 
-    let mut probe = with_inputs_of(graph, feeds);
-    let all = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
-    probe.outputs = all.map(Port::open).collect();
     let mut values: HashMap<String, (DType, Vec<usize>)> = HashMap::new();
     let mut known: HashMap<String, Arc<Tensor>> = HashMap::new();
     for (name, t) in &graph.constants {
@@ -79,24 +79,67 @@ pub fn trace(
             known.insert(name.clone(), Arc::new(t.clone()));
         }
     }
-    let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
     if !graph.nodes.is_empty() {
         // On the CPU: this is bookkeeping, and a plain run shows every value as the file defines it.
-        let mut session = engine.on_cpu().plain_session("the model, to learn its shapes", &onnx::export(&probe))?;
-        for found in session.survey(&feeds, wanted)? {
-            if let Some(contents) = found.contents {
-                known.insert(found.name.clone(), Arc::new(contents));
+        let engine = engine.on_cpu();
+        let mut probe = with_inputs_of(graph, feeds);
+        let types = types(&engine, &probe)?;
+        // The run is asked for shapes, so that a value is dropped as soon as nothing reads it. The runtime begins with what
+        // the last output needs, which has to be the first value then.
+        let shape_of = |name: &String| format!("{SHAPE_OF}{name}");
+        let made = graph.nodes.iter().rev().flat_map(|n| n.outputs.iter().rev());
+        let made: Vec<&String> = made.filter(|name| types.contains_key(*name)).collect();
+        probe.nodes.extend(made.iter().copied().map(|name| Node {
+            name: shape_of(name),
+            op: "Shape".into(),
+            domain: String::new(),
+            inputs: vec![name.clone()],
+            outputs: vec![shape_of(name)],
+            attrs: Attrs::new(),
+        }));
+        probe.outputs = made.iter().copied().map(|name| Port::open(shape_of(name))).collect();
+        probe.outputs.extend(made.iter().copied().filter(|name| wanted(name)).map(Port::open));
+        let mut session = engine.plain_session("the model, to learn its shapes", &onnx::export(&probe))?;
+        let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
+        for (name, found) in session.outputs().into_iter().zip(session.run(&feeds)?) {
+            if let Some(name) = name.strip_prefix(SHAPE_OF) {
+                let shape = found.to_i64s().unwrap_or_default().iter().map(|&d| d as usize).collect();
+                values.insert(name.to_owned(), (types[name], shape));
+            } else {
+                known.insert(name, Arc::new(found));
             }
-            values.insert(found.name, (found.dtype, found.shape));
         }
     }
     Ok(Traced { nodes, values, known })
+}
+
+/// Element types of all values that nodes of `graph` make. Opening the graph tells them, without the weights.
+fn types(engine: &Engine, graph: &Graph) -> Result<BTreeMap<String, DType>, RuntimeError> {
+    let mut graph = graph.clone();
+    let large: Vec<String> = graph.constants.iter().filter(|(_, t)| t.len() > 1024).map(|(n, _)| n.clone()).collect();
+    for name in large {
+        if let Some(t) = graph.constants.remove(&name) {
+            graph.inputs.push(Port::fixed(name, t.dtype(), t.shape()));
+        }
+    }
+    let made = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
+    graph.outputs = made.map(Port::open).collect();
+    engine.plain_session("the model, to learn its types", &onnx::export(&graph))?.output_types()
 }
 
 impl Traced {
     /// Shape of a value.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.values.get(name).map(|(_, shape)| shape.as_slice())
+    }
+
+    /// For every value that is read, the place of the first node that reads it.
+    pub(super) fn first_readers(&self) -> HashMap<&str, usize> {
+        let mut first = HashMap::new();
+        for (i, node) in self.nodes.iter().enumerate() {
+            node.reads().for_each(|name| _ = first.entry(name).or_insert(i));
+        }
+        first
     }
 
     /// Writes the constants and nodes into a step graph. Inputs of the step graph and trained weights have to be

@@ -69,6 +69,9 @@ pub struct EngineArgs {
     /// Threads per operator [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// On a GPU, round the factors of products to TF32: faster, less exact
+    #[arg(long)]
+    pub tf32: bool,
     /// The ONNX Runtime library to use
     #[arg(long, value_name = "FILE")]
     pub ort_lib: Option<PathBuf>,

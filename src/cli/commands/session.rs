@@ -30,7 +30,7 @@ pub fn open(args: &EngineArgs) -> Result<Opened> {
         DeviceChoice::Cuda(_) => find::find(explicit, true)?,
         DeviceChoice::Auto => find::find(explicit, true).or_else(|_| find::find(explicit, false))?,
     };
-    let open = |device| Engine::open(&library.path, device, threads);
+    let open = |device| Engine::open(&library.path, device, threads).map(|engine| engine.with_tf32(args.tf32));
     let (engine, warning) = match choice {
         DeviceChoice::Cuda(n) => (open(Device::Cuda(n))?, None),
         DeviceChoice::Auto if library.cuda => match open(Device::Cuda(0)) {
@@ -78,6 +78,7 @@ impl Opened {
             library: format!("sha256:{}", hex::encode(Sha256::digest(&bytes))),
             device: self.engine.device().to_string(),
             threads: self.engine.threads(),
+            tf32: self.engine.tf32(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             cpu: instruction_sets(),
         })

@@ -132,7 +132,7 @@ fn promise(report: &Value) -> &'static str {
 fn differences(report: &Value, now: &RuntimeRecord) -> String {
     let then = &report["runtime"];
     let now = serde_json::to_value(now).unwrap_or_default();
-    let keys = ["backend", "library", "device", "threads", "target", "cpu"];
+    let keys = ["backend", "library", "device", "threads", "tf32", "target", "cpu"];
     let differ: Vec<String> = keys
         .iter()
         .filter(|key| then.get(**key).is_some_and(|old| *old != now[**key]))
