@@ -15,10 +15,16 @@ use onnx_unlearn::{
     tensor::Tensor,
     train::{BatchNorm, Goal, Network, NoiseLoss, Optimizer, Range},
 };
-use std::{path::PathBuf, process::Command, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Instant,
+};
 
 /// Times the phases of UNSIR beside PyTorch.
 #[derive(Parser)]
+#[allow(clippy::struct_excessive_bools)] // flags
 struct Args {
     /// A ResNet18 for 32x32 images (what the PyTorch script rebuilds)
     #[arg(long)]
@@ -52,9 +58,10 @@ struct Args {
     /// Let both round the factors of products to TF32
     #[arg(long)]
     tf32: bool,
-    /// Instead of PyTorch, show where our time goes: operators with their provider, ordered by time
-    #[arg(long)]
-    profile: bool,
+    /// Instead of PyTorch, show where our time goes: operators with their provider, ordered by time; what the runtime noted
+    /// of each node is left in this folder
+    #[arg(long, value_name = "FOLDER")]
+    profile: Option<PathBuf>,
     /// NAME-SIZE of `networks.py`, where the model is one of these
     #[arg(long)]
     network: Option<String>,
@@ -92,8 +99,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let library = find::find(None, args.cuda)?;
     let device = if args.cuda { Device::Cuda(0) } else { Device::Cpu };
     let engine = Engine::open(&library.path, device, args.threads)?.with_tf32(args.tf32);
-    if args.profile {
-        return profile(&args, &network, &engine, &retain);
+    if let Some(folder) = &args.profile {
+        return profile(folder, &args, &network, &engine, &retain);
     }
 
     let (mut ours, mut theirs): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
@@ -118,15 +125,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Prints what the operators of the noise and the training steps took.
 fn profile(
+    folder: &Path,
     args: &Args,
     network: &Network,
     engine: &Engine,
     retain: &Dataset,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let folder = tempfile::tempdir()?;
-    own_steps(args, network, &engine.clone().with_profile(&folder.path().join("profile")), retain)?;
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(folder.path())?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    std::fs::create_dir(folder)?;
+    own_steps(args, network, &engine.clone().with_profile(&folder.join("profile")), retain)?;
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.sort_by_key(|path| path.metadata().and_then(|m| m.modified()).ok());
     for (file, what) in files.iter().rev().take(2).rev().zip(["noise", "impair and repair"]) {
         let events: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(file)?)?;

@@ -1,7 +1,7 @@
 //! The tool's own kernels against the definition of a convolution, in every instruction set that the processor has.
 
 use onnx_unlearn::kernel::{
-    Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam,
+    Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Product, Size, Sizes, adam,
     chain::{self, Op, Step},
     lines::{BLOCK, Piece, Spread, Tap, correlate, dots, lay, take},
     pool::Alone,
@@ -158,6 +158,32 @@ fn convolutions() {
                     close(&y, &want.y, &format!("y, {what}"));
                     close(&dx, &want.dx, &format!("dx, {what}"));
                     close(&dw, &want.dw, &format!("dw, {what}"));
+                }
+            }
+        }
+    }
+}
+
+/// y = alpha a' b' + bias, whole tiles and rests, a few terms and more than are laid out at a time.
+#[test]
+fn products() {
+    for [m, k, n] in [[1, 1, 1], [13, 5, 33], [250, 40, 70], [40, 700, 20], [30, 6000, 40], [3, 0, 2]] {
+        let (a, b, bias) = (any(m * k, 1), any(k * n, 2), any(n, 3));
+        for (transposed_a, transposed_b) in [(false, false), (false, true), (true, false), (true, true)] {
+            let at = |i: usize, t: usize| if transposed_a { a[t * m + i] } else { a[i * k + t] };
+            let bt = |t: usize, j: usize| if transposed_b { b[j * k + t] } else { b[t * n + j] };
+            let term = |i, j, t| f64::from(at(i, t)) * f64::from(bt(t, j));
+            let element = |e: usize| {
+                let (i, j) = (e / n, e % n);
+                0.5 * (0..k).map(|t| term(i, j, t)).sum::<f64>() + f64::from(bias[j])
+            };
+            let want: Vec<f64> = (0..m * n).map(element).collect();
+            for isa in sets() {
+                for pool in [&Alone as &dyn Pool, &Three] {
+                    let product = Product { isa, transposed_a, transposed_b, alpha: 0.5 };
+                    let mut y = vec![9.0; m * n];
+                    product.run(pool, Size { m, k, n }, &a, &b, Some(&bias), &mut y);
+                    close(&y, &want, &format!("{product:?}, {} threads, {m} {k} {n}", pool.threads()));
                 }
             }
         }

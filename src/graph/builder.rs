@@ -20,6 +20,11 @@ impl Value {
         &self.name
     }
 
+    /// A value of the same shape.
+    pub(super) fn like(&self, name: &str) -> Self {
+        Self { name: name.into(), shape: Arc::clone(&self.shape) }
+    }
+
     /// Length of every axis.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -220,7 +225,7 @@ impl Builder {
     pub fn finish(mut self) -> Graph {
         self.graph.prune();
         if self.native {
-            fuse(&mut self.graph, &self.values);
+            fuse(&mut self.graph, &mut self.values);
         }
         self.graph
     }

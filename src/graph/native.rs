@@ -10,6 +10,8 @@ pub const WEIGHT_GRADIENT: &str = "ConvolutionWeightGradient";
 pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
 /// Sums over images and positions: one number for each channel of `v`.
 pub const CHANNEL_SUMS: &str = "ChannelSums";
+/// y = alpha `a`' `b`' + `bias` for matrices, which may be transposed; the bias is one number for each column.
+pub const PRODUCT: &str = "Product";
 /// The next w, M and V from `w`, `g`, `M`, `V`, `rate` and `floor`.
 pub const ADAM: &str = "Adam";
 /// Elementwise operators in one pass, `kernel::Chain`.
@@ -24,6 +26,12 @@ pub const SHAPE: &str = "shape";
 pub const AXES: &str = "axes";
 /// Attribute of convolutions: 1, or the number of channels where each has a window of its own.
 pub const GROUP: &str = "group";
+/// Attribute of a product: 1 where a stands transposed.
+pub const TRANS_A: &str = "transA";
+/// Attribute of a product: 1 where b stands transposed.
+pub const TRANS_B: &str = "transB";
+/// Attribute of a product: its factor.
+pub const ALPHA: &str = "alpha";
 /// Attribute of Adam: decay of the first moment.
 pub const BETA1: &str = "beta1";
 /// Attribute of Adam: decay of the second moment.

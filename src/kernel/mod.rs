@@ -14,6 +14,7 @@ pub mod lines;
 mod narrow;
 pub mod pool;
 pub mod pooling;
+pub mod product;
 pub mod tile;
 pub mod transpose;
 pub mod windows;
@@ -23,5 +24,6 @@ pub use convolution::{Convolution, Sizes};
 pub use depthwise::Depthwise;
 pub use isa::Isa;
 pub use pool::Pool;
+pub use product::{Product, Size};
 
 pub use windows::{Axis, Plan};

@@ -320,10 +320,47 @@ impl<'a> Emit<'a> {
 
     /// Rank-2 product with either side transposed: `op(a) x op(b)`.
     pub fn gemm(&mut self, a: &Value, b: &Value, trans_a: bool, trans_b: bool) -> Value {
-        let m = a.shape()[usize::from(trans_a)];
+        self.scaled_gemm(a, b, trans_a, trans_b, 1.0)
+    }
+
+    /// The same times `alpha`.
+    pub fn scaled_gemm(&mut self, a: &Value, b: &Value, trans_a: bool, trans_b: bool, alpha: f32) -> Value {
+        if let Some(y) = self.native_product(a, b, [trans_a, trans_b], alpha, None) {
+            return y;
+        }
+        let shape = [a.shape()[usize::from(trans_a)], b.shape()[usize::from(!trans_b)]];
+        let mut attrs = vec![("transA", Attr::Int(trans_a.into())), ("transB", Attr::Int(trans_b.into()))];
+        if alpha.to_bits() != 1f32.to_bits() {
+            attrs.push(("alpha", Attr::Float(alpha)));
+        }
+        self.op("Gemm", &[a, b], &attrs, &shape)
+    }
+
+    /// The same by the tool's own operator, plus a bias for each column, where that is faster than the runtime's: in long
+    /// products, whose other factor is laid out once for many rows.
+    pub fn native_product(
+        &mut self,
+        a: &Value,
+        b: &Value,
+        [trans_a, trans_b]: [bool; 2],
+        alpha: f32,
+        bias: Option<&Value>,
+    ) -> Option<Value> {
+        const LONG: usize = 2048;
+        const WIDE: usize = 16;
+        let (m, k) = (a.shape()[usize::from(trans_a)], a.shape()[usize::from(!trans_a)]);
         let n = b.shape()[usize::from(!trans_b)];
-        let attrs = [("transA", Attr::Int(trans_a.into())), ("transB", Attr::Int(trans_b.into()))];
-        self.op("Gemm", &[a, b], &attrs, &[m, n])
+        let long = if trans_a { k } else { m };
+        if !self.is_native() || long < LONG || m.min(k).min(n) < WIDE {
+            return None;
+        }
+        let inputs: Vec<&str> = [a, b].into_iter().chain(bias).map(Value::name).collect();
+        let attrs = [
+            (native::TRANS_A, Attr::Int(trans_a.into())),
+            (native::TRANS_B, Attr::Int(trans_b.into())),
+            (native::ALPHA, Attr::Float(alpha)),
+        ];
+        Some(self.graph.raw(NATIVE, native::PRODUCT, &inputs, &attrs, &[vec![m, n]]).remove(0))
     }
 
     /// Swaps the last two axes.

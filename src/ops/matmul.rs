@@ -1,13 +1,14 @@
 //! Matrix products.
 
 use super::{Emit, Flow::Vjp, MICROSOFT, Op, OpError};
-use crate::graph::{Attr, Value};
+use crate::graph::Value;
 
 const FUSED: &[&str] = &["alpha", "transA", "transB", "transBatchA", "transBatchB"];
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Gemm", &["alpha", "beta", "transA", "transB"], &[Vjp(gemm_a), Vjp(gemm_b), Vjp(gemm_c)]),
-    Op::new("MatMul", &[], &[Vjp(matmul_a), Vjp(matmul_b)]),
+    Op::new("Gemm", &["alpha", "beta", "transA", "transB"], &[Vjp(gemm_a), Vjp(gemm_b), Vjp(gemm_c)])
+        .lowered_by(lower_gemm),
+    Op::new("MatMul", &[], &[Vjp(matmul_a), Vjp(matmul_b)]).lowered_by(lower_matmul),
     Op::new("FusedMatMul", FUSED, &[Vjp(fused_a), Vjp(fused_b)]).of(MICROSOFT),
     Op::new("TransposeMatMul", FUSED, &[Vjp(fused_a), Vjp(fused_b)]).of(MICROSOFT),
 ];
@@ -38,10 +39,31 @@ fn gemm_c(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 /// alpha * a b with either side transposed, alpha being the node's.
 fn product(e: &mut Emit<'_>, a: &Value, b: &Value, trans_a: bool, trans_b: bool) -> Result<Value, OpError> {
     let alpha = e.float("alpha", 1.0)?;
-    let shape = [a.shape()[usize::from(trans_a)], b.shape()[usize::from(!trans_b)]];
-    let attrs =
-        [("alpha", Attr::Float(alpha)), ("transA", Attr::Int(trans_a.into())), ("transB", Attr::Int(trans_b.into()))];
-    Ok(e.op("Gemm", &[a, b], &attrs, &shape))
+    Ok(e.scaled_gemm(a, b, trans_a, trans_b, alpha))
+}
+
+/// The tool's own product where it is faster, with the bias where that is one number for each column.
+fn lower_gemm(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
+    let (alpha, beta) = (e.float("alpha", 1.0)?, e.float("beta", 1.0)?);
+    let sides = [flag(e, "transA")?, flag(e, "transB")?];
+    let (a, b) = (e.x(0)?, e.x(1)?);
+    let bias = if e.has(2) { Some(e.x(2)?) } else { None };
+    let by_column = bias.as_ref().is_none_or(|c| c.len() == y[1] && c.shape().last() == y.last());
+    if !by_column || beta.to_bits() != 1f32.to_bits() {
+        return Ok(None);
+    }
+    Ok(e.native_product(&a, &b, sides, alpha, bias.as_ref()))
+}
+
+/// The same for a product whose right factor is one matrix.
+fn lower_matmul(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
+    let (a, b) = (e.x(0)?, e.x(1)?);
+    if !e.is_native() || a.rank() < 2 || b.rank() != 2 {
+        return Ok(None);
+    }
+    let rows = flat(e, &a);
+    let product = e.native_product(&rows, &b, [false, false], 1.0, None);
+    Ok(product.map(|product| e.reshape(&product, y)))
 }
 
 fn flag(e: &Emit<'_>, name: &str) -> Result<bool, OpError> {

@@ -2,7 +2,7 @@
 
 use crate::{
     graph::{NATIVE, native},
-    kernel::{Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Sizes, adam, pooling},
+    kernel::{Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Product, Size, Sizes, adam, pooling},
 };
 use ort::{
     Error, Result,
@@ -22,6 +22,7 @@ pub fn domain(threads: usize) -> Result<OperatorDomain> {
         .add(own(Kind::Weight))?
         .add(own(Kind::MaxPool))?
         .add(own(Kind::Sums))?
+        .add(own(Kind::Product))?
         .add(own(Kind::Adam))?
         .add(own(Kind::Chain))
 }
@@ -33,6 +34,7 @@ enum Kind {
     Weight,
     MaxPool,
     Sums,
+    Product,
     Adam,
     Chain,
 }
@@ -82,6 +84,7 @@ impl Operator for Own {
             Kind::Weight => native::WEIGHT_GRADIENT,
             Kind::MaxPool => native::MAX_POOL_GRADIENT,
             Kind::Sums => native::CHANNEL_SUMS,
+            Kind::Product => native::PRODUCT,
             Kind::Adam => native::ADAM,
             Kind::Chain => native::CHAIN,
         }
@@ -90,7 +93,9 @@ impl Operator for Own {
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         let float = || OperatorInput::required(TensorElementType::Float32);
         match self.kind {
-            Kind::Forward => vec![float(), float(), OperatorInput::optional(TensorElementType::Float32)],
+            Kind::Forward | Kind::Product => {
+                vec![float(), float(), OperatorInput::optional(TensorElementType::Float32)]
+            }
             Kind::Input | Kind::Weight | Kind::MaxPool => vec![float(), float()],
             Kind::Sums => vec![float()],
             Kind::Adam => (0..6).map(|_| float()).collect(),
@@ -122,6 +127,14 @@ impl Operator for Own {
                 Some(shape) => context.set_output(0, &tensor(vec![shape[1]])),
                 None => Ok(()),
             },
+            Kind::Product => match (inputs[0].tensor_shape(), inputs[1].tensor_shape()) {
+                (Some(a), Some(b)) => {
+                    let side = |name| context.attr::<i64>(name).map(|v| usize::from(v == 1));
+                    let shape = vec![a[side(native::TRANS_A)?], b[1 - side(native::TRANS_B)?]];
+                    context.set_output(0, &tensor(shape))
+                }
+                _ => Ok(()),
+            },
             Kind::Forward | Kind::Input | Kind::Weight => {
                 let axes = axes(&context.attr::<Vec<i64>>(native::AXES)?)?;
                 let group = context.attr::<i64>(native::GROUP)?;
@@ -145,6 +158,16 @@ impl Operator for Own {
         }
         if kind == Kind::Sums {
             return Ok(Box::new(move |context: &ComputeContext| channel_sums(context, count)));
+        }
+        if kind == Kind::Product {
+            let side = |name| context.get::<i64>(name).map(|v| v == 1).ok_or_else(|| missing(name));
+            let product = Product {
+                isa: Isa::detect(),
+                transposed_a: side(native::TRANS_A)?,
+                transposed_b: side(native::TRANS_B)?,
+                alpha: context.get::<f32>(native::ALPHA).ok_or_else(|| missing(native::ALPHA))?,
+            };
+            return Ok(Box::new(move |context: &ComputeContext| run_product(context, count, product)));
         }
         if kind == Kind::Chain {
             let list = |name| context.get::<Vec<i64>>(name).ok_or_else(|| missing(name));
@@ -253,6 +276,19 @@ fn adam_step(context: &ComputeContext, count: usize, beta1: f32, beta2: f32) -> 
     ];
     let step = adam::Step { beta1, beta2, rate: slices[4][0], floor: slices[5][0] };
     adam::step(&pool, step, [slices[0], slices[1], slices[2], slices[3]], new);
+    Ok(())
+}
+
+fn run_product(context: &ComputeContext, count: usize, product: Product) -> Result<()> {
+    let (a, b) = (input(context, 0)?, input(context, 1)?);
+    let bias = if context.num_inputs()? > 2 { context.input(2)? } else { None };
+    let ((rows, a), (columns, b)) = (a.try_extract_tensor::<f32>()?, b.try_extract_tensor::<f32>()?);
+    let bias = bias.as_ref().map(|b| b.try_extract_tensor::<f32>()).transpose()?.map(|b| b.1);
+    let (ta, tb) = (usize::from(product.transposed_a), usize::from(product.transposed_b));
+    let (m, n) = (rows[ta], columns[1 - tb]);
+    let mut y = output(context, 0, &[m, n])?;
+    let size = Size { m: m as usize, k: rows[1 - ta] as usize, n: n as usize };
+    product.run(&Threads { context, count }, size, a, b, bias, y.try_extract_tensor_mut::<f32>()?.1);
     Ok(())
 }
 

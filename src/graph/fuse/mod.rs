@@ -1,9 +1,15 @@
 //! Joins elementwise operators into [`CHAIN`](native::CHAIN)s, so that large arrays are read and written once for all of
 //! them. The numbers stay the same, but for the last digits of `Exp`, `Sigmoid` and `Erf`.
 //!
+//! Before that, products take the bias that follows them (`bias.rs`), and chains of the backward half compute again what the
+//! forward half would have to keep for them (`again.rs`).
+//!
 //! A node joins the chain of a node it reads from where both have results of one shape and nothing outside the chain lies
 //! between the two. Operators that ONNX Runtime itself joins with the product of matrices before or behind them are left to
 //! it.
+
+mod again;
+mod bias;
 
 use super::{Attr, Attrs, Graph, NATIVE, Node, Value, native};
 use crate::{
@@ -70,7 +76,14 @@ const KEEP_TYPE: &[&str] = &[
 ];
 
 /// Joins what can be joined in a graph whose values are these.
-pub(super) fn fuse(graph: &mut Graph, values: &HashMap<String, Value>) {
+pub(super) fn fuse(graph: &mut Graph, values: &mut HashMap<String, Value>) {
+    bias::take(graph, values);
+    again::compute(graph, values);
+    join(graph, values);
+}
+
+/// Writes the chains.
+fn join(graph: &mut Graph, values: &HashMap<String, Value>) {
     let outputs: HashSet<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
