@@ -3,6 +3,7 @@
 use onnx_unlearn::kernel::{
     Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Product, Size, Sizes, adam,
     chain::{self, Op, Step},
+    layer_norm,
     lines::{BLOCK, Piece, Spread, Tap, correlate, dots, lay, take},
     pool::Alone,
     pooling,
@@ -185,6 +186,41 @@ fn products() {
                     product.run(pool, Size { m, k, n }, &a, &b, Some(&bias), &mut y);
                     close(&y, &want, &format!("{product:?}, {} threads, {m} {k} {n}", pool.threads()));
                 }
+            }
+        }
+    }
+}
+
+/// Against the formula in float64, rows longer and shorter than what is summed up beside each other.
+#[test]
+fn gradients_of_layer_normalization() {
+    for [rows, len] in [[1, 1], [5, 7], [40, 32], [9, 200]] {
+        let (x, scale, dy) = (any(rows * len, 1), any(len, 2), any(rows * len, 3));
+        let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
+        let (xs, scales, dys) = (wide(&x), wide(&scale), wide(&dy));
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+        let (mut dx, mut dscale, mut dbias) = (Vec::new(), vec![0.0; len], vec![0.0; len]);
+        for (x, dy) in xs.chunks(len).zip(dys.chunks(len)) {
+            let centred: Vec<f64> = x.iter().map(|v| v - mean(x)).collect();
+            let inv = 1.0 / (mean(&centred.iter().map(|v| v * v).collect::<Vec<_>>()) + 1e-3).sqrt();
+            let hat: Vec<f64> = centred.iter().map(|v| v * inv).collect();
+            let g: Vec<f64> = dy.iter().zip(&scales).map(|(d, s)| d * s).collect();
+            let along = mean(&g.iter().zip(&hat).map(|(g, h)| g * h).collect::<Vec<_>>());
+            dx.extend(g.iter().zip(&hat).map(|(v, h)| inv * (v - mean(&g) - h * along)));
+            for i in 0..len {
+                dscale[i] += dy[i] * hat[i];
+                dbias[i] += dy[i];
+            }
+        }
+        for isa in sets() {
+            for pool in [&Alone as &dyn Pool, &Three] {
+                let what = format!("{isa:?}, {} threads, {rows} rows of {len}", pool.threads());
+                let (mut a, mut b, mut c) = (vec![9.0; rows * len], vec![9.0; len], vec![9.0; len]);
+                let to = layer_norm::Gradients { x: &mut a, scale: &mut b, bias: &mut c };
+                layer_norm::gradient(isa, pool, 1e-3, &x, &scale, &dy, to);
+                close(&a, &dx, &format!("dx, {what}"));
+                close(&b, &dscale, &format!("dscale, {what}"));
+                close(&c, &dbias, &format!("dbias, {what}"));
             }
         }
     }

@@ -10,6 +10,10 @@ pub const WEIGHT_GRADIENT: &str = "ConvolutionWeightGradient";
 pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
 /// Sums over images and positions: one number for each channel of `v`.
 pub const CHANNEL_SUMS: &str = "ChannelSums";
+/// The gradients of x, scale and bias of a layer normalization from `x`, `scale` and `dy`.
+pub const LAYER_NORM_GRADIENT: &str = "LayerNormalizationGradient";
+/// Attribute of layer normalization: added to the variance.
+pub const EPSILON: &str = "epsilon";
 /// y = alpha `a`' `b`' + `bias` for matrices, which may be transposed; the bias is one number for each column.
 pub const PRODUCT: &str = "Product";
 /// The next w, M and V from `w`, `g`, `M`, `V`, `rate` and `floor`.

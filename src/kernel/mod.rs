@@ -10,6 +10,7 @@ pub mod chain;
 pub mod convolution;
 pub mod depthwise;
 mod isa;
+pub mod layer_norm;
 pub mod lines;
 mod narrow;
 pub mod pool;

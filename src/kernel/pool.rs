@@ -44,7 +44,7 @@ pub fn chunks_of_each<T: Send>(
 }
 
 /// Gives every part to the task of its number.
-fn hand_out<P: Send>(pool: &dyn Pool, parts: impl Iterator<Item = P>, task: impl Fn(usize, &mut P) + Sync) {
+pub(super) fn hand_out<P: Send>(pool: &dyn Pool, parts: impl Iterator<Item = P>, task: impl Fn(usize, &mut P) + Sync) {
     use std::sync::{Mutex, PoisonError};
     // Nobody ever waits for one of these: a task locks its own part.
     let parts: Vec<Mutex<P>> = parts.map(Mutex::new).collect();

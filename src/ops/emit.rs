@@ -251,6 +251,15 @@ impl<'a> Emit<'a> {
         self.graph.raw(NATIVE, native::CHANNEL_SUMS, &[a.name()], &[], &[shape]).remove(0)
     }
 
+    /// Gradients of x, scale and bias of a layer normalization over the axes of `scale`, by the tool's own operator; only
+    /// where [`is_native`](Self::is_native).
+    pub fn layer_norm_gradient(&mut self, x: &Value, scale: &Value, dy: &Value, epsilon: f32) -> Vec<Value> {
+        let shapes = [x, scale, scale].map(|v| v.shape().to_vec());
+        let inputs = [x, scale, dy].map(Value::name);
+        let attrs = [(native::EPSILON, Attr::Float(epsilon))];
+        self.graph.raw(NATIVE, native::LAYER_NORM_GRADIENT, &inputs, &attrs, &shapes)
+    }
+
     /// Mean over `axes`; kept axes get length 1 when `keep`.
     pub fn reduce_mean(&mut self, a: &Value, axes: &[usize], keep: bool) -> Value {
         self.reduce("ReduceMean", a, axes, keep)

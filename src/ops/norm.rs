@@ -151,8 +151,21 @@ fn layer(e: &mut Emit<'_>) -> Result<Standard, OpError> {
     Ok(standardise(e, &x, (axis..x.rank()).collect(), epsilon))
 }
 
+/// The gradients of x, scale and bias by the tool's own operator, where it computes them: for one axis or several in one
+/// array of scales, and nothing that comes through Mean and InvStdDev.
+fn layer_natively(e: &mut Emit<'_>, dy: &Value) -> Result<Option<Vec<Value>>, OpError> {
+    let (x, scale) = (e.x(0)?, e.x(1)?);
+    let axis = e.axis("axis", -1, x.rank())?;
+    let epsilon = e.float("epsilon", 1e-5)?;
+    let plain = e.dy(1).is_none() && e.dy(2).is_none() && scale.shape() == &x.shape()[axis..];
+    Ok((e.is_native() && plain).then(|| e.layer_norm_gradient(&x, &scale, dy, epsilon)))
+}
+
 /// g = dy * scale      dx as in `standardise_back`, and what comes through Mean and InvStdDev
 fn layer_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    if let Some(mut gradients) = layer_natively(e, dy)? {
+        return Ok(gradients.swap_remove(0));
+    }
     let s = layer(e)?;
     let scale = e.x(1)?;
     let g = e.mul(dy, &scale);
@@ -176,6 +189,9 @@ fn inverse_back(e: &mut Emit<'_>, s: &Standard, d: Value, output: usize) -> Valu
 
 /// dscale = sum(dy * xhat)
 fn layer_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    if let Some(mut gradients) = layer_natively(e, dy)? {
+        return Ok(gradients.swap_remove(1));
+    }
     let s = layer(e)?;
     let d = e.mul(dy, &s.xhat);
     e.to_input(&d)
@@ -183,6 +199,10 @@ fn layer_scale(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 
 /// dbias = sum dy
 fn layer_bias(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
+    let bias = e.x(2)?;
+    if let Some(mut gradients) = layer_natively(e, dy)?.filter(|g| g[2].shape() == bias.shape()) {
+        return Ok(gradients.swap_remove(2));
+    }
     layer(e)?;
     e.to_input(dy)
 }

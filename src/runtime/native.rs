@@ -2,7 +2,7 @@
 
 use crate::{
     graph::{NATIVE, native},
-    kernel::{Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Product, Size, Sizes, adam, pooling},
+    kernel::{Axis, Chain, Convolution, Depthwise, Isa, Plan, Pool, Product, Size, Sizes, adam, layer_norm, pooling},
 };
 use ort::{
     Error, Result,
@@ -23,6 +23,7 @@ pub fn domain(threads: usize) -> Result<OperatorDomain> {
         .add(own(Kind::MaxPool))?
         .add(own(Kind::Sums))?
         .add(own(Kind::Product))?
+        .add(own(Kind::LayerNorm))?
         .add(own(Kind::Adam))?
         .add(own(Kind::Chain))
 }
@@ -35,6 +36,7 @@ enum Kind {
     MaxPool,
     Sums,
     Product,
+    LayerNorm,
     Adam,
     Chain,
 }
@@ -85,6 +87,7 @@ impl Operator for Own {
             Kind::MaxPool => native::MAX_POOL_GRADIENT,
             Kind::Sums => native::CHANNEL_SUMS,
             Kind::Product => native::PRODUCT,
+            Kind::LayerNorm => native::LAYER_NORM_GRADIENT,
             Kind::Adam => native::ADAM,
             Kind::Chain => native::CHAIN,
         }
@@ -98,6 +101,7 @@ impl Operator for Own {
             }
             Kind::Input | Kind::Weight | Kind::MaxPool => vec![float(), float()],
             Kind::Sums => vec![float()],
+            Kind::LayerNorm => vec![float(), float(), float()],
             Kind::Adam => (0..6).map(|_| float()).collect(),
             Kind::Chain => vec![OperatorInput::variadic(1).homogenous(TensorElementType::Float32)],
         }
@@ -106,7 +110,7 @@ impl Operator for Own {
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         let float = || OperatorOutput::required(TensorElementType::Float32);
         match self.kind {
-            Kind::Adam => vec![float(), float(), float()],
+            Kind::Adam | Kind::LayerNorm => vec![float(), float(), float()],
             Kind::Chain => vec![OperatorOutput::variadic(1).homogenous(TensorElementType::Float32)],
             _ => vec![float()],
         }
@@ -116,6 +120,7 @@ impl Operator for Own {
         let inputs = context.inputs();
         match self.kind {
             Kind::Adam => (0..3).try_for_each(|i| context.set_output(i, &inputs[0])),
+            Kind::LayerNorm => (0..3).try_for_each(|i| context.set_output(i, &inputs[i.min(1)])),
             Kind::MaxPool => context.set_output(0, &inputs[0]),
             Kind::Chain => {
                 let shape = tensor(context.attr::<Vec<i64>>(native::SHAPE)?);
@@ -158,6 +163,11 @@ impl Operator for Own {
         }
         if kind == Kind::Sums {
             return Ok(Box::new(move |context: &ComputeContext| channel_sums(context, count)));
+        }
+        if kind == Kind::LayerNorm {
+            let epsilon = context.get::<f32>(native::EPSILON).ok_or_else(|| missing(native::EPSILON))?;
+            let isa = Isa::detect();
+            return Ok(Box::new(move |context: &ComputeContext| layer_norm_gradient(context, count, isa, epsilon)));
         }
         if kind == Kind::Product {
             let side = |name| context.get::<i64>(name).map(|v| v == 1).ok_or_else(|| missing(name));
@@ -276,6 +286,20 @@ fn adam_step(context: &ComputeContext, count: usize, beta1: f32, beta2: f32) -> 
     ];
     let step = adam::Step { beta1, beta2, rate: slices[4][0], floor: slices[5][0] };
     adam::step(&pool, step, [slices[0], slices[1], slices[2], slices[3]], new);
+    Ok(())
+}
+
+fn layer_norm_gradient(context: &ComputeContext, count: usize, isa: Isa, epsilon: f32) -> Result<()> {
+    let inputs = (0..3).map(|i| input(context, i)).collect::<Result<Vec<_>>>()?;
+    let shape = |i: usize| inputs[i].shape().to_vec();
+    let [mut dx, mut scale, mut bias] = [(0, 0), (1, 1), (2, 1)].map(|(i, of)| output(context, i, &shape(of)));
+    let [dx, scale, bias] = [&mut dx, &mut scale, &mut bias].map(|o| match o {
+        Ok(o) => o.try_extract_tensor_mut::<f32>().map(|v| v.1),
+        Err(e) => Err(Error::new(e.to_string())),
+    });
+    let to = layer_norm::Gradients { x: dx?, scale: scale?, bias: bias? };
+    let slices = inputs.iter().map(|v| Ok(v.try_extract_tensor::<f32>()?.1)).collect::<Result<Vec<&[f32]>>>()?;
+    layer_norm::gradient(isa, &Threads { context, count }, epsilon, slices[0], slices[1], slices[2], to);
     Ok(())
 }
 
