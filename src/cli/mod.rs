@@ -52,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => commands::diff::run(&args, printer),
         Command::Export(args) => commands::export::run(&args, printer),
         Command::Runtime(args) => commands::runtime::run(&args, printer),
+        Command::Doctor(args) => commands::doctor::run(&args, printer),
         Command::Demo(args) => commands::demo::run(&args, printer),
     };
     let status = status.unwrap_or_else(|error| {

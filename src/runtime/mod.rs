@@ -1,6 +1,7 @@
 //! Finds ONNX Runtime and runs graphs on a device. No other module names `ort`.
 
 pub mod find;
+pub mod gpu;
 mod image;
 pub mod install;
 mod native;

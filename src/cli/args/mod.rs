@@ -62,6 +62,8 @@ pub enum Command {
     Digest(DigestArgs),
     /// Shows or installs ONNX Runtime
     Runtime(RuntimeArgs),
+    /// Says what this machine can train on, what is missing for it, and how to get that
+    Doctor(DoctorArgs),
     /// Runs `forget` on a model and images that come with the program
     Demo(DemoArgs),
 }
@@ -82,7 +84,7 @@ impl Command {
             Self::Attest(a) => a.quiet,
             Self::Commit(a) => a.quiet,
             Self::Diff(a) => a.quiet,
-            Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) | Self::Export(_) => false,
+            Self::Inspect(_) | Self::Digest(_) | Self::Runtime(_) | Self::Doctor(_) | Self::Export(_) => false,
         }
     }
 
@@ -98,6 +100,7 @@ impl Command {
             Self::Gradcheck(a) => a.json,
             Self::Digest(a) => a.json,
             Self::Runtime(a) => a.json,
+            Self::Doctor(a) => a.json,
             Self::Keygen(a) => a.json,
             Self::Sign(a) => a.json,
             Self::Attest(a) => a.json,
@@ -432,6 +435,15 @@ pub struct GradcheckArgs {
 pub struct DigestArgs {
     /// The model
     pub model: PathBuf,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,

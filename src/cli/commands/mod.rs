@@ -6,6 +6,7 @@ pub mod commit;
 pub mod demo;
 pub mod diff;
 pub mod digest;
+pub mod doctor;
 pub mod evaluate;
 pub mod export;
 pub mod forget;
