@@ -7,7 +7,6 @@
 mod batch_norm;
 mod bias;
 mod channels;
-mod flat;
 pub mod gradcheck;
 mod gradient;
 mod head;

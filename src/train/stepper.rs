@@ -2,7 +2,6 @@
 
 use super::{
     batch_norm::Running,
-    flat::Flat,
     network::Weights,
     optimizer::Optimizer,
     steps::{Range, fed},
@@ -84,9 +83,7 @@ pub struct WeightStepper {
     stepper: Stepper,
     optimizer: Optimizer,
     input: String,
-    /// The arrays that are trained: the weights, or all of them as one.
     names: Vec<String>,
-    flat: Option<Flat>,
     running: Vec<Running>,
     sizes: Sizes,
     /// The batch, where it is fed in parts: rows, targets and sample weights.
@@ -99,11 +96,11 @@ impl WeightStepper {
         stepper: Stepper,
         optimizer: Optimizer,
         input: String,
-        (names, flat): (Vec<String>, Option<Flat>),
+        names: Vec<String>,
         running: Vec<Running>,
         sizes: Sizes,
     ) -> Self {
-        Self { stepper, optimizer, input, names, flat, running, sizes, batch: Default::default(), t: 0 }
+        Self { stepper, optimizer, input, names, running, sizes, batch: Default::default(), t: 0 }
     }
 
     /// The batch of the next step: rows of samples, targets [predictions, classes] (1 for the classes that are
@@ -154,11 +151,7 @@ impl WeightStepper {
     pub fn weights(&self) -> Result<Weights, RuntimeError> {
         let mut weights = Weights::new();
         for name in &self.names {
-            let array = self.stepper.state(&format!("{name}/next"))?;
-            match &self.flat {
-                Some(flat) => weights.extend(flat.split(&array)),
-                None => _ = weights.insert(name.clone(), Arc::new(array)),
-            }
+            weights.insert(name.clone(), Arc::new(self.stepper.state(&format!("{name}/next"))?));
         }
         for r in &self.running {
             weights.insert(r.name.clone(), Arc::new(self.stepper.state(&r.next)?));
@@ -169,8 +162,7 @@ impl WeightStepper {
     /// Starts anew from these weights and running statistics, with a fresh optimizer.
     pub fn restart(&mut self, weights: &Weights) -> Result<(), RuntimeError> {
         for name in &self.names {
-            let array = self.flat.as_ref().map_or_else(|| weights.get(name).cloned(), |flat| Some(flat.join(weights)));
-            self.stepper.set_state(&format!("{name}/next"), array.as_ref())?;
+            self.stepper.set_state(&format!("{name}/next"), weights.get(name))?;
         }
         for r in &self.running {
             self.stepper.set_state(&r.next, weights.get(&r.name))?;

@@ -2,7 +2,6 @@
 
 use super::{
     batch_norm::Running,
-    flat::{self, Flat},
     head::Layout,
     inputs::{self, Row, Site},
     loss::{self, Loss},
@@ -274,20 +273,16 @@ impl BatchedNetwork<'_> {
         let place = self.traced.first_readers();
         let mut trained: Vec<String> = self.network.trained().map(str::to_owned).collect();
         trained.sort_by(|a, b| (place.get(a.as_str()), a).cmp(&(place.get(b.as_str()), b)));
-        let flat = (!b.is_native()).then(|| Flat::of(&trained, weights));
-        match &flat {
-            Some(flat) => flat.declare(&mut b),
-            None => trained.iter().for_each(|name| _ = b.input(name, DType::F32, weights[name].shape())),
+        for name in &trained {
+            b.input(name, DType::F32, weights[name].shape());
         }
         self.traced.replay(&mut b, true);
         let total = (batch > self.batch).then(|| b.input(fed::TOTAL, DType::F32, &[]));
         let (logits, ce) = self.loss(&mut b, &targets, &sample_weights, total.as_ref());
         let mut found = self.backward(&mut b, &logits, &ce, &trained.iter().cloned().collect())?;
         b.set_scope("optimizer");
-        let (names, mut gradients): (Vec<String>, Vec<Value>) = match &flat {
-            Some(flat) => (vec![flat::NAME.to_owned()], vec![flat.gradient(&mut b, &found)]),
-            None => trained.into_iter().filter_map(|name| found.remove(&name).map(|g| (name, g))).unzip(),
-        };
+        let (names, mut gradients): (Vec<String>, Vec<Value>) =
+            trained.into_iter().filter_map(|name| found.remove(&name).map(|gradient| (name, gradient))).unzip();
         let last = total.map(|_| Last::declare(&mut b));
         if let Some(last) = &last {
             for (name, gradient) in names.iter().zip(&mut gradients) {
@@ -300,8 +295,7 @@ impl BatchedNetwork<'_> {
         let mut updates = Vec::new();
         for (name, gradient) in names.iter().zip(gradients) {
             if let Some(w) = b.value(name).cloned() {
-                let first = flat.as_ref().map_or_else(|| Arc::clone(&weights[name]), |flat| flat.join(weights));
-                updates.push((w, gradient, Some(first)));
+                updates.push((w, gradient, Some(Arc::clone(&weights[name]))));
             }
         }
         state.extend(Self::update(&mut b, &updates, optimizer, last.as_ref()));
@@ -324,7 +318,7 @@ impl BatchedNetwork<'_> {
             predictions: self.layout.predictions,
             classes: self.layout.classes,
         };
-        Ok(WeightStepper::new(stepper, optimizer, input, (names, flat), running, sizes))
+        Ok(WeightStepper::new(stepper, optimizer, input, names, running, sizes))
     }
 
     /// Name of the value that noise takes the place of: the input, or a value behind it.
@@ -459,7 +453,7 @@ impl BatchedNetwork<'_> {
             feeds.push((name, vec![]));
         }
         let bytes = onnx::export(&graph);
-        let session = self.engine.session(what, &bytes)?;
+        let session = self.engine.step_session(what, &bytes)?;
         let asked = session.inputs();
         feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
         Ok(session.stepper(state, &feeds, read)?)
