@@ -58,9 +58,6 @@ struct Args {
     /// Let both round the factors of products to TF32
     #[arg(long)]
     tf32: bool,
-    /// Record our steps as CUDA graphs
-    #[arg(long)]
-    cuda_graphs: bool,
     /// Instead of PyTorch, show where our time goes: operators with their provider, ordered by time; what the runtime noted
     /// of each node is left in this folder
     #[arg(long, value_name = "FOLDER")]
@@ -101,8 +98,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (retain, _) = data::load(&plan)?;
     let library = find::find(None, args.cuda)?;
     let device = if args.cuda { Device::Cuda(0) } else { Device::Cpu };
-    let engine =
-        Engine::open(&library.path, device, args.threads)?.with_tf32(args.tf32).with_cuda_graphs(args.cuda_graphs);
+    let engine = Engine::open(&library.path, device, args.threads)?.with_tf32(args.tf32);
     if let Some(folder) = &args.profile {
         return profile(folder, &args, &network, &engine, &retain);
     }

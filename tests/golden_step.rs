@@ -132,32 +132,6 @@ fn on_cuda() {
     check(Device::Cuda(0), "fashion-mnist-bn.onnx", "fashion-mnist-bn.npz", &[1]);
 }
 
-/// Steps that are recorded as CUDA graphs do what the others do, with data and rates that change.
-#[test]
-#[ignore = "needs an NVIDIA GPU and the CUDA build of ONNX Runtime"]
-fn recorded_on_cuda() {
-    let golden = Golden::read("fashion-mnist-bn.npz");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/fashion-mnist-bn.onnx");
-    let network = Network::new(&onnx::read(&path).expect("the fixture reads"), None).expect("trainable");
-    let weights = network.weights().expect("weights");
-    let (x, targets) = (golden.0["input"].clone(), golden.one_hot());
-    let losses = |recorded: bool| {
-        let engine = common::engine(Device::Cuda(0)).with_cuda_graphs(recorded);
-        let batched = network.at_batch(&engine, &x, BatchNorm::Frozen).expect("the batch runs");
-        let mut stepper = batched.weight_stepper(&weights, Optimizer::ADAM, None, batched.batch).expect("a step graph");
-        let mut losses = Vec::new();
-        for step in 0..9 {
-            let rows: Vec<f32> = x.to_f32s().iter().map(|v| v * (1.0 + step as f32 / 10.0)).collect();
-            stepper.feed(&rows, &targets.to_f32s(), &vec![1.0; x.shape()[0]]);
-            losses.push(stepper.step(0.0005 / f64::from(step + 1)).expect("a step").loss);
-        }
-        let first = network.trained().next().expect("a weight");
-        losses.extend(floats(&stepper.weights().expect("weights"), first));
-        losses
-    };
-    close("losses and a weight", &losses(true), &losses(false));
-}
-
 /// Every way of storing the same weights trains to the same weights.
 #[test]
 fn storage_forms_give_the_same_gradients() {

@@ -55,8 +55,7 @@ def ours(args, work):
                "--noise-images", str(args.batch), "--noise-steps", str(args.noise_steps),
                "--noise-samples", str(args.batch * args.copies),
                "--impair-lr", "1e-4", "--repair-lr", "1e-4", "--out", out, "--keep-failed", "--allow-unchecked", "--json",
-               "--device", "cuda" if args.cuda else "cpu", *(["--tf32"] if args.tf32 else []),
-               *(["--cuda-graphs"] if args.cuda_graphs else [])]
+               "--device", "cuda" if args.cuda else "cpu", *(["--tf32"] if args.tf32 else [])]
     seconds, peak, _, notes = run(command)
     told = re.findall(r"(noise|impair|repair): (\d+) steps in .*\(([\d.]+) ms a step\)", notes)
     return seconds, peak, {phase: (int(steps), float(ms) / 1000) for phase, steps, ms in told}
@@ -94,7 +93,6 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cuda", action="store_true", help="run all on the first GPU; peak memory is the host's all the same")
-    parser.add_argument("--cuda-graphs", action="store_true", help="record our steps as CUDA graphs")
     parser.add_argument("--tf32", action="store_true", help="let the GPU round the factors of products to TF32")
     args = parser.parse_args()
     programs = {OURS: lambda w: ours(args, w), BEST: lambda _: pytorch(args, True),

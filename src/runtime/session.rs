@@ -6,7 +6,7 @@ use ort::{
     ep::{self, ArenaExtendStrategy},
     logging::LogLevel,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
-    session::{IoBinding, RunOptions, SessionInputValue, builder::GraphOptimizationLevel},
+    session::{IoBinding, SessionInputValue, builder::GraphOptimizationLevel},
     value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
 };
 use std::{
@@ -109,7 +109,6 @@ pub struct Engine {
     device: Device,
     threads: usize,
     tf32: bool,
-    graphs: bool,
     profile: Option<PathBuf>,
 }
 
@@ -150,19 +149,13 @@ impl Engine {
     }
 
     fn on(environment: ort::environment::Environment, device: Device, threads: usize) -> Self {
-        Self { environment, device, threads, tf32: false, graphs: false, profile: None }
+        Self { environment, device, threads, tf32: false, profile: None }
     }
 
     /// The same with products whose factors a GPU may round to TF32, which has 10 bits behind the leading one.
     #[must_use]
     pub fn with_tf32(self, tf32: bool) -> Self {
         Self { tf32, ..self }
-    }
-
-    /// The same with steps that a GPU takes as one recorded CUDA graph, where all of their nodes run there.
-    #[must_use]
-    pub fn with_cuda_graphs(self, graphs: bool) -> Self {
-        Self { graphs, ..self }
     }
 
     /// The same with sessions that note the time of every operator, for [`Session::end_profiling`]; `prefix` begins the
@@ -195,44 +188,28 @@ impl Engine {
 
     /// Opens a session on a model in memory; `what` names it in errors.
     pub fn session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
-        let mut builder = self.builder(GraphOptimizationLevel::All, false).map_err(|e| self.failed(what, &e))?;
+        let mut builder = self.builder(GraphOptimizationLevel::All).map_err(|e| self.failed(what, &e))?;
         let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
-        Ok(Session { inner, device: self.device, what: what.to_owned(), recorded: false })
-    }
-
-    /// Opens a session for [`Session::stepper`].
-    pub fn step_session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
-        if self.graphs && self.device != Device::Cpu {
-            let builder = self.builder(GraphOptimizationLevel::All, true);
-            // The runtime refuses where a node would run on the CPU.
-            if let Ok(inner) = builder.and_then(|mut builder| builder.commit_from_memory(model)) {
-                return Ok(Session { inner, device: self.device, what: what.to_owned(), recorded: true });
-            }
-        }
-        self.session(what, model)
+        Ok(Session { inner, device: self.device, what: what.to_owned() })
     }
 
     /// Opens a session on a model file, with its external data beside it. With `plain` there are no graph optimisations.
     pub fn session_from_file(&self, path: &Path, plain: bool) -> Result<Session, RuntimeError> {
         let what = path.display().to_string();
         let level = if plain { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
-        let mut builder = self.builder(level, false).map_err(|e| self.failed(&what, &e))?;
+        let mut builder = self.builder(level).map_err(|e| self.failed(&what, &e))?;
         let inner = builder.commit_from_file(path).map_err(|e| self.failed(&what, &e))?;
-        Ok(Session { inner, device: self.device, what, recorded: false })
+        Ok(Session { inner, device: self.device, what })
     }
 
     /// Opens a session without graph optimisations: what runs is what the graph says, every value stays.
     pub fn plain_session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
-        let mut builder = self.builder(GraphOptimizationLevel::Disable, false).map_err(|e| self.failed(what, &e))?;
+        let mut builder = self.builder(GraphOptimizationLevel::Disable).map_err(|e| self.failed(what, &e))?;
         let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
-        Ok(Session { inner, device: self.device, what: what.to_owned(), recorded: false })
+        Ok(Session { inner, device: self.device, what: what.to_owned() })
     }
 
-    fn builder(
-        &self,
-        level: GraphOptimizationLevel,
-        recorded: bool,
-    ) -> Result<ort::session::builder::SessionBuilder, ort::Error> {
+    fn builder(&self, level: GraphOptimizationLevel) -> Result<ort::session::builder::SessionBuilder, ort::Error> {
         let mut builder = ort::session::Session::builder(&self.environment)?
             .with_optimization_level(level)?
             // What fails comes back as an error; the library's own lines on stderr would say it twice.
@@ -253,7 +230,6 @@ impl Engine {
             .with_device_id(id)
             // The runtime's own default is to round.
             .with_tf32(self.tf32)
-            .with_cuda_graph(recorded)
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
             .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
         Ok(builder.with_execution_providers([cuda.build().error_on_failure()])?)
@@ -280,8 +256,6 @@ pub struct Session {
     inner: ort::session::Session,
     device: Device,
     what: String,
-    /// Runs are recorded as CUDA graphs, so that all they read and write has to stay where it is.
-    recorded: bool,
 }
 
 impl Session {
@@ -401,30 +375,13 @@ struct Slot {
     buffers: [OrtTensor<f32>; 2],
 }
 
-/// What is written before a step.
-struct Feed {
-    name: String,
-    host: OrtTensor<f32>,
-    /// Where a recorded graph reads it.
-    device: Option<OrtTensor<f32>>,
-}
-
-/// What is read after a step.
-struct Read {
-    name: String,
-    /// Where a recorded graph writes it.
-    device: Option<OrtTensor<f32>>,
-}
-
 /// A step graph with its state on the device.
 pub struct Stepper {
     session: Session,
     bindings: [IoBinding; 2],
     slots: Vec<Slot>,
-    feeds: Vec<Feed>,
-    read: Vec<Read>,
-    /// Tells the graphs of the two bindings apart, where they are recorded.
-    options: [RunOptions; 2],
+    feeds: Vec<(String, OrtTensor<f32>)>,
+    read: Vec<String>,
     /// Which of the two buffers holds the current state.
     current: usize,
 }
@@ -464,40 +421,16 @@ impl Stepper {
         }
         let mut feeds = Vec::new();
         for (name, shape) in batch {
-            let host = OrtTensor::<f32>::new(&Allocator::default(), shape.clone()).map_err(fail)?;
-            let mut device = None;
-            if session.recorded {
-                let tensor = OrtTensor::<f32>::new(&allocator, shape.clone()).map_err(fail)?;
-                for binding in &mut bindings {
-                    binding.bind_input(*name, &tensor).map_err(fail)?;
-                }
-                device = Some(tensor);
-            }
-            feeds.push(Feed { name: (*name).to_owned(), host, device });
+            let tensor = OrtTensor::<f32>::new(&Allocator::default(), shape.clone()).map_err(fail)?;
+            feeds.push(((*name).to_owned(), tensor));
         }
-        let mut places = Vec::new();
         for name in read {
-            let mut device = None;
-            if session.recorded {
-                let shape = session.inner.outputs().iter().find(|o| o.name() == *name);
-                let shape = shape.and_then(|o| o.dtype().tensor_shape()).map(|s| s.to_vec()).unwrap_or_default();
-                device = Some(OrtTensor::<f32>::new(&allocator, shape).map_err(fail)?);
-            }
             for binding in &mut bindings {
-                match &mut device {
-                    Some(tensor) => binding.bind_output(*name, tensor).map_err(fail)?,
-                    None => binding.bind_output_to_device(*name, &host).map_err(fail)?,
-                }
-            }
-            places.push(Read { name: (*name).to_owned(), device });
-        }
-        let mut options = [RunOptions::new().map_err(fail)?, RunOptions::new().map_err(fail)?];
-        if session.recorded {
-            for (i, options) in options.iter_mut().enumerate() {
-                options.set("gpu_graph_id", (i + 1).to_string()).map_err(fail)?;
+                binding.bind_output_to_device(*name, &host).map_err(fail)?;
             }
         }
-        Ok(Self { session, bindings, slots, feeds, read: places, options, current: 0 })
+        let read = read.iter().map(|s| (*s).to_owned()).collect();
+        Ok(Self { session, bindings, slots, feeds, read, current: 0 })
     }
 
     /// The buffer of a batch input, to be written before [`Stepper::step`].
@@ -505,8 +438,8 @@ impl Stepper {
     /// # Panics
     /// When the stepper was made without this input.
     pub fn feed(&mut self, name: &str) -> &mut [f32] {
-        let feed = self.feeds.iter_mut().find(|f| f.name == name).expect("a batch input of this stepper");
-        feed.host.extract_tensor_mut().1
+        let (_, tensor) = self.feeds.iter_mut().find(|(n, _)| n == name).expect("a batch input of this stepper");
+        tensor.extract_tensor_mut().1
     }
 
     /// Runs one step and gives back the values to read, in the order they were named.
@@ -514,21 +447,13 @@ impl Stepper {
         let what = &self.session.what;
         let fail = |e: ort::Error| failed(what, &e);
         let binding = &mut self.bindings[self.current];
-        for feed in &mut self.feeds {
-            match &mut feed.device {
-                Some(device) => feed.host.copy_into(device).map_err(fail)?,
-                // Binding copies to the device where the device is not the CPU, so it has to follow every write.
-                None => binding.bind_input(feed.name.as_str(), &feed.host).map_err(fail)?,
-            }
+        for (name, tensor) in &self.feeds {
+            // Binding copies to the device where the device is not the CPU, so it has to follow every write.
+            binding.bind_input(name.as_str(), tensor).map_err(fail)?;
         }
-        let options = &self.options[self.current];
-        let outputs = self.session.inner.run_binding_with_options(binding, options).map_err(fail)?;
+        let outputs = self.session.inner.run_binding(binding).map_err(fail)?;
         let mut values = Vec::new();
-        for Read { name, device } in &self.read {
-            if let Some(device) = device {
-                values.push(device.to(AllocationDevice::CPU, 0).map_err(fail)?.extract_tensor().1[0]);
-                continue;
-            }
+        for name in &self.read {
             let value = outputs.get(name).ok_or_else(|| failed(what, &format!("output {name:?} is missing")))?;
             values.push(value.try_extract_tensor::<f32>().map_err(fail)?.1[0]);
         }

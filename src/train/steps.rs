@@ -453,7 +453,7 @@ impl BatchedNetwork<'_> {
             feeds.push((name, vec![]));
         }
         let bytes = onnx::export(&graph);
-        let session = self.engine.step_session(what, &bytes)?;
+        let session = self.engine.session(what, &bytes)?;
         let asked = session.inputs();
         feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
         Ok(session.stepper(state, &feeds, read)?)

@@ -72,9 +72,6 @@ pub struct EngineArgs {
     /// On a GPU, round the factors of products to TF32: faster, less exact
     #[arg(long)]
     pub tf32: bool,
-    /// On a GPU, record a step as a CUDA graph
-    #[arg(long)]
-    pub cuda_graphs: bool,
     /// The ONNX Runtime library to use
     #[arg(long, value_name = "FILE")]
     pub ort_lib: Option<PathBuf>,

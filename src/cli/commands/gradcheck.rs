@@ -64,13 +64,7 @@ pub fn run(args: &GradcheckArgs, printer: Printer) -> Result<Status> {
     let weights = network.weights()?;
     let batch = batch(&network, args.samples)?;
     let resize = args.resize.as_deref().map(plan::size).transpose()?;
-    let engine = EngineArgs {
-        device: "cpu".into(),
-        threads: args.threads,
-        tf32: false,
-        cuda_graphs: false,
-        ort_lib: args.ort_lib.clone(),
-    };
+    let engine = EngineArgs { device: "cpu".into(), threads: args.threads, tf32: false, ort_lib: args.ort_lib.clone() };
     let runtime = session::open(&engine)?;
     printer.note(runtime.describe());
 

@@ -30,10 +30,7 @@ pub fn open(args: &EngineArgs) -> Result<Opened> {
         DeviceChoice::Cuda(_) => find::find(explicit, true)?,
         DeviceChoice::Auto => find::find(explicit, true).or_else(|_| find::find(explicit, false))?,
     };
-    let open = |device| {
-        Engine::open(&library.path, device, threads)
-            .map(|engine| engine.with_tf32(args.tf32).with_cuda_graphs(args.cuda_graphs))
-    };
+    let open = |device| Engine::open(&library.path, device, threads).map(|engine| engine.with_tf32(args.tf32));
     let (engine, warning) = match choice {
         DeviceChoice::Cuda(n) => (open(Device::Cuda(n))?, None),
         DeviceChoice::Auto if library.cuda => match open(Device::Cuda(0)) {
