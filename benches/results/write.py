@@ -21,7 +21,9 @@ HEAD = """# Results
 
 Made by `python3 benches/results/write.py` from `benches/results/figures.jsonl`, what `benches/results/run.py` has measured; no
 figure is put in by hand. The models are ResNet18 for CIFAR-10 with BatchNormalization folded into the convolutions
-(*folded*) and kept (*bn*), and the vision transformer that `benches/train_vit.py` trains (*vit*). The retain sample is up to
+(*folded*) and kept (*bn*), and the vision transformer that `benches/train_vit.py` trains (*vit*). It was trained twice, which on a GPU
+does not repeat bits: the tables of settings, of what is taught and the row *1e-4, source* are of the first training, all
+others of the second. The retain sample is up to
 1,000 training images a class, `--eval` the 10,000 test images, of which those that judge trials are not measured.
 Models and images are not part of the repository: [the command](#commands) takes your own. One run a line; a difference of a
 point is within chance. What a table lacks was not measured. Figures in [method.md](method.md) have their own commands
