@@ -176,6 +176,7 @@ fn recipe(class: usize, args: &Args) -> Recipe {
         optimizer: Optimizer::ADAM,
         clip_norm: None,
         batch_norm: BatchNorm::Frozen,
+        memory_limit: None,
     }
 }
 

@@ -81,7 +81,14 @@ def mlp(size):
                          nn.Linear(1024 if size < 64 else 256, 1024), nn.ReLU(), nn.Linear(1024, CLASSES))
 
 
-NETWORKS = {"mobilenet": mobilenet, "plain": plain, "vit": vit, "mlp": mlp}
+def huge(size):
+    """A gigabyte of weights."""
+    widths = [3 * size * size, 10240, 10240, 10240]
+    layers = [layer for pair in zip(widths, widths[1:]) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], CLASSES))
+
+
+NETWORKS = {"mobilenet": mobilenet, "plain": plain, "vit": vit, "mlp": mlp, "huge": huge}
 SIZES = [32, 224]
 
 
@@ -95,7 +102,8 @@ def build(name):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--only", default=",".join(f"{n}-{s}" for s in SIZES for n in NETWORKS))
+    parser.add_argument("--only", default=",".join(f"{n}-{s}" for s in SIZES for n in NETWORKS if n != "huge"),
+                        help="what to write, such as vit-224; all but huge-32 unless given")
     parser.add_argument("--per-class", type=int, default=64)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

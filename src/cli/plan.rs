@@ -242,7 +242,22 @@ pub fn recipe(args: &MethodArgs, forget: Vec<usize>, channels: Option<usize>) ->
         },
         clip_norm: args.clip_norm.map(|v| positive("--clip-norm", v)).transpose()?,
         batch_norm: batch_norm(args, if reference { BatchNorm::Batch } else { BatchNorm::Frozen }),
+        memory_limit: args.memory_limit.as_deref().map(|text| bytes("--memory-limit", text)).transpose()?,
     })
+}
+
+/// A number of bytes: 1500000000, 800M or 1.5G, in units of 1024.
+fn bytes(flag: &str, text: &str) -> Result<usize> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1_u64 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    match number.parse::<f64>() {
+        Ok(v) if v.is_finite() && v > 0.0 => Ok((v * unit as f64) as usize),
+        _ => bail!("{flag} {text}: expected a number of bytes, such as 1500000000, 800M or 2G"),
+    }
 }
 
 /// Checks what can be checked before a file is opened.
@@ -277,6 +292,9 @@ pub fn arguments(report: &Value) -> Result<Vec<String>> {
     words.put("--targets", if recipe.targets == Targets::Labels { "labels" } else { "source" });
     words.put("--seed", recipe.seed);
     words.put("--batch-size", recipe.batch_size);
+    if let Some(bytes) = recipe.memory_limit {
+        words.put("--memory-limit", bytes);
+    }
     let noise = &recipe.noise;
     words.put("--noise-images", noise.images);
     let samples =

@@ -8,6 +8,7 @@ mod native;
 pub mod probe;
 mod session;
 
+pub use native::instructions;
 pub use session::{Device, Engine, RuntimeError, Session, State, Stepper, Surveyed};
 
 /// A file with one 3x3 convolution of `x` [1, 1, 4, 4], for trying a device.

@@ -13,6 +13,15 @@ use ort::{
     value::{Shape, SymbolicDimensions, TensorElementType, ValueRef, ValueRefMut, ValueType},
 };
 
+/// The vector instructions that the kernels use on this processor.
+pub fn instructions() -> &'static str {
+    match Isa::detect() {
+        Isa::Avx512 => "AVX-512",
+        Isa::Avx2 => "AVX2",
+        Isa::Portable => "no vector instructions",
+    }
+}
+
 /// The domain with all kernels, which spread their work over the `threads` threads of a session.
 pub fn domain(threads: usize) -> Result<OperatorDomain> {
     let own = |kind| Own { kind, threads };

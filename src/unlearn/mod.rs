@@ -51,6 +51,12 @@ pub enum UnlearnError {
          --per-class, or teach labels with --targets labels"
     )]
     Answers { samples: usize, width: usize },
+    #[error(
+        "--memory-limit: a step of {samples} samples may take {} MiB, and {} MiB are allowed; allow more, lower --batch-size \
+         and --noise-images, or train fewer weights with --freeze (statistics of the batch need a whole batch at once)",
+        needed.div_ceil(1 << 20), limit >> 20
+    )]
+    Memory { samples: usize, needed: usize, limit: usize },
     #[error("interrupted at step {step} of {steps} of the {phase} phase; nothing was written")]
     Interrupted { phase: &'static str, step: usize, steps: usize },
     #[error(transparent)]

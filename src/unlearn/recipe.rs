@@ -111,6 +111,9 @@ pub struct Recipe {
     pub clip_norm: Option<f64>,
     /// What BatchNormalization does while training.
     pub batch_norm: BatchNorm,
+    /// Bytes that a step may take at most; larger batches are fed in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<usize>,
 }
 
 impl Recipe {

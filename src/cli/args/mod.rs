@@ -292,6 +292,9 @@ pub struct MethodArgs {
     /// Samples in a training batch
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub batch_size: usize,
+    /// Memory that a step may take, such as 800M or 2G: a larger batch is fed in parts, and their gradients are summed
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<String>,
     /// Noise images learned for each class
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub noise_images: usize,

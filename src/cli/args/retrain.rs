@@ -38,6 +38,9 @@ pub struct RetrainArgs {
     /// Samples in a training batch
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub batch_size: usize,
+    /// Memory that a step may take, such as 800M or 2G: a larger batch is fed in parts, and their gradients are summed
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<String>,
     /// BatchNormalization while training
     #[arg(long, value_enum, default_value = "batch")]
     pub batch_norm: BatchNormArg,
@@ -89,6 +92,7 @@ impl RetrainArgs {
             method: MethodArgs {
                 seed: self.seed,
                 batch_size: self.batch_size,
+                memory_limit: self.memory_limit.clone(),
                 batch_norm: Some(self.batch_norm),
                 impair_lr: Some(RATE),
                 ..method

@@ -8,8 +8,8 @@ use crate::{
         plan::{self, DeviceChoice},
         printer::Printer,
     },
-    kernel::Isa,
     runtime::{
+        self,
         find::{self, Library},
         gpu,
     },
@@ -109,11 +109,7 @@ fn gpus(driver: &gpu::Driver) -> String {
 }
 
 fn processor() -> String {
-    let kernels = match Isa::detect() {
-        Isa::Avx512 => "AVX-512",
-        Isa::Avx2 => "AVX2",
-        Isa::Portable => "no vector instructions",
-    };
+    let kernels = runtime::instructions();
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     format!("{} {}, {cores} cores, kernels with {kernels}", std::env::consts::ARCH, std::env::consts::OS)
 }

@@ -72,7 +72,7 @@ impl Job<'_> {
 
     /// The retained samples nearest to each class, turned into it.
     fn turned(&self, trials: &mut Trials, source: &Weights, range: Range) -> Result<Vec<Turned>> {
-        let rows = self.rows(self.recipe.noise.images);
+        let rows = self.rows(self.at_once(self.recipe.noise.images, BatchNorm::Frozen)?);
         let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Frozen)?;
         let candidates = unlearn::candidates(&self.retain);
         let start = trials.start().clone();

@@ -92,7 +92,7 @@ impl Job<'_> {
         settings: PhaseSettings,
         progress: &mut Progress,
     ) -> Result<(Weights, PhaseRecord), UnlearnError> {
-        let rows = self.rows(recipe.batch_size);
+        let rows = self.rows(self.at_once(recipe.batch_size, batch_norm)?);
         let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), batch_norm)?;
         let start = unlearn::fresh(&network.with_statistics(&self.network.weights()?), recipe.seed);
         let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;

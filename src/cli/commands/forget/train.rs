@@ -7,7 +7,7 @@ use crate::{
     report::{Warning, percent},
     tensor::Tensor,
     train::{BatchNorm, BatchedNetwork, Range, Site, Weights},
-    unlearn::{self, Calibration, Material, Mix, NoiseRun, PhaseRecord, Recipe, Trial, Trials},
+    unlearn::{self, Calibration, Material, Mix, NoiseRun, PhaseRecord, Recipe, Trial, Trials, UnlearnError},
 };
 use anyhow::Result;
 
@@ -104,13 +104,14 @@ impl Job<'_> {
         printer: Printer,
     ) -> Result<Lab<'_>> {
         let engine = &self.runtime.engine;
-        let rows = self.rows(recipe.noise.images);
+        let images = self.at_once(recipe.noise.images, recipe.noise_batch_norm())?;
+        let rows = self.rows(images);
         let network = self.network.at_batch_of(engine, self.samples(&rows), recipe.noise_batch_norm())?;
         let range = network.range(source, recipe.noise.range, &rows)?;
         printer.note(self.noise_note(range));
         let noise = unlearn::learn(&network, source, recipe, range, &rows, progress)?;
         drop(network);
-        let rows = self.rows(recipe.batch_size);
+        let rows = self.rows(self.at_once(recipe.batch_size, recipe.batch_norm)?);
         let network = self.network.at_batch_of(engine, self.samples(&rows), recipe.batch_norm)?;
         let judge = match recipe.batch_norm {
             BatchNorm::Frozen => None,
@@ -121,6 +122,23 @@ impl Job<'_> {
         let mut trials = Trials::new(&network, judge.as_ref().unwrap_or(&network), recipe, &start)?;
         let answers = unlearn::answers(&mut trials, &network.with_statistics(source), recipe, &self.retain, progress)?;
         Ok(Lab { noise, range, network, trials, answers })
+    }
+
+    /// How many of a batch of so many samples a step takes at once: all, or where that would take more memory than it may,
+    /// the largest equal parts that fit.
+    pub(super) fn at_once(&self, samples: usize, batch_norm: BatchNorm) -> Result<usize, UnlearnError> {
+        /// Show what each sample takes.
+        const FEW: usize = 4;
+        let Some(limit) = self.recipe.memory_limit else { return Ok(samples) };
+        let rows = self.rows(self.network.inputs.frozen_batch().unwrap_or(FEW).min(samples));
+        let whole = batch_norm == BatchNorm::Batch || self.network.has_live_batch_norm();
+        let few = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Frozen)?;
+        match few.fitting(limit) {
+            fitting if fitting >= samples => Ok(samples),
+            0 => Err(UnlearnError::Memory { samples: 1, needed: few.memory(1), limit }),
+            _ if whole => Err(UnlearnError::Memory { samples, needed: few.memory(samples), limit }),
+            fitting => Ok(samples.div_ceil(samples.div_ceil(fitting))),
+        }
     }
 
     /// What UNSIR learns from, with these samples of the retain sample.
