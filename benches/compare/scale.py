@@ -3,7 +3,7 @@
 
     python3 benches/compare/scale.py --program target/release/onnx-unlearn --nets FOLDER
 
-FOLDER is what `networks.py` has written; `--nets` needs mobilenet-32, mobilenet-224 and mlp-32, and huge-32 with `--huge`.
+FOLDER is what `networks.py` has written: mobilenet-32 and mobilenet-224 are needed, and huge-32 with `--huge`.
 One quantity changes at a time, with rates given and so without trials, and each row is one run: milliseconds of a training
 step (impair), seconds and peak memory of the process. Below each group stands the straight line through its rows (least
 squares), and how far the rows are from it at most. Needs the standard library only, on Linux or macOS.

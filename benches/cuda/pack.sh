@@ -3,9 +3,9 @@
 #
 #     benches/cuda/pack.sh FOLDER [SIZE]
 #
-# builds the programs, fetches the pinned GPU build of ONNX Runtime, and writes it all into FOLDER: the programs, and the
+# builds the programs, fetches the GPU build of the ONNX Runtime that is needed at least, and writes it all into FOLDER: the programs, and the
 # runtime in pieces of SIZE (as split -b has it; default 50M), for machines that take files in small portions only.
-# benches/cuda/run.sh does the rest over there. Needed here: cargo, pip, xz.
+# benches/cuda/run.sh does the rest over there. Needed here: cargo, pip, strip, unzip, xz.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 size=${2:-50M}

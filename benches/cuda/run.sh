@@ -4,7 +4,7 @@
 #     benches/cuda/run.sh FOLDER [--model resnet18-cifar10.onnx --retain cifar10-train.npz]
 #
 # Needed there: a checkout of the same commit, python3 with PyTorch for CUDA 13 (whose packages bring the CUDA and cuDNN
-# libraries) and what benches/compare/pytorch_unsir.py asks for. No network, no cargo. Without --model the checks run, and
+# libraries) and what pytorch_unsir.py and networks.py in benches/compare ask for. No network, no cargo. Without --model the checks run, and
 # the benchmarks of the networks that need no file.
 set -euo pipefail
 packed=$(cd "$1" && pwd)
@@ -37,8 +37,9 @@ title doctor
 title checks
 (cd "$built_in" && "$at/bin/golden_step" --ignored)
 nets=$(mktemp -d)
-python3 benches/compare/networks.py --out "$nets" --only mobilenet-32,plain-32,vit-32,mlp-32 >/dev/null 2>&1
-# compare NAME MODEL RETAIN FLAG...: whole runs, then where the time of a step goes
+python3 benches/compare/networks.py --out "$nets" --only mobilenet-32,plain-32,vit-32,mlp-32 >"$nets/log" 2>&1 ||
+    { cat "$nets/log" >&2 && exit 1; }
+# Whole runs of a network, with these flags of compare.py.
 compare() {
     local name=$1
     shift

@@ -49,7 +49,7 @@ fn lower_gemm(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
     let (a, b) = (e.x(0)?, e.x(1)?);
     let bias = if e.has(2) { Some(e.x(2)?) } else { None };
     let by_column = bias.as_ref().is_none_or(|c| c.len() == y[1] && c.shape().last() == y.last());
-    if !by_column || beta.to_bits() != 1f32.to_bits() {
+    if !by_column || (bias.is_some() && beta.to_bits() != 1f32.to_bits()) {
         return Ok(None);
     }
     Ok(e.native_product(&a, &b, sides, alpha, bias.as_ref()))

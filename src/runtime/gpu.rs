@@ -51,7 +51,7 @@ pub struct Driver {
     pub gpus: Vec<(String, usize)>,
 }
 
-type Call<A, B> = extern "C" fn(A, B) -> c_int;
+type Call<A, B> = unsafe extern "C" fn(A, B) -> c_int;
 
 /// Asks the driver through its C interface ("CUDA Driver API"); an error says what it could not answer.
 #[expect(unsafe_code, reason = "a C library can only be asked through its C interface")]
@@ -63,17 +63,21 @@ pub fn driver() -> Result<Driver, String> {
         100 => Err("the driver finds no GPU".to_owned()),
         code => Err(format!("{what} answers with error {code}")),
     };
+    // ONNX Runtime uses the driver next, which does not like to be unloaded in between.
+    let library = std::mem::ManuallyDrop::new(library);
     // SAFETY: the types are those of the functions in cuda.h, every pointer is to a place of this function that is large
-    // enough, and the library stays loaded to its end.
+    // enough, and the library stays loaded.
     unsafe {
         let symbol = |e: libloading::Error| format!("{file}: {e}");
         let init = library.get::<extern "C" fn(c_uint) -> c_int>(c"cuInit").map_err(symbol)?;
         answered("cuInit", init(0))?;
-        let version = library.get::<extern "C" fn(*mut c_int) -> c_int>(c"cuDriverGetVersion").map_err(symbol)?;
-        let count = library.get::<extern "C" fn(*mut c_int) -> c_int>(c"cuDeviceGetCount").map_err(symbol)?;
+        let version =
+            library.get::<unsafe extern "C" fn(*mut c_int) -> c_int>(c"cuDriverGetVersion").map_err(symbol)?;
+        let count = library.get::<unsafe extern "C" fn(*mut c_int) -> c_int>(c"cuDeviceGetCount").map_err(symbol)?;
         let device = library.get::<Call<*mut c_int, c_int>>(c"cuDeviceGet").map_err(symbol)?;
-        let name =
-            library.get::<extern "C" fn(*mut c_char, c_int, c_int) -> c_int>(c"cuDeviceGetName").map_err(symbol)?;
+        let name = library
+            .get::<unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int>(c"cuDeviceGetName")
+            .map_err(symbol)?;
         let memory = library.get::<Call<*mut usize, c_int>>(c"cuDeviceTotalMem_v2").map_err(symbol)?;
         let (mut number, mut gpus) = (0, 0);
         answered("cuDriverGetVersion", version(&raw mut number))?;

@@ -18,7 +18,7 @@ pub fn instructions() -> &'static str {
     match Isa::detect() {
         Isa::Avx512 => "AVX-512",
         Isa::Avx2 => "AVX2",
-        Isa::Portable => "no vector instructions",
+        Isa::Portable => "what the compiler makes of plain loops",
     }
 }
 

@@ -158,8 +158,8 @@ impl Engine {
         Self { tf32, ..self }
     }
 
-    /// The same with sessions that note the time of every operator, for [`Session::end_profiling`]; `prefix` begins the
-    /// names of the files.
+    /// The same with sessions that note the time of every operator, and write it down when they are closed: JSON, in files
+    /// whose names begin with `prefix`.
     #[must_use]
     pub fn with_profile(self, prefix: &Path) -> Self {
         Self { profile: Some(prefix.to_owned()), ..self }
@@ -273,12 +273,6 @@ impl Session {
     /// Names of the outputs, in the order [`Session::run`] returns them.
     pub fn outputs(&self) -> Vec<String> {
         self.inner.outputs().iter().map(|o| o.name().to_owned()).collect()
-    }
-
-    /// Ends the profile of a session opened with [`Engine::with_profile`] and gives the path of its file: JSON, one event an
-    /// operator.
-    pub fn end_profiling(&mut self) -> Result<PathBuf, RuntimeError> {
-        self.inner.end_profiling().map(PathBuf::from).map_err(|e| failed(&self.what, &e))
     }
 
     /// Element types of the outputs by their names, in so far as the tool holds them all.
@@ -460,11 +454,6 @@ impl Stepper {
         drop(outputs);
         self.current = 1 - self.current;
         Ok(values)
-    }
-
-    /// Ends the profile, as [`Session::end_profiling`] does.
-    pub fn end_profiling(&mut self) -> Result<PathBuf, RuntimeError> {
-        self.session.end_profiling()
     }
 
     /// Copies one state array back, by the name of its output.

@@ -102,25 +102,14 @@ impl BatchedNetwork<'_> {
         self.traced.shape(name).unwrap_or_default()
     }
 
-    /// Bytes that a training step with Adam of so many samples holds at most: every value and its gradient, and two buffers
-    /// for each weight and its moments. The runtime reuses memory where it can, so a step takes less.
-    pub fn memory(&self, samples: usize) -> usize {
-        let [weights, sample] = self.memory_of();
-        weights + samples * sample
-    }
-
-    /// The most samples of a step that holds so many bytes at most; 0 where none fits.
-    pub fn fitting(&self, bytes: usize) -> usize {
-        let [weights, sample] = self.memory_of();
-        bytes.saturating_sub(weights) / sample.max(1)
-    }
-
-    /// Bytes for the weights, and for each sample.
-    fn memory_of(&self) -> [usize; 2] {
+    /// Bytes that a training step with Adam holds at most: every value and its gradient, and for each weight its gradient and
+    /// two buffers of it and its moments; in a step that takes a part of a batch, the sums of the gradients as well. The
+    /// runtime reuses memory where it can, so a step takes less.
+    pub fn memory(&self, part: bool) -> usize {
         let size = |name: &String| self.traced.shape(name).map_or(0, |s| s.iter().product::<usize>());
         let values: usize = self.traced.nodes.iter().flat_map(|n| &n.outputs).map(size).sum();
         let weights: usize = self.network.trained().map(|w| self.network.graph.constants[w].len()).sum();
-        [6 * weights * size_of::<f32>(), (2 * values * size_of::<f32>()).div_ceil(self.batch)]
+        size_of::<f32>() * (2 * values + if part { 13 } else { 7 } * weights)
     }
 
     /// Number of rows in the table that integers of an input look up, where that is what they are for.

@@ -169,7 +169,9 @@ impl Traced {
     }
 
     fn lowered(&self, graph: &mut Builder, node: &Node, shapes: &[Vec<usize>]) -> Option<Value> {
-        let lower = ops::find(node)?.lower?;
+        // The other forms compute in float32.
+        let float = self.values.get(node.output(0)?).is_some_and(|(dtype, _)| *dtype == DType::F32);
+        let lower = ops::find(node).filter(|_| float)?.lower?;
         graph.set_scope(format!("{}/forward", node.name));
         let mut emit = Emit::new(graph, node, &self.known, &[], 0, DType::F32);
         // What the lowering does not cover is no error: the node itself is.

@@ -1,4 +1,4 @@
-//! `runtime show`; `runtime install` needs a network and is tested where its fetching can be replaced.
+//! `runtime show` and `doctor`; `runtime install` needs a network and is tested where its fetching can be replaced.
 
 use crate::common::{
     library,
@@ -56,4 +56,24 @@ fn an_installation_that_cannot_be_done_is_an_error() {
     command.env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX").env_remove("PYTHON");
     let ran = Ran::new(&command.output().expect("the program starts"));
     ran.fails(&["ONNX Runtime is fetched through Python, and none was found", "--ort-lib"]);
+}
+
+#[test]
+fn doctor_says_what_can_be_trained_on() {
+    let ran = run(["doctor", "--device", "cpu"]).exits(0);
+    assert!(ran.stdout.contains("yes training on cpu"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.lines().last().is_some_and(|line| line.starts_with("--device cpu runs on cpu")),
+        "{}",
+        ran.stdout
+    );
+    let json = run(["doctor", "--device", "cpu", "--json"]).exits(0).json();
+    assert!(json["ready"] == true && json["device"] == "cpu", "{json}");
+    let libraries = json["findings"].as_array().expect("a list").iter().filter(|f| f["found"].as_str().is_some());
+    assert!(libraries.count() > 8, "{json}");
+
+    let ran = run(["doctor", "--device", "cpu", "--ort-lib", "fixtures/README.md"]).exits(1);
+    assert!(ran.stdout.contains("no  ONNX Runtime") && ran.stdout.contains("is not a library"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("not ready; run `onnx-unlearn runtime install`"), "{}", ran.stdout);
+    run(["doctor", "--device", "gpu"]).exits(2);
 }

@@ -67,6 +67,11 @@ impl Rules {
         self.written.contains(NATIVE)
     }
 
+    /// How often something stands in the graph as it is printed.
+    pub fn count(&self, text: &str) -> usize {
+        self.written.matches(text).count()
+    }
+
     /// The gradients of the sum of all outputs, each weighted with the seed of its number; those that the outputs do not
     /// depend on are absent.
     pub fn gradients(&mut self, feeds: &Feeds, seeds: &[Tensor]) -> Result<BTreeMap<String, Tensor>, String> {

@@ -67,6 +67,9 @@ fn command_line(args: &DemoArgs) -> Vec<String> {
     if let Some(library) = &args.engine.ort_lib {
         flag("--ort-lib", library.display().to_string());
     }
+    if args.engine.tf32 {
+        line.push("--tf32".into());
+    }
     line.push("--force".into());
     if args.json {
         line.push("--json".into());

@@ -41,57 +41,49 @@ pub fn run(args: &DoctorArgs, printer: Printer) -> Result<Status> {
     note("processor", true, processor());
     let (cpu, cuda) = (find::find(explicit, false), find::find(explicit, true));
     note("ONNX Runtime", cpu.is_ok(), library(&cpu));
-    let on_cpu = cpu.is_ok() && {
-        let opened = opened(&args.engine, "cpu");
-        note("training on cpu", opened.is_ok(), opened.unwrap_or_else(|e| e))
-    };
-    note("... for NVIDIA GPUs", cuda.is_ok(), library(&cuda));
+    note("the same with CUDA", cuda.is_ok(), library(&cuda));
     let driver = gpu::driver();
     note("GPU", driver.is_ok(), driver.as_ref().map_or_else(Clone::clone, gpus));
+    let mut missing = Vec::new();
     for needed in gpu::NEEDED {
-        let missing = needed.missing();
-        let found = match &missing {
-            None => needed.part_of.to_owned(),
-            Some(reason) => format!("{}: {reason}", needed.part_of),
-        };
-        note(needed.file(), missing.is_none(), found);
+        let problem = needed.missing();
+        missing.extend(problem.as_ref().map(|_| needed.part_of));
+        let found = problem.map_or_else(String::new, |reason| format!(" ({reason})"));
+        note(needed.file(), found.is_empty(), format!("{}{found}", needed.part_of));
     }
-    let device = if let DeviceChoice::Cuda(n) = choice { format!("cuda:{n}") } else { "cuda:0".into() };
-    let on_gpu = if cuda.is_ok() && driver.is_ok() {
-        let opened = opened(&args.engine, &device);
-        note(&format!("training on {device}"), opened.is_ok(), opened.unwrap_or_else(|e| e))
-    } else {
-        note(&format!("training on {device}"), false, "see the lines above".into())
+    // A process opens one library: where there is one for both devices, it shows both.
+    let path = cuda.as_ref().or(cpu.as_ref()).ok().map(|l| l.path.clone());
+    let open = |device: &str| {
+        let args = EngineArgs { device: device.into(), ort_lib: path.clone(), ..args.engine.clone() };
+        let opened = session::open(&args).map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
+        Ok::<_, String>(format!("{} threads", opened.engine.threads()))
     };
+    let mut tried = |device: &str| {
+        let opened = open(device);
+        note(&format!("training on {device}"), opened.is_ok(), opened.unwrap_or_else(|e| e))
+    };
+    let on_cpu = cpu.is_ok() && tried("cpu");
+    let device = if let DeviceChoice::Cuda(n) = choice { format!("cuda:{n}") } else { "cuda:0".into() };
+    let on_gpu = cuda.is_ok() && driver.is_ok() && tried(&device);
     let (answer, device) = match choice {
         DeviceChoice::Cuda(_) => (on_gpu, device.as_str()),
         DeviceChoice::Auto if on_gpu => (true, device.as_str()),
         DeviceChoice::Cpu | DeviceChoice::Auto => (on_cpu, "cpu"),
     };
-    let advice = advice(cpu.is_ok(), cuda.is_ok(), on_gpu);
+    let advice = match (&cpu, &driver, &cuda) {
+        (Err(_), ..) => "run `onnx-unlearn runtime install`".to_owned(),
+        (_, Ok(_), Err(_)) => "for the GPU, run `onnx-unlearn runtime install --cuda`".to_owned(),
+        (_, Ok(_), Ok(_)) if !missing.is_empty() => {
+            let folders = if cfg!(windows) { "PATH" } else { "LD_LIBRARY_PATH" };
+            format!("for the GPU, install {} and name the folders in {folders}", missing.join(", "))
+        }
+        (_, Err(reason), _) if matches!(choice, DeviceChoice::Cuda(_)) => format!("{reason}; use --device cpu"),
+        _ => String::new(),
+    };
     let verdict = if answer { format!("--device {} runs on {device}", args.engine.device) } else { "not ready".into() };
     printer.result(format!("{verdict}{}{advice}", if advice.is_empty() { "" } else { "; " }));
     printer.json(&serde_json::json!({ "ready": answer, "device": device, "findings": all, "advice": advice }))?;
     Ok(if answer { Status::Yes } else { Status::No })
-}
-
-/// What to do next, where there is something.
-fn advice(cpu: bool, cuda: bool, on_gpu: bool) -> &'static str {
-    match (cpu, cuda) {
-        (false, _) => "run `onnx-unlearn runtime install`",
-        (true, false) if gpu::driver().is_ok() => "for the GPU: run `onnx-unlearn runtime install --cuda`",
-        (true, true) if !on_gpu => {
-            "for the GPU: install what is missing, and name its folders in LD_LIBRARY_PATH (PATH on Windows)"
-        }
-        _ => "",
-    }
-}
-
-/// Opens a device, which runs a convolution there where it is a GPU.
-fn opened(engine: &EngineArgs, device: &str) -> Result<String, String> {
-    let args = EngineArgs { device: device.into(), ..engine.clone() };
-    let opened = session::open(&args).map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
-    Ok(format!("ONNX Runtime {}, {} threads", opened.library.version, opened.engine.threads()))
 }
 
 fn library(found: &Result<Library, find::FindError>) -> String {

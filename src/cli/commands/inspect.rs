@@ -93,7 +93,7 @@ fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(u
     ensure!(batch > 0, "--batch-size 0: expected at least 1");
     let runtime = session::open(&args.engine)?;
     let samples = samples::zeros(&network.inputs, batch, resize)?;
-    Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory(batch))
+    Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory(false))
 }
 
 /// What tract can do with the file: run it, on a sample of zeros, where it is known how it is fed.

@@ -5,14 +5,15 @@
 //! these.
 
 use super::super::{Graph, Node, Value};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Operators that are computed again for one chain at most.
 const STEPS: usize = 16;
 
-/// Rewrites the graph so that chains compute again what costs less that way.
-pub fn compute(graph: &mut Graph, values: &mut HashMap<String, Value>) {
-    let groups = super::groups(graph, values);
+/// Rewrites the graph so that chains compute again what costs less that way. Gives the values that are computed again: where
+/// they read what a forward chain writes down, they do not belong to that chain.
+pub fn compute(graph: &mut Graph, values: &mut HashMap<String, Value>) -> HashSet<String> {
+    let groups = super::groups(graph, values, &HashSet::new());
     let mut group_of: Vec<Option<usize>> = vec![None; graph.nodes.len()];
     for (g, members) in groups.iter().enumerate() {
         for i in members {
@@ -28,9 +29,7 @@ pub fn compute(graph: &mut Graph, values: &mut HashMap<String, Value>) {
     }
     let members: Vec<(BTreeSet<usize>, Vec<usize>)> =
         copies.into_iter().map(|(r, cone)| (cone, groups[r].clone())).collect();
-    if members.is_empty() {
-        return;
-    }
+    let mut again: HashSet<String> = HashSet::new();
     for (cone, members) in members {
         let last = graph.nodes[members[members.len() - 1]].outputs[0].clone();
         let mut names: HashMap<String, String> = HashMap::new();
@@ -40,6 +39,7 @@ pub fn compute(graph: &mut Graph, values: &mut HashMap<String, Value>) {
             values.insert(new.clone(), values[&old].like(&new));
             rename(&mut node, &names);
             (node.name, node.outputs[0]) = (new.clone(), new.clone());
+            again.insert(new.clone());
             names.insert(old, new);
             graph.nodes.push(node);
         }
@@ -49,6 +49,7 @@ pub fn compute(graph: &mut Graph, values: &mut HashMap<String, Value>) {
     }
     graph.sort();
     graph.prune();
+    again
 }
 
 fn rename(node: &mut Node, names: &HashMap<String, String>) {
@@ -88,7 +89,8 @@ impl<'g> Plan<'g> {
         self.group_of.get(reader).copied().flatten()
     }
 
-    /// What group `r` should compute again of group `g`, as nodes of `g` in order; `None` where that saves nothing.
+    /// What group `r` should compute again of group `g`, as nodes of `g` in order; `None` where that saves nothing: at least
+    /// as many arrays have to be written no more as are kept for it instead, and then `r` reads no more than before.
     fn cheaper_again(&self, r: usize, members: &[usize], g: usize) -> Option<BTreeSet<usize>> {
         let reads: BTreeSet<&str> = members.iter().flat_map(|i| self.graph.nodes[*i].reads()).collect();
         let shape = self.values[&self.graph.nodes[members[0]].outputs[0]].shape();
@@ -114,6 +116,6 @@ impl<'g> Plan<'g> {
         });
         let dropped = dropped.count();
         let new = sources.iter().filter(|name| whole(name) && !reads.contains(*name)).count();
-        (cone.len() <= STEPS && new <= dropped && new < dropped + wanted.len()).then_some(cone)
+        (cone.len() <= STEPS && new <= dropped).then_some(cone)
     }
 }

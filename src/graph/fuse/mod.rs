@@ -78,12 +78,12 @@ const KEEP_TYPE: &[&str] = &[
 /// Joins what can be joined in a graph whose values are these.
 pub(super) fn fuse(graph: &mut Graph, values: &mut HashMap<String, Value>) {
     bias::take(graph, values);
-    again::compute(graph, values);
-    join(graph, values);
+    let again = again::compute(graph, values);
+    join(graph, values, &again);
 }
 
 /// Writes the chains.
-fn join(graph: &mut Graph, values: &HashMap<String, Value>) {
+fn join(graph: &mut Graph, values: &HashMap<String, Value>, apart: &HashSet<String>) {
     let outputs: HashSet<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -91,7 +91,7 @@ fn join(graph: &mut Graph, values: &HashMap<String, Value>) {
     }
     let mut chains: BTreeMap<usize, Node> = BTreeMap::new();
     let mut gone = vec![false; graph.nodes.len()];
-    for members in groups(graph, values).into_iter().filter(|m| m.len() > 1) {
+    for members in groups(graph, values, apart).into_iter().filter(|m| m.len() > 1) {
         let inside: BTreeSet<usize> = members.iter().copied().collect();
         let leaves = |name: &str| {
             outputs.contains(name) || readers.get(name).is_some_and(|r| r.iter().any(|i| !inside.contains(i)))
@@ -115,8 +115,9 @@ fn join(graph: &mut Graph, values: &HashMap<String, Value>) {
     graph.prune();
 }
 
-/// Which nodes go together, in order; most of the lists may be of one node, or empty.
-fn groups(graph: &Graph, values: &HashMap<String, Value>) -> Vec<Vec<usize>> {
+/// Which nodes go together, in order; most of the lists may be of one node, or empty. Nodes that write what is `apart` join no
+/// others but such.
+fn groups(graph: &Graph, values: &HashMap<String, Value>, apart: &HashSet<String>) -> Vec<Vec<usize>> {
     let floats = floats(graph);
     let producers = graph.producers();
     let by_product: Vec<bool> = by_products(graph, &producers);
@@ -127,7 +128,9 @@ fn groups(graph: &Graph, values: &HashMap<String, Value>) -> Vec<Vec<usize>> {
             continue;
         }
         let shape = values[&node.outputs[0]].shape();
-        let near: BTreeSet<usize> = node.reads().filter_map(|name| group_of[*producers.get(name)?]).collect();
+        let alone = apart.contains(&node.outputs[0]);
+        let read = node.reads().filter(|name| !alone || apart.contains(*name));
+        let near: BTreeSet<usize> = read.filter_map(|name| group_of[*producers.get(name)?]).collect();
         let g = found.len();
         found.push(vec![i]);
         group_of[i] = Some(g);
@@ -438,5 +441,25 @@ mod tests {
         assert_eq!(of(&[1, 3, 1], &[2, 3, 4]), Some((4, 3)), "channels");
         assert_eq!(of(&[2, 1, 4], &[2, 3, 4]), None, "in two places");
         assert_eq!(of(&[1, 1, 4], &[1, 3, 4]), Some((1, 4)), "axes of length 1 do not count");
+    }
+
+    /// What the Softmax reads is written down in any case, so that the mask is made of it where it is needed.
+    #[test]
+    fn what_is_computed_again() {
+        let masked = |b: &mut Builder, x: &Value| {
+            let [y, sum] = ["Relu", "Exp"].map(|op| b.op(op, &[x], &[], &[2, 3]));
+            let y = b.op("Add", &[&y, &sum], &[], &[2, 3]);
+            let mask = b.op("HardSigmoid", &[&y], &[], &[2, 3]);
+            let softmax = b.op("Softmax", &[&y], &[], &[2, 3]);
+            b.op("Mul", &[&softmax, &mask], &[], &[2, 3])
+        };
+        let mut b = Builder::new(18).with_native(true);
+        let x = b.input("x", DType::F32, &[2, 3]);
+        let out = masked(&mut b, &x);
+        b.output(&out);
+        let nodes = b.finish().nodes;
+        let chains: Vec<usize> = nodes.iter().filter(|n| n.op == native::CHAIN).map(|n| n.outputs.len()).collect();
+        assert_eq!(nodes.iter().map(|n| n.op.as_str()).collect::<Vec<_>>(), ["Chain", "Softmax", "Chain"]);
+        assert_eq!(chains, [1, 1], "no mask is written down");
     }
 }

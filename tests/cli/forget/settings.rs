@@ -178,3 +178,28 @@ fn training_accuracy_is_that_of_the_samples_seen() {
     let accuracy = report["phases"][1]["accuracy"].as_f64().expect("a number");
     assert!((accuracy - sum("correct") / sum("total")).abs() < 1e-9, "{accuracy} and {classes:?}");
 }
+
+/// A batch in parts takes the same steps, so that each class is forgotten and kept alike.
+#[test]
+fn a_limit_to_memory_feeds_batches_in_parts() {
+    let json = |limit: &str| {
+        let forget = kept().set("--memory-limit", limit).flag("--json");
+        forget.run().json()
+    };
+    let (whole, parts) = (json("4G"), json("12M"));
+    assert_eq!(parts["report"]["parameters"]["recipe"]["memory_limit"], 12 << 20);
+    let accuracy = |run: &serde_json::Value| {
+        let classes = run["report"]["measured"]["after_repair"]["classes"].as_array().expect("classes").clone();
+        let sum = |key: &str| classes.iter().filter_map(|c| c[key].as_f64()).sum::<f64>();
+        sum("correct") / sum("total")
+    };
+    let (whole, parts) = (accuracy(&whole), accuracy(&parts));
+    assert!(whole > 0.5 && (whole - parts).abs() < 0.05, "{whole} {parts}");
+    let ran = kept().set("--memory-limit", "100k").run();
+    ran.fails(&["--memory-limit: a step of 1 samples may take", "--batch-size"]);
+    let ran = kept().set("--memory-limit", "2M").set("--batch-norm", "batch").run();
+    ran.fails(&["--memory-limit: a step of"]);
+    for wrong in ["", "much", "-1G", "0"] {
+        kept().set("--memory-limit", wrong).run().fails(&["--memory-limit", "expected a number of bytes"]);
+    }
+}

@@ -124,20 +124,32 @@ impl Job<'_> {
         Ok(Lab { noise, range, network, trials, answers })
     }
 
-    /// How many of a batch of so many samples a step takes at once: all, or where that would take more memory than it may,
+    /// How many of a batch of so many samples a step takes at once: all, or where that may take more memory than is allowed,
     /// the largest equal parts that fit.
     pub(super) fn at_once(&self, samples: usize, batch_norm: BatchNorm) -> Result<usize, UnlearnError> {
-        /// Show what each sample takes.
-        const FEW: usize = 4;
         let Some(limit) = self.recipe.memory_limit else { return Ok(samples) };
-        let rows = self.rows(self.network.inputs.frozen_batch().unwrap_or(FEW).min(samples));
-        let whole = batch_norm == BatchNorm::Batch || self.network.has_live_batch_norm();
-        let few = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Frozen)?;
-        match few.fitting(limit) {
-            fitting if fitting >= samples => Ok(samples),
-            0 => Err(UnlearnError::Memory { samples: 1, needed: few.memory(1), limit }),
-            _ if whole => Err(UnlearnError::Memory { samples, needed: few.memory(samples), limit }),
-            fitting => Ok(samples.div_ceil(samples.div_ceil(fitting))),
+        let frozen = self.network.inputs.frozen_batch();
+        // Two small batches show what each sample takes and what is there in any case.
+        let few = frozen.unwrap_or(2).min(samples);
+        let at = |n: usize| {
+            let rows = self.rows(n);
+            self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), batch_norm)
+        };
+        let (one, two) = (at(few)?, at(2 * few)?);
+        let memory = |n: usize, part: bool| {
+            let (first, grown) = (one.memory(part), two.memory(part).saturating_sub(one.memory(part)));
+            first + grown * n.saturating_sub(one.batch) / (two.batch - one.batch).max(1)
+        };
+        if memory(samples, false) <= limit {
+            return Ok(samples);
+        }
+        let whole =
+            self.network.has_live_batch_norm() || batch_norm == BatchNorm::Batch && self.network.has_batch_norm();
+        let least = if whole { samples } else { one.batch.min(frozen.unwrap_or(1)) };
+        let parts = (1..=samples).map(|parts| samples.div_ceil(parts)).find(|n| memory(*n, true) <= limit);
+        match parts.filter(|n| *n >= least) {
+            Some(n) => Ok(n),
+            None => Err(UnlearnError::Memory { samples: least, needed: memory(least, !whole), limit }),
         }
     }
 
