@@ -117,7 +117,7 @@ impl Job<'_> {
     }
 
     fn classifier(&self, path: &Path) -> Result<Classifier<'_>> {
-        let batch = self.input.batch.unwrap_or(EVAL_BATCH);
+        let batch = self.input.batch.unwrap_or_else(|| self.measured_at_once());
         let scores = Scores::of(self.network.head.behind.as_deref(), self.layout.independent);
         Ok(Classifier {
             session: session::measuring(&self.runtime.engine, path, self.network.has_live_batch_norm())?,
@@ -127,6 +127,18 @@ impl Job<'_> {
             scores,
             batch,
         })
+    }
+
+    /// Samples that are measured at once: few of large ones, and no more than there are. Where scores depend on the whole
+    /// batch, it is always of one size.
+    fn measured_at_once(&self) -> usize {
+        /// Floats of the samples.
+        const FLOATS: usize = 1 << 23;
+        let (_, data, rows) = self.measured_on();
+        if self.network.has_live_batch_norm() {
+            return EVAL_BATCH;
+        }
+        EVAL_BATCH.min(FLOATS / data.sample_len().max(1)).min(rows.len()).max(1)
     }
 
     /// Measures a model file.

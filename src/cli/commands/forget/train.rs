@@ -42,8 +42,10 @@ impl Job<'_> {
     pub(super) fn train(&self, output: &Output, printer: Printer) -> Result<Work> {
         let mut progress = Progress::new(printer);
         let source = self.network.weights()?;
-        let before = self.evaluate_file(&self.args.model)?;
-        let unknown = before.accuracy(|c| self.recipe.forget.contains(&c)).filter(|&a| a < 0.5);
+        // Without held-out data there is nothing to warn of, and training starts at once.
+        let first = if self.eval.is_some() { Some(self.evaluate_file(&self.args.model)?) } else { None };
+        let accuracy = first.as_ref().and_then(|before| before.accuracy(|c| self.recipe.forget.contains(&c)));
+        let unknown = accuracy.filter(|&a| a < 0.5);
         let warning = unknown.map(|accuracy| Warning::NotKnownBefore { accuracy });
         if let Some(warning) = &warning {
             printer.warning(warning);
@@ -68,6 +70,7 @@ impl Job<'_> {
         progress.finish();
         drop(trials);
         let phases: Vec<PhaseRecord> = noise.records.into_iter().chain(trained).collect();
+        let before = first.map_or_else(|| self.evaluate_file(&self.args.model), Ok)?;
         let after_impair = self.evaluate_weights(&output.scratch("impaired")?, &impaired)?;
         for phase in &phases {
             printer.note(format!(
