@@ -4,8 +4,8 @@
 #     benches/cuda/run.sh FOLDER [--model resnet18-cifar10.onnx --retain cifar10-train.npz]
 #
 # Needed there: a checkout of the same commit, python3 with PyTorch for CUDA 13 (whose packages bring the CUDA and cuDNN
-# libraries) and what pytorch_unsir.py and networks.py in benches/compare ask for. No network, no cargo. Without --model the checks run, and
-# the benchmarks of the networks that need no file.
+# libraries) and what pytorch_unsir.py and networks.py in benches/compare ask for. No network, no cargo. Without --model
+# the checks run, and the benchmarks of the networks that need no file.
 set -euo pipefail
 packed=$(cd "$1" && pwd)
 shift
