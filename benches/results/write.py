@@ -57,6 +57,9 @@ NOTES = {
     "test images; the verdict of such a run is *not assessed*.",
     "seeds": "The same as the first table with other seeds.",
     "sets": "The class sets of the paper. All classes share one budget of noise samples.",
+    "trials": "Training steps of all trials of a run, divided by the steps of a run with given rates (noise, impair, repair). Where "
+    "held-out samples judge, the trial that is taken is the result, so that its steps are none on top. Measuring, which each "
+    "run does as well, is not counted.",
     "successive": "One request after the other, each on the model that the one before left: airplane, automobile, truck. Shown is "
     "the model after the last beside the model before the first; the highest accuracy is that of any of the three.",
     "reference": "`--variant reference`, its own learning rates. It is the notebook's procedure, not the paper's result.",
@@ -217,6 +220,22 @@ class Page:
         shown = [row(*kept, len(s), f"{min(s):.0f}", f"{statistics.median(s):.0f}") for kept, s in sorted(of.items())]
         return [*lines, *shown] if shown else ["Not measured."]
 
+    def trials(self):
+        """Steps of all impairs and repairs of the trials, over the steps of one run."""
+        lines = header("runs | how many | median | most | within 4 times")
+        for title, suites in [("with held-out samples of the class", ("single", "set")), ("without", ("blind",))]:
+            costs = []
+            for name, figure in self.figures.items():
+                rates = [(trial[0], trial[1]) for trial in figure.get("trials", ()) if trial[0]]
+                if name.split(".")[1] in suites and rates:
+                    steps = figure["steps"]
+                    trained = len({impair for impair, _ in rates}) * steps["impair"] + len(rates) * steps["repair"]
+                    costs.append(trained / sum(steps.values()))
+            if costs:
+                within = sum(cost <= 4 for cost in costs)
+                lines.append(row(title, len(costs), f"{statistics.median(costs):.2f}", f"{max(costs):.2f}", within))
+        return lines
+
     def compare(self):
         of = [(m, self.figures.get(f"{m}.compare.{COMPARED}")) for m in self.models]
         lines = header("model | method | forgotten, % | retained, % | steps")
@@ -245,6 +264,7 @@ class Page:
             ("What the retain samples teach", "targets", self.table(targets, False)),
             ("One setting changed", "settings", self.table(settings, False)),
             ("Beside other methods", "compare", self.compare()),
+            ("Cost of the trials", "trials", self.trials()),
             ("Run times", "times", self.times()),
         ]
         parts = [HEAD, "\n".join([*self.conditions(), ""])]
