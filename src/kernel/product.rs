@@ -61,10 +61,10 @@ impl Product {
 
     /// Rows of a are read where they are; all tasks share the panels of b.
     fn tall(self, pool: &dyn Pool, s: Size, a: &[f32], b: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        let mut panels = vec![0.0; s.n.div_ceil(LANES) * s.k * LANES];
+        let count_of_panels = s.n.div_ceil(LANES);
+        let mut panels = vec![0.0; count_of_panels * s.k * LANES];
         chunks(pool, &mut panels, (s.k * LANES).max(1), |p, panel| self.panel(s, b, p, 0, panel));
         let rows = s.m.div_ceil(2 * pool.threads()).next_multiple_of(ROWS).min(TALL);
-        let count_of_panels = s.n.div_ceil(LANES);
         let near = (NEAR / (s.k * LANES).max(1)).max(1);
         chunks(pool, y, rows * s.n, |i, y| {
             let mut sums: Tile = [[0.0; LANES]; ROWS];

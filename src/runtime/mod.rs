@@ -9,7 +9,7 @@ pub mod probe;
 mod session;
 
 pub use native::instructions;
-pub use session::{Device, Engine, RuntimeError, Session, State, Stepper, Surveyed};
+pub use session::{Device, Engine, RuntimeError, Session, State, Stepper};
 
 /// A file with one 3x3 convolution of `x` [1, 1, 4, 4], for trying a device.
 fn probe_graph() -> Vec<u8> {

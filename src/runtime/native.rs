@@ -224,7 +224,7 @@ impl Own {
 
     fn convolve(&self, context: &ComputeContext, axes: &[Axis], group: i64, maps: &Maps) -> Result<()> {
         let pool = Threads { context, count: self.threads };
-        let (first, second, bias) = (input(context, 0)?, input(context, 1)?, self.bias(context)?);
+        let (first, second, bias) = (input(context, 0)?, input(context, 1)?, bias(context)?);
         let ((a, first), (b, second)) = (first.try_extract_tensor::<f32>()?, second.try_extract_tensor::<f32>()?);
         let bias = bias.as_ref().map(|b| b.try_extract_tensor::<f32>()).transpose()?.map(|b| b.1);
         let shape = self.shape(axes, group, a, b);
@@ -241,10 +241,6 @@ impl Own {
             (Maps::Each(m), _) => m.weight_gradient(&pool, c, first, second, out),
         }
         Ok(())
-    }
-
-    fn bias<'c>(&self, context: &'c ComputeContext) -> Result<Option<ValueRef<'c>>> {
-        if self.kind == Kind::Forward && context.num_inputs()? > 2 { context.input(2) } else { Ok(None) }
     }
 }
 
@@ -269,6 +265,11 @@ fn channel_sums(context: &ComputeContext, count: usize) -> Result<()> {
 
 fn input(context: &ComputeContext, i: usize) -> Result<ValueRef<'_>> {
     context.input(i)?.ok_or_else(|| Error::new(format!("input {i} is missing")))
+}
+
+/// The third input, where there is one.
+fn bias(context: &ComputeContext) -> Result<Option<ValueRef<'_>>> {
+    if context.num_inputs()? > 2 { context.input(2) } else { Ok(None) }
 }
 
 fn output<'c>(context: &'c ComputeContext, i: usize, shape: &[i64]) -> Result<ValueRefMut<'c>> {
@@ -301,20 +302,20 @@ fn adam_step(context: &ComputeContext, count: usize, beta1: f32, beta2: f32) -> 
 fn layer_norm_gradient(context: &ComputeContext, count: usize, isa: Isa, epsilon: f32) -> Result<()> {
     let inputs = (0..3).map(|i| input(context, i)).collect::<Result<Vec<_>>>()?;
     let shape = |i: usize| inputs[i].shape().to_vec();
-    let [mut dx, mut scale, mut bias] = [(0, 0), (1, 1), (2, 1)].map(|(i, of)| output(context, i, &shape(of)));
-    let [dx, scale, bias] = [&mut dx, &mut scale, &mut bias].map(|o| match o {
-        Ok(o) => o.try_extract_tensor_mut::<f32>().map(|v| v.1),
-        Err(e) => Err(Error::new(e.to_string())),
-    });
-    let to = layer_norm::Gradients { x: dx?, scale: scale?, bias: bias? };
+    let mut outputs = (0..3).map(|i| output(context, i, &shape(i.min(1)))).collect::<Result<Vec<_>>>()?;
+    let [dx, scale, bias] = outputs.as_mut_slice() else { return Err(Error::new("three outputs")) };
+    let to = layer_norm::Gradients {
+        x: dx.try_extract_tensor_mut::<f32>()?.1,
+        scale: scale.try_extract_tensor_mut::<f32>()?.1,
+        bias: bias.try_extract_tensor_mut::<f32>()?.1,
+    };
     let slices = inputs.iter().map(|v| Ok(v.try_extract_tensor::<f32>()?.1)).collect::<Result<Vec<&[f32]>>>()?;
     layer_norm::gradient(isa, &Threads { context, count }, epsilon, slices[0], slices[1], slices[2], to);
     Ok(())
 }
 
 fn run_product(context: &ComputeContext, count: usize, product: Product) -> Result<()> {
-    let (a, b) = (input(context, 0)?, input(context, 1)?);
-    let bias = if context.num_inputs()? > 2 { context.input(2)? } else { None };
+    let (a, b, bias) = (input(context, 0)?, input(context, 1)?, bias(context)?);
     let ((rows, a), (columns, b)) = (a.try_extract_tensor::<f32>()?, b.try_extract_tensor::<f32>()?);
     let bias = bias.as_ref().map(|b| b.try_extract_tensor::<f32>()).transpose()?.map(|b| b.1);
     let (ta, tb) = (usize::from(product.transposed_a), usize::from(product.transposed_b));

@@ -296,34 +296,6 @@ impl Session {
         outputs.iter().map(|(name, value)| copied(name, &value, &what)).collect()
     }
 
-    /// Runs the graph once and reports the type and shape of every output, with its contents where `wanted` says so.
-    ///
-    /// What is not wanted is never copied, which matters when every intermediate value of a batch is an output.
-    pub fn survey(
-        &mut self,
-        feeds: &[(&str, &Tensor)],
-        wanted: impl Fn(&str) -> bool,
-    ) -> Result<Vec<Surveyed>, RuntimeError> {
-        let what = self.what.clone();
-        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
-        for (name, tensor) in feeds {
-            inputs.push(((*name).into(), borrowed(name, tensor)?));
-        }
-        let outputs = self.inner.run(inputs).map_err(|e| failed(&what, &e))?;
-        let mut found = Vec::new();
-        for (name, value) in &outputs {
-            let contents = if wanted(name) { Some(copied(name, &value, &what)?) } else { None };
-            let value: &DynValue = &value;
-            let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-                return Err(RuntimeError::Type { name: name.into(), dtype: value.dtype().to_string() });
-            };
-            let dtype = dtype_of(*ty).ok_or_else(|| RuntimeError::Type { name: name.into(), dtype: ty.to_string() })?;
-            let shape = shape.iter().map(|&d| d as usize).collect();
-            found.push(Surveyed { name: name.to_owned(), dtype, shape, contents });
-        }
-        Ok(found)
-    }
-
     /// Takes over the session for stepping. `state` names pairs of input and output with their first value; the output
     /// of one step is the input of the next and never leaves the device. `batch` are inputs written before a step,
     /// `read` outputs of one float read after it.
@@ -335,19 +307,6 @@ impl Session {
     ) -> Result<Stepper, RuntimeError> {
         Stepper::new(self, state, batch, read)
     }
-}
-
-/// What [`Session::survey`] found out about one output.
-#[derive(Clone, Debug)]
-pub struct Surveyed {
-    /// Name of the output.
-    pub name: String,
-    /// Its element type.
-    pub dtype: DType,
-    /// Length of every axis.
-    pub shape: Vec<usize>,
-    /// The elements, where they were wanted.
-    pub contents: Option<Tensor>,
 }
 
 /// One array that a step graph reads under one name and writes anew under another.

@@ -20,17 +20,16 @@ pub fn compute(graph: &mut Graph, values: &mut HashMap<String, Value>) -> HashSe
             group_of[*i] = Some(g);
         }
     }
-    let plan = Plan { graph, values, producers: graph.producers(), readers: readers(graph), group_of };
+    let plan = Plan { graph, values, producers: graph.producers(), readers: super::readers(graph), group_of };
     let mut copies: Vec<(usize, BTreeSet<usize>)> = Vec::new();
     for (r, members) in groups.iter().enumerate().filter(|(_, m)| !m.is_empty()) {
         for g in plan.sources(members).into_iter().filter(|g| *g != r) {
             copies.extend(plan.cheaper_again(r, members, g).map(|cone| (r, cone)));
         }
     }
-    let members: Vec<(BTreeSet<usize>, Vec<usize>)> =
-        copies.into_iter().map(|(r, cone)| (cone, groups[r].clone())).collect();
     let mut again: HashSet<String> = HashSet::new();
-    for (cone, members) in members {
+    for (r, cone) in copies {
+        let members = &groups[r];
         let last = graph.nodes[members[members.len() - 1]].outputs[0].clone();
         let mut names: HashMap<String, String> = HashMap::new();
         for i in cone {
@@ -44,7 +43,7 @@ pub fn compute(graph: &mut Graph, values: &mut HashMap<String, Value>) -> HashSe
             graph.nodes.push(node);
         }
         for i in members {
-            rename(&mut graph.nodes[i], &names);
+            rename(&mut graph.nodes[*i], &names);
         }
     }
     graph.sort();
@@ -58,16 +57,6 @@ fn rename(node: &mut Node, names: &HashMap<String, String>) {
             input.clone_from(name);
         }
     }
-}
-
-/// For every value, the nodes that read it; outputs of the graph are read by a node that is none.
-fn readers(graph: &Graph) -> HashMap<&str, Vec<usize>> {
-    let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (i, node) in graph.nodes.iter().enumerate() {
-        node.reads().for_each(|name| readers.entry(name).or_default().push(i));
-    }
-    graph.outputs.iter().for_each(|o| readers.entry(&o.name).or_default().push(graph.nodes.len()));
-    readers
 }
 
 struct Plan<'g> {

@@ -1,6 +1,6 @@
 //! Gives products of the tool's own the bias that is added behind them.
 
-use super::super::{Graph, NATIVE, Node, Value, native};
+use super::super::{Graph, NATIVE, Value, native};
 use std::collections::{HashMap, HashSet};
 
 /// An addition that a product takes over.
@@ -26,11 +26,9 @@ pub fn take(graph: &mut Graph, values: &HashMap<String, Value>) {
 }
 
 fn find(graph: &Graph, values: &HashMap<String, Value>) -> Vec<Taken> {
-    let mut readers: HashMap<&str, usize> = HashMap::new();
-    let read = graph.nodes.iter().flat_map(Node::reads).chain(graph.outputs.iter().map(|o| o.name.as_str()));
-    read.for_each(|name| *readers.entry(name).or_default() += 1);
+    let readers = super::readers(graph);
     let producers = graph.producers();
-    let maker = |name: &str| producers.get(name).filter(|_| readers.get(name) == Some(&1)).copied();
+    let maker = |name: &str| producers.get(name).filter(|_| readers.get(name).is_some_and(|r| r.len() == 1)).copied();
     let shape = |name: &str| values.get(name).map(Value::shape);
     let mut all: Vec<Taken> = Vec::new();
     for (add, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.domain.is_empty() && n.op == "Add") {

@@ -82,20 +82,24 @@ pub(super) fn fuse(graph: &mut Graph, values: &mut HashMap<String, Value>) {
     join(graph, values, &again);
 }
 
-/// Writes the chains.
-fn join(graph: &mut Graph, values: &HashMap<String, Value>, apart: &HashSet<String>) {
-    let outputs: HashSet<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+/// For every value, the nodes that read it; outputs of the graph are read by a node that is none.
+fn readers(graph: &Graph) -> HashMap<&str, Vec<usize>> {
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
         node.reads().for_each(|name| readers.entry(name).or_default().push(i));
     }
+    graph.outputs.iter().for_each(|o| readers.entry(&o.name).or_default().push(graph.nodes.len()));
+    readers
+}
+
+/// Writes the chains.
+fn join(graph: &mut Graph, values: &HashMap<String, Value>, apart: &HashSet<String>) {
+    let readers = readers(graph);
     let mut chains: BTreeMap<usize, Node> = BTreeMap::new();
     let mut gone = vec![false; graph.nodes.len()];
     for members in groups(graph, values, apart).into_iter().filter(|m| m.len() > 1) {
         let inside: BTreeSet<usize> = members.iter().copied().collect();
-        let leaves = |name: &str| {
-            outputs.contains(name) || readers.get(name).is_some_and(|r| r.iter().any(|i| !inside.contains(i)))
-        };
+        let leaves = |name: &str| readers.get(name).is_some_and(|r| r.iter().any(|i| !inside.contains(i)));
         let Some(chain) = joined(graph, values, &members, leaves) else { continue };
         for i in &members {
             gone[*i] = true;

@@ -231,24 +231,22 @@ fn values(
         b.named_constant(name, Arc::clone(weight));
     }
     traced.replay(&mut b, false);
-    for name in traced.nodes.iter().flat_map(|n| &n.outputs).filter(|o| !o.is_empty()) {
-        if let Some(value) = b.value(name).cloned() {
-            b.output(&value);
-        }
-    }
-    let mut session = engine.plain_session("the model, for the values of a batch", &onnx::export(&b.finish()))?;
     // Types that cannot be copied are those that no difference is taken of.
     let held = |name: &str| {
         let dtype = traced.values.get(name).map(|(dtype, _)| *dtype);
         matches!(dtype, Some(DType::F32 | DType::I64 | DType::I32 | DType::Bool | DType::U8 | DType::I8))
     };
+    for name in traced.nodes.iter().flat_map(|n| &n.outputs).filter(|o| held(o)) {
+        if let Some(value) = b.value(name).cloned() {
+            b.output(&value);
+        }
+    }
+    let mut session = engine.plain_session("the model, for the values of a batch", &onnx::export(&b.finish()))?;
     let mut values: Values = weights.iter().map(|(name, w)| (name.clone(), Arc::clone(w))).collect();
     values.extend(fed.iter().map(|(name, t)| (name.clone(), Arc::new(t.clone()))));
     let fed: Vec<(&str, &Tensor)> = fed.iter().map(|(name, t)| (name.as_str(), t)).collect();
-    for found in session.survey(&fed, held)? {
-        if let Some(contents) = found.contents {
-            values.insert(found.name, Arc::new(contents));
-        }
+    for (name, contents) in session.outputs().into_iter().zip(session.run(&fed)?) {
+        values.insert(name, Arc::new(contents));
     }
     Ok(values)
 }
