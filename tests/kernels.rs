@@ -75,6 +75,10 @@ fn geometries() -> Vec<Vec<Axis>> {
         vec![axis(12, 3, 4, 2, [-1, 2]), axis(13, 2, 3, 1, [-2, 0])],
         vec![axis(5, 2, 1, 1, [0, 0]), axis(6, 3, 1, 1, [1, 1]), axis(7, 2, 2, 1, [0, 1])],
         vec![axis(3, 2, 1, 1, [0, 0]), axis(4, 3, 1, 1, [1, 1]), axis(5, 2, 2, 1, [0, 1])],
+        // Windows of 3 x 3 one apart, on maps large enough for tiles of results.
+        vec![axis(4, 3, 1, 1, [1, 1]), axis(4, 3, 1, 1, [1, 1])],
+        vec![axis(9, 3, 1, 1, [0, 0]), axis(13, 3, 1, 1, [2, 1])],
+        vec![axis(12, 3, 1, 1, [-1, 2]), axis(16, 3, 1, 1, [0, -3])],
     ]
 }
 
@@ -137,8 +141,11 @@ fn by_definition(axes: &[Axis], s: Sizes, each_channel: bool, x: &[f32], w: &[f3
 fn convolutions() {
     // Few channels and many, whole tiles and rests, one image and more than a part of a batch; weights small and large
     // beside the images.
-    let sizes = [[1, 3, 5], [4, 3, 70], [7, 17, 33], [40, 40, 12], [2, 90, 75]];
-    for axes in geometries() {
+    let sizes = [[1, 3, 5], [4, 3, 70], [7, 17, 33], [40, 40, 12], [2, 90, 75], [27, 33, 50]];
+    let mut cases: Vec<_> = geometries().into_iter().map(|axes| (axes, sizes.to_vec())).collect();
+    // More channels than every thread has sums of its own for.
+    cases.push((vec![axis(4, 3, 1, 1, [1, 1]), axis(4, 3, 1, 1, [1, 1])], vec![[24, 160, 256]]));
+    for (axes, sizes) in cases {
         let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product::<usize>();
         for [n, c, m] in sizes {
             let s = Sizes { n, c, m };

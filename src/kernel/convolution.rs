@@ -13,14 +13,23 @@ use super::{
     isa::Isa,
     narrow::Patches,
     pool::{Pool, chunks, shift},
+    room::Room,
     tile::{Factors, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
     windows::{Axis, Plan, Run},
+    winograd::Grid,
 };
 use std::cell::RefCell;
 
 /// Bytes that a part of the batch may take in its inner layout: about what a core has for itself.
 const PART: usize = 1 << 20;
+
+thread_local! {
+    /// The weight in the inner layout, of the thread that calls.
+    static PANELS: RefCell<Room> = const { RefCell::new(Room::new()) };
+    /// Parts of both images, of every thread that works.
+    static BUFFERS: RefCell<[Room; 2]> = const { RefCell::new([Room::new(), Room::new()]) };
+}
 
 /// A convolution of one group: x [n, c, size...], w [m, c, kernel...], y [n, m, out...].
 #[derive(Clone, Debug)]
@@ -29,6 +38,9 @@ pub struct Convolution {
     plan: Plan,
     stretches: Vec<Stretch>,
     patches: Patches,
+    /// Tiles of the convolution, and of its gradient to the input, where there are any.
+    tiles: Option<Grid>,
+    input_tiles: Option<Grid>,
 }
 
 /// What one tap connects: stretches of neighbouring windows, all of one length, with the positions that they read.
@@ -121,11 +133,19 @@ struct Map<'r> {
     to: usize,
 }
 
+impl Map<'_> {
+    /// Distance of two rows of results.
+    fn wide(&self) -> usize {
+        self.to.next_multiple_of(LANES)
+    }
+}
+
 impl Convolution {
     /// The convolution with these windows.
     pub fn new(axes: &[Axis], isa: Isa) -> Self {
         let plan = Plan::new(axes);
-        Self { isa, stretches: Stretch::all(&plan), patches: Patches::new(isa, &plan), plan }
+        let (tiles, input_tiles) = (Grid::forward(axes, isa), Grid::backward(axes, isa));
+        Self { isa, stretches: Stretch::all(&plan), patches: Patches::new(isa, &plan), tiles, input_tiles, plan }
     }
 
     /// y = the convolution of x with w, plus bias [m] where there is one.
@@ -140,9 +160,14 @@ impl Convolution {
             from: s.c,
             to: s.m,
         };
+        if let Some(tiles) = self.tiles.as_ref().filter(|t| t.suits(s)) {
+            return tiles.images(pool, [s.n, s.c, s.m], x, w, bias, y);
+        }
         // w [m, c, tap] as panels [m / LANES][tap][c][LANES].
-        let panels = self.panels(pool, s.m, s.c, |at, c, tap| (at * s.c + c) * self.plan.taps + tap, w);
-        self.images(pool, s.n, &map, &panels, x, bias, y);
+        let mut room = PANELS.take();
+        let panels = self.panels(pool, s.m, s.c, |at, c, tap| (at * s.c + c) * self.plan.taps + tap, w, &mut room);
+        self.images(pool, s.n, &map, panels, x, bias, y);
+        PANELS.set(room);
     }
 
     /// dx = what dy [n, m, out...] says about x.
@@ -157,9 +182,14 @@ impl Convolution {
             from: s.m,
             to: s.c,
         };
+        if let Some(tiles) = self.input_tiles.as_ref().filter(|t| t.suits(s)) {
+            return tiles.images(pool, [s.n, s.m, s.c], dy, w, None, dx);
+        }
         // The same w as panels [c / LANES][tap][m][LANES].
-        let panels = self.panels(pool, s.c, s.m, |at, m, tap| (m * s.c + at) * self.plan.taps + tap, w);
-        self.images(pool, s.n, &map, &panels, dy, None, dx);
+        let mut room = PANELS.take();
+        let panels = self.panels(pool, s.c, s.m, |at, m, tap| (m * s.c + at) * self.plan.taps + tap, w, &mut room);
+        self.images(pool, s.n, &map, panels, dy, None, dx);
+        PANELS.set(room);
     }
 
     /// True where x has too few channels for the columns of a tile, but taps to make up for them.
@@ -167,19 +197,21 @@ impl Convolution {
         s.c < LANES / 2 && self.plan.taps > 1
     }
 
-    /// The weight as panels of LANES columns: [columns / LANES][tap][row][LANES], zeros behind the last column.
-    fn panels(
+    /// The weight as panels of LANES columns: [columns / LANES][tap][row][LANES], where the lanes behind the last column are of
+    /// no meaning.
+    fn panels<'b>(
         &self,
         pool: &dyn Pool,
         columns: usize,
         rows: usize,
         index: impl Fn(usize, usize, usize) -> usize + Sync,
         w: &[f32],
-    ) -> Vec<f32> {
+        room: &'b mut Room,
+    ) -> &'b [f32] {
         let used = &self.plan.used;
         let size = used.len() * rows * LANES;
-        let mut panels = vec![0.0; columns.div_ceil(LANES) * size];
-        chunks(pool, &mut panels, size, |i, panel| {
+        let panels = room.of(columns.div_ceil(LANES) * size);
+        chunks(pool, panels, size, |i, panel| {
             let lanes = LANES.min(columns - i * LANES);
             for r in 0..rows {
                 for l in 0..lanes {
@@ -203,18 +235,15 @@ impl Convolution {
         bias: Option<&[f32]>,
         result: &mut [f32],
     ) {
-        thread_local! {
-            static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
-        }
-        let (row, wide) = (stride(map.from), map.to.next_multiple_of(LANES));
+        let (row, wide) = (stride(map.from), map.wide());
         let part = part(pool, n, map.sources * row + map.results * wide);
         let (source_len, result_len) = (map.from * map.sources, map.to * map.results);
         chunks(pool, result, part * result_len, |i, result| {
             BUFFERS.with_borrow_mut(|[x, y]| {
                 let n = result.len() / result_len;
                 let source = &source[i * part * source_len..][..n * source_len];
-                x.resize(map.sources * n * row + LANES, 0.0);
-                y.resize(map.results * n * wide, 0.0);
+                let x = x.of(map.sources * n * row + LANES);
+                let y = y.of(map.results * n * wide);
                 for (image, source) in source.chunks_exact(source_len).enumerate() {
                     transpose(self.isa, source, map.sources, &mut x[image * row..], n * row, map.from, map.sources);
                 }
@@ -233,7 +262,7 @@ impl Convolution {
 
     /// Inner layouts: x [source, image, stride(from)] to y [result, image, to rounded up].
     fn multiply(&self, map: &Map<'_>, n: usize, panels: &[f32], x: &[f32], y: &mut [f32]) {
-        let (row, wide) = (stride(map.from), map.to.next_multiple_of(LANES));
+        let (row, wide) = (stride(map.from), map.wide());
         let Plan { used, slots, .. } = &self.plan;
         let mut sums: Tile = [[0.0; LANES]; ROWS];
         let lists: Vec<Vec<Pair>> = map
@@ -272,6 +301,9 @@ impl Convolution {
         if self.is_narrow(s) {
             return self.patches.weight_gradient(pool, s.c, x, dy, dw);
         }
+        if let Some(tiles) = self.tiles.as_ref().filter(|t| t.suits(s)) {
+            return tiles.weight_gradient(pool, s, x, dy, dw);
+        }
         let images = s.n * (self.plan.positions * s.c + self.plan.windows * s.m);
         if dw.len() * pool.threads() * 4 < images {
             self.shared_out(pool, s, x, dy, dw);
@@ -283,9 +315,6 @@ impl Convolution {
     /// The weight's gradient where it is small beside the images: every thread sums up its share of them, and the shares are
     /// added in order, so that equal runs are equal.
     fn shared_out(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        thread_local! {
-            static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
-        }
         let (cs, ms, wide) = (stride(s.c), stride(s.m), s.c.next_multiple_of(LANES));
         let (x_len, dy_len) = (s.c * self.plan.positions, s.m * self.plan.windows);
         let share = s.n.div_ceil(pool.threads()).max(1);
@@ -298,8 +327,8 @@ impl Convolution {
                 let end = s.n.min((i + 1) * share);
                 for first in (i * share..end).step_by(part) {
                     let n = part.min(end - first);
-                    xs.resize(self.plan.positions * n * cs + LANES, 0.0);
-                    dys.resize(self.plan.windows * n * ms + ROWS, 0.0);
+                    let xs = xs.of(self.plan.positions * n * cs + LANES);
+                    let dys = dys.of(self.plan.windows * n * ms + ROWS);
                     for k in 0..n {
                         let x = &x[(first + k) * x_len..][..x_len];
                         transpose(
@@ -402,7 +431,7 @@ fn part(pool: &dyn Pool, n: usize, each: usize) -> usize {
 
 /// Distance of two rows of this many floats: whole registers for long ones, and never a multiple of a memory page, whose
 /// lines would push each other out of the cache.
-fn stride(len: usize) -> usize {
+pub(super) fn stride(len: usize) -> usize {
     let padded = if len < 16 { len } else { len.next_multiple_of(16) };
     if padded.is_multiple_of(1024) { padded + 16 } else { padded }
 }

@@ -16,9 +16,11 @@ mod narrow;
 pub mod pool;
 pub mod pooling;
 pub mod product;
+mod room;
 pub mod tile;
 pub mod transpose;
 pub mod windows;
+mod winograd;
 
 pub use chain::Chain;
 pub use convolution::{Convolution, Sizes};

@@ -58,7 +58,7 @@ struct Own {
 /// What computes the three maps of a convolution.
 enum Maps {
     /// Every window reads all channels.
-    All(Convolution),
+    All(Box<Convolution>),
     /// Every channel has a window of its own.
     Each(Depthwise),
 }
@@ -204,8 +204,11 @@ impl Operator for Own {
         let group = context.get::<i64>(native::GROUP).ok_or_else(|| missing(native::GROUP))?;
         let own = Self { kind, threads: count };
         let isa = Isa::detect();
-        let maps =
-            if group == 1 { Maps::All(Convolution::new(&axes, isa)) } else { Maps::Each(Depthwise::new(&axes, isa)) };
+        let maps = if group == 1 {
+            Maps::All(Box::new(Convolution::new(&axes, isa)))
+        } else {
+            Maps::Each(Depthwise::new(&axes, isa))
+        };
         Ok(Box::new(move |context: &ComputeContext| own.convolve(context, &axes, group, &maps)))
     }
 }
