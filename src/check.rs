@@ -2,7 +2,7 @@
 
 use crate::tensor::{DType, Tensor};
 use serde::Serialize;
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, panic::resume_unwind, path::Path};
 use thiserror::Error;
 use tract_onnx::prelude::*;
 
@@ -51,44 +51,57 @@ impl Comparison {
     }
 }
 
-/// Whether tract can read the file at all; running it may still fail.
-pub fn can_load(path: &Path) -> Result<(), CheckError> {
+/// Inputs by name, the batch first.
+pub type Feeds = Vec<(String, Tensor)>;
+
+/// A file that tract can read; running it may still fail.
+pub struct Loaded(InferenceModel);
+
+/// Reads the file.
+pub fn load(path: &Path) -> Result<Loaded, CheckError> {
+    // What the file declares about its shapes may be wrong without disturbing other engines; tract infers them.
     let loaded = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true).model_for_path(path);
-    loaded.map(|_| ()).map_err(|e| CheckError::Load(one_line(&e)))
+    loaded.map(Loaded).map_err(|e| CheckError::Load(one_line(&e)))
 }
 
-/// Scores that tract computes for `feeds`, inputs by name with the batch first, from the output of this name.
-pub fn run(path: &Path, feeds: &[(String, Tensor)], output: &str) -> Result<Tensor, CheckError> {
-    let load = |e: TractError| CheckError::Load(one_line(&e));
-    let fail = |e: TractError| CheckError::Run(one_line(&e));
-    // What the file declares about its shapes may be wrong without disturbing other engines; tract infers them.
-    let model = tract_onnx::onnx()
-        .with_ignore_output_shapes(true)
-        .with_ignore_value_info(true)
-        .model_for_path(path)
-        .map_err(load)?;
-    let inputs = model.input_outlets().map_err(load)?.to_vec();
-    let mut model = model;
-    let mut fed: TVec<TValue> = tvec!();
-    for (at, outlet) in inputs.iter().enumerate() {
-        let name = model.node(outlet.node).name.clone();
-        let x = feeds.iter().find(|(n, _)| *n == name).map(|(_, x)| x);
-        let x = in_tract(x.ok_or_else(|| CheckError::Load(format!("it asks for input {name:?}")))?)?;
-        let shape: TVec<usize> = x.shape().iter().copied().collect();
-        model = model.with_input_fact(at, TypedFact::dt_shape(x.datum_type(), &shape[..]).into()).map_err(load)?;
-        fed.push(x.into());
+impl Loaded {
+    /// Scores that tract computes for `batches` of equal shapes from the output of this name, on up to `threads` threads.
+    pub fn run(self, batches: &[Feeds], output: &str, threads: usize) -> Result<Vec<Tensor>, CheckError> {
+        let load = |e: TractError| CheckError::Load(one_line(&e));
+        let Self(mut model) = self;
+        let inputs = model.input_outlets().map_err(load)?.to_vec();
+        let names: Vec<String> = inputs.iter().map(|outlet| model.node(outlet.node).name.clone()).collect();
+        let fed = batches.iter().map(|feeds| fed(&names, feeds)).collect::<Result<Vec<_>, _>>()?;
+        for (at, x) in fed.first().into_iter().flatten().enumerate() {
+            let shape: TVec<usize> = x.shape().iter().copied().collect();
+            model = model.with_input_fact(at, TypedFact::dt_shape(x.datum_type(), &shape[..]).into()).map_err(load)?;
+        }
+        let model = model.with_outputs_by_name([output]).map_err(load)?;
+        let model = model.into_optimized().map_err(load)?.into_runnable().map_err(load)?;
+        let scores = |fed: &TVec<tract_onnx::prelude::Tensor>| -> TractResult<Tensor> {
+            let result = model.run(fed.iter().map(|x| x.clone().into()).collect())?;
+            let scores = result[0].cast_to::<f32>()?;
+            let view = scores.to_plain_array_view::<f32>()?;
+            Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
+        };
+        let share = fed.len().div_ceil(threads.max(1)).max(1);
+        let all: Vec<TractResult<Tensor>> = std::thread::scope(|scope| {
+            let started: Vec<_> =
+                fed.chunks(share).map(|some| scope.spawn(|| some.iter().map(scores).collect())).collect();
+            let join = |t: std::thread::ScopedJoinHandle<'_, Vec<_>>| t.join().unwrap_or_else(|p| resume_unwind(p));
+            started.into_iter().flat_map(join).collect()
+        });
+        all.into_iter().map(|scores| scores.map_err(|e| CheckError::Run(one_line(&e)))).collect()
     }
-    let model = model
-        .with_outputs_by_name([output])
-        .map_err(load)?
-        .into_optimized()
-        .map_err(load)?
-        .into_runnable()
-        .map_err(load)?;
-    let result = model.run(fed).map_err(fail)?;
-    let scores = result[0].cast_to::<f32>().map_err(fail)?;
-    let view = scores.to_plain_array_view::<f32>().map_err(fail)?;
-    Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
+}
+
+/// The feeds in the order of the model's inputs.
+fn fed(names: &[String], feeds: &Feeds) -> Result<TVec<tract_onnx::prelude::Tensor>, CheckError> {
+    let of = |name: &String| {
+        let x = feeds.iter().find(|(n, _)| n == name).map(|(_, x)| x);
+        in_tract(x.ok_or_else(|| CheckError::Load(format!("it asks for input {name:?}")))?)
+    };
+    names.iter().map(of).collect()
 }
 
 /// The samples as tract holds them.
@@ -115,19 +128,22 @@ fn in_tract(x: &Tensor) -> Result<tract_onnx::prelude::Tensor, CheckError> {
     bytes.cast_to_dt(kind).map(Cow::into_owned).map_err(|e| CheckError::Run(one_line(&e)))
 }
 
-/// Compares scores of the same samples; the first axis is the batch. The class of the largest score is predicted, or, with a
+/// Compares scores of the same batches of samples; the first axis is the batch. The class of the largest score is predicted, or, with a
 /// `threshold`, every class with a score above it.
 pub fn compare(
-    tract: &Tensor,
-    runtime: &Tensor,
+    tract: &[Tensor],
+    runtime: &[Tensor],
     threshold: Option<f32>,
     tolerance: Tolerance,
 ) -> Result<Comparison, CheckError> {
-    let (a, b) = (tract.to_f32s(), runtime.to_f32s());
-    if a.len() != b.len() || tract.shape().first() != runtime.shape().first() {
-        return Err(CheckError::Shape { tract: tract.shape().to_vec(), runtime: runtime.shape().to_vec() });
+    for (tract, runtime) in tract.iter().zip(runtime) {
+        if tract.len() != runtime.len() || tract.shape().first() != runtime.shape().first() {
+            return Err(CheckError::Shape { tract: tract.shape().to_vec(), runtime: runtime.shape().to_vec() });
+        }
     }
-    let samples = tract.shape().first().copied().unwrap_or(1);
+    let all = |of: &[Tensor]| of.iter().flat_map(Tensor::to_f32s).collect::<Vec<f32>>();
+    let (a, b) = (all(tract), all(runtime));
+    let samples: usize = tract.iter().map(|t| t.shape().first().copied().unwrap_or(1)).sum();
     let (mut max_absolute, mut max_relative, mut within) = (0.0f64, 0.0f64, true);
     for (&a, &b) in a.iter().zip(&b) {
         let (a, b) = (f64::from(a), f64::from(b));
@@ -167,7 +183,7 @@ mod tests {
     }
 
     fn compared(a: &[f32], b: &[f32], threshold: Option<f32>) -> Comparison {
-        compare(&scores(a), &scores(b), threshold, TOLERANCE).expect("shapes fit")
+        compare(&[scores(a)], &[scores(b)], threshold, TOLERANCE).expect("shapes fit")
     }
 
     #[test]
@@ -185,7 +201,7 @@ mod tests {
         assert!(flipped.within && !flipped.agrees());
         let nan = compared(&[f32::NAN, 1.0], &[0.0, 1.0], None);
         assert!(!nan.within);
-        assert!(compare(&scores(&[1.0, 2.0]), &scores(&[1.0, 2.0, 3.0, 4.0]), None, TOLERANCE).is_err());
+        assert!(compare(&[scores(&[1.0, 2.0])], &[scores(&[1.0, 2.0, 3.0, 4.0])], None, TOLERANCE).is_err());
     }
 
     #[test]

@@ -64,10 +64,10 @@ fn every_storage() -> Vec<u8> {
         name: Some("g".into()),
         node: vec![
             NodeProto { op_type: Some("Relu".into()), ..NodeProto::default() },
-            constant("constant", TensorProto { raw_data: Some(raw(&[4.0, 5.0, 6.0])), ..floats("", &[3]) }),
+            constant("constant", TensorProto { raw_data: Some(raw(&[4.0, 5.0, 6.0]).into()), ..floats("", &[3]) }),
         ],
         initializer: vec![
-            TensorProto { raw_data: Some(raw(&[1.0, 2.0, 3.0])), ..floats("raw", &[1, 3]) },
+            TensorProto { raw_data: Some(raw(&[1.0, 2.0, 3.0]).into()), ..floats("raw", &[1, 3]) },
             TensorProto { float_data: vec![0.5, 0.25, 0.125], ..floats("unpacked", &[3, 1]) },
         ],
         ..GraphProto::default()
@@ -186,12 +186,12 @@ fn what_cannot_be_patched_is_refused_by_name() {
     let mut model = ModelProto {
         graph: Some(GraphProto {
             initializer: vec![
-                TensorProto { raw_data: Some(raw(&[1.0])), ..floats("twice", &[1]) },
-                TensorProto { raw_data: Some(raw(&[1.0])), ..floats("twice", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0]).into()), ..floats("twice", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0]).into()), ..floats("twice", &[1]) },
                 TensorProto { data_type: Some(data_type::INT64), int64_data: vec![1], ..floats("ints", &[1]) },
-                TensorProto { raw_data: Some(raw(&[1.0])), float_data: vec![1.0], ..floats("both", &[1]) },
-                TensorProto { raw_data: Some(raw(&[1.0, 2.0])), ..floats("short", &[3]) },
-                TensorProto { raw_data: Some(raw(&[1.0])), ..floats("fine", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0]).into()), float_data: vec![1.0], ..floats("both", &[1]) },
+                TensorProto { raw_data: Some(raw(&[1.0, 2.0]).into()), ..floats("short", &[3]) },
+                TensorProto { raw_data: Some(raw(&[1.0]).into()), ..floats("fine", &[1]) },
             ],
             ..GraphProto::default()
         }),

@@ -108,7 +108,7 @@ pub(super) fn tensor(name: &str, t: &Tensor) -> TensorProto {
         name: Some(name.into()),
         dims: t.shape().iter().map(|&d| d as i64).collect(),
         data_type: Some(wire_type(t.dtype())),
-        raw_data: Some(t.to_le_bytes()),
+        raw_data: Some(t.to_le_bytes().into()),
         ..TensorProto::default()
     }
 }

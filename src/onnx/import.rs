@@ -17,6 +17,7 @@ use crate::{
     graph::{Attr, Attrs, Graph, Node, Port},
     tensor::{DType, Data, Tensor},
 };
+use prost::bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -31,7 +32,7 @@ pub struct Model {
     /// Where it lies.
     pub path: PathBuf,
     /// Its bytes, without external data.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// What it computes, in its own opset. Constant nodes are constants of the graph; inputs that only give defaults
     /// to initializers are left out; functions of the model and branches that are always taken are written out.
     pub graph: Graph,
@@ -78,7 +79,12 @@ fn list(reasons: &[String]) -> String {
 /// Reads the model at `path`.
 pub fn read(path: &Path) -> Result<Model, ImportError> {
     let bytes = std::fs::read(path).map_err(|source| ImportError::Io { path: path.into(), source })?;
-    let proto = wire::decode(&bytes).map_err(|source| {
+    of_bytes(path, bytes.into())
+}
+
+/// Reads the model that these bytes of the file at `path` are.
+pub fn of_bytes(path: &Path, bytes: Bytes) -> Result<Model, ImportError> {
+    let proto = wire::decode(bytes.clone()).map_err(|source| {
         let path = path.to_owned();
         // Bytes of another kind of file trip over the first tag, at the top of the model.
         let other_file = source.problem.is_malformed() || source.path == "model";
@@ -98,7 +104,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn model(mut self, proto: ModelProto, bytes: Vec<u8>) -> Result<Model, ImportError> {
+    fn model(mut self, proto: ModelProto, bytes: Bytes) -> Result<Model, ImportError> {
         let path = self.path.to_owned();
         let ir_version = proto.ir_version();
         let producer = format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned();
@@ -262,7 +268,7 @@ impl Reader<'_> {
     /// Puts external data into the tensor itself.
     fn embed(&mut self, t: &mut TensorProto) -> Result<(), ImportError> {
         if !t.external_data.is_empty() {
-            t.raw_data = Some(self.tensor(t)?.to_le_bytes());
+            t.raw_data = Some(self.tensor(t)?.to_le_bytes().into());
             t.external_data.clear();
             t.data_location = None;
         }
@@ -281,12 +287,12 @@ impl Reader<'_> {
         let (Some(n), Some(size)) = (n, size) else { return Err(fail(format!("shape {:?} is too large", t.dims))) };
         let misfit = |held: u64| fail(format!("{held} bytes do not fill shape {:?} of {dtype}", t.dims));
         let external = self.external(t, size as u64, misfit)?;
-        let raw = external.as_ref().or(t.raw_data.as_ref());
+        let raw = external.as_deref().or(t.raw_data.as_deref());
         let tensor = match raw.filter(|raw| !raw.is_empty()) {
             Some(raw) => Tensor::from_le_bytes(dtype, shape, raw),
             None => typed(t, dtype, shape, n),
         };
-        tensor.ok_or_else(|| misfit(raw.map_or(0, Vec::len) as u64))
+        tensor.ok_or_else(|| misfit(raw.map_or(0, <[u8]>::len) as u64))
     }
 
     /// The bytes beside the model, `None` when the elements are in it. A length that does not fit is found before

@@ -16,6 +16,6 @@ mod unfuse;
 pub mod wire;
 
 pub use export::{dtype_of, export, wire_type};
-pub use import::{ImportError, Model, read};
+pub use import::{ImportError, Model, of_bytes, read};
 pub use lift::{LiftError, OLDEST_OPSET, STEP_OPSET, lift};
 pub use masters::{Masters, masters};

@@ -4,7 +4,7 @@
 //! model is a patch of the source bytes (see `patch`), and only the tool's own step graphs are encoded with them.
 #![allow(missing_docs)] // Every field carries the name it has in onnx.proto, where it is documented.
 
-use prost::{Message, Oneof};
+use prost::{Message, Oneof, bytes::Bytes};
 
 /// Element types of [`TensorProto::data_type`].
 pub mod data_type {
@@ -310,8 +310,8 @@ pub struct TensorProto {
     pub name: Option<String>,
     #[prost(string, optional, tag = "12")]
     pub doc_string: Option<String>,
-    #[prost(bytes = "vec", optional, tag = "9")]
-    pub raw_data: Option<Vec<u8>>,
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    pub raw_data: Option<Bytes>,
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     #[prost(int32, optional, tag = "14")]

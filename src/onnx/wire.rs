@@ -10,7 +10,7 @@ mod table;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use prost::Message as _;
+use prost::{Message as _, bytes::Buf};
 use thiserror::Error;
 
 use self::table::{Kind, Label, MAX_FIELDS, MODEL, Table};
@@ -100,9 +100,10 @@ pub fn validate(bytes: &[u8]) -> Result<(), WireError> {
     walk(bytes, &mut |_, _| {})
 }
 
-/// Checks a model file's bytes against the wire rules, then decodes them.
-pub fn decode(bytes: &[u8]) -> Result<ModelProto, WireError> {
-    validate(bytes)?;
+/// Checks a model file's bytes against the wire rules, then decodes them. Elements of weights are copied from a slice; they
+/// share the memory of [`Bytes`](prost::bytes::Bytes).
+pub fn decode(bytes: impl Buf + AsRef<[u8]>) -> Result<ModelProto, WireError> {
+    validate(bytes.as_ref())?;
     ModelProto::decode(bytes).map_err(|error| WireError {
         path: "model".into(),
         offset: 0,

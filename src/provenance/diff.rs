@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use prost::bytes::Bytes;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::digest::{Digest, DigestError, Digests, TensorDigest, digest};
+use super::digest::{Digest, DigestError, Digests, TensorDigest, digest_shared};
 use super::folder_of;
 use super::stamp::{DIGEST_KEY, STAMP_KEY};
 use crate::onnx::patch::{Patch, PatchError, patch_bytes, write_external};
@@ -145,7 +146,7 @@ impl Difference {
 }
 
 struct Side {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     digests: Digests,
     proto: ModelProto,
     /// The model as training reads it, which does not read everything.
@@ -157,9 +158,10 @@ impl Side {
         let shown = path.display().to_string();
         let of_digest = |source| DiffError::Digest { path: shown.clone(), source: Box::new(source) };
         let bytes = fs::read(path).map_err(|source| of_digest(DigestError::Io { path: path.into(), source }))?;
-        let digests = digest(&bytes, folder_of(path)).map_err(of_digest)?;
-        let proto = wire::decode(&bytes).map_err(|source| DiffError::Wire { path: shown.clone(), source })?;
-        Ok(Self { digests, proto, model: onnx::read(path).ok(), bytes })
+        let bytes = Bytes::from(bytes);
+        let digests = digest_shared(&bytes, folder_of(path)).map_err(of_digest)?;
+        let proto = wire::decode(bytes.clone()).map_err(|source| DiffError::Wire { path: shown.clone(), source })?;
+        Ok(Self { digests, proto, model: onnx::of_bytes(path, bytes.clone()).ok(), bytes })
     }
 
     fn identity(&self) -> Identity {

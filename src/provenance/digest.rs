@@ -14,10 +14,11 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::str::FromStr;
 
+use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::onnx::schema::TensorProto;
+use crate::onnx::schema::{ModelProto, TensorProto};
 use crate::onnx::wire;
 
 pub use self::refusal::{DigestError, Refusal};
@@ -128,16 +129,24 @@ pub struct Digests {
 /// Digests of a model file on disk; external data is looked for beside it.
 pub fn digest_file(path: &Path) -> Result<Digests, DigestError> {
     let bytes = fs::read(path).map_err(|source| DigestError::Io { path: path.into(), source })?;
-    digest(&bytes, path.parent().unwrap_or(Path::new("")))
+    digest_shared(&bytes.into(), path.parent().unwrap_or(Path::new("")))
 }
 
 /// Digests of a model's bytes; `folder` holds its external data.
 pub fn digest(bytes: &[u8], folder: &Path) -> Result<Digests, DigestError> {
-    let model = wire::decode(bytes)?;
+    decoded(&wire::decode(bytes)?, bytes, folder)
+}
+
+/// The same without a copy of the weights.
+pub fn digest_shared(bytes: &Bytes, folder: &Path) -> Result<Digests, DigestError> {
+    decoded(&wire::decode(bytes.clone())?, bytes, folder)
+}
+
+fn decoded(model: &ModelProto, bytes: &[u8], folder: &Path) -> Result<Digests, DigestError> {
     // Both hash about as many bytes as the file has.
     std::thread::scope(|scope| {
         let file = scope.spawn(|| Digest::of(bytes));
-        let (graph, tensors) = graph::model(&model, folder)?;
+        let (graph, tensors) = graph::model(model, folder)?;
         let weights = graph::weights(&tensors);
         let file = file.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(Digests { file, weights, graph, model: model_digest(graph, weights), tensors })

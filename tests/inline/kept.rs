@@ -232,7 +232,7 @@ fn a_graph_in_another_float_type_than_the_training_is_refused() {
         let engine = common::engine(Device::Cpu);
         network.at_batch(&engine, &x(), BatchNorm::Frozen).map(|_| ()).map_err(|e| e.to_string())
     };
-    let bytes = Some([0, 60].repeat(6));
+    let bytes = Some([0, 60].repeat(6).into());
     let half = || TensorProto { data_type: Some(FLOAT16), raw_data: bytes.clone(), ..floats("w", &[3, 2], &[]) };
     let single = || floats("w", &[3, 2], &[1.0; 6]);
     for (w, outside, inside) in [(half(), FLOAT16, FLOAT16), (half(), FLOAT, FLOAT16), (single(), FLOAT16, FLOAT16)] {

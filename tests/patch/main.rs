@@ -179,7 +179,7 @@ fn damaged_models_are_answered_with_an_error_or_a_sound_file() {
         }
         match patch_bytes(&damaged, &patch) {
             Ok(Patched { model, .. }) => {
-                wire::decode(&model).unwrap_or_else(|e| panic!("{e} in {model:x?} made from {damaged:x?}"));
+                wire::decode(&*model).unwrap_or_else(|e| panic!("{e} in {model:x?} made from {damaged:x?}"));
                 sound += 1;
             }
             Err(_) => refused += 1,

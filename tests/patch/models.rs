@@ -47,7 +47,7 @@ pub fn empty(dtype: DType, name: &str, n: usize) -> TensorProto {
 
 /// Elements in `raw_data`.
 pub fn raw(dtype: DType, name: &str, bits: &[u64]) -> TensorProto {
-    TensorProto { raw_data: Some(bytes(dtype, bits)), ..empty(dtype, name, bits.len()) }
+    TensorProto { raw_data: Some(bytes(dtype, bits).into()), ..empty(dtype, name, bits.len()) }
 }
 
 /// Elements in the typed field that onnx.proto names for the type.

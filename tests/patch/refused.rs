@@ -80,7 +80,7 @@ fn a_field_that_is_not_the_one_for_the_type_is_refused() {
 
 #[test]
 fn two_storages_are_refused() {
-    let in_two = TensorProto { raw_data: Some(vec![1]), ..typed(DType::I8, "w", &[1]) };
+    let in_two = TensorProto { raw_data: Some(vec![1].into()), ..typed(DType::I8, "w", &[1]) };
     assert!(matches!(error(in_two, &tensor(DType::I8, &[2])), PatchError::Storage { .. }));
     let beside = external(DType::I8, "w", 1, &[("location", "w")]);
     let in_two = TensorProto { int32_data: vec![1], ..beside };

@@ -32,7 +32,7 @@ fn typed(data_type: i32, dims: &[i64]) -> TensorProto {
 
 #[test]
 fn refused_tensors() {
-    let raw = |t, dims: &[i64], bytes: &[u8]| TensorProto { raw_data: Some(bytes.to_vec()), ..typed(t, dims) };
+    let raw = |t, dims: &[i64], bytes: &[u8]| TensorProto { raw_data: Some(bytes.to_vec().into()), ..typed(t, dims) };
     assert_refused!(tensor_refusal(typed(0, &[1])), Refusal::DataType(0));
     assert_refused!(tensor_refusal(typed(29, &[1])), Refusal::DataType(29));
     assert_refused!(tensor_refusal(typed(-1, &[1])), Refusal::DataType(-1));
@@ -213,7 +213,7 @@ fn nesting_stops_at_a_hundred_messages() {
         field(7, &field(11, &field(2, &sequence)))
     };
     // model 0, graph 1, input 2, type 3, 48 pairs: the innermost type lies at 99, a sequence in it at 100.
-    assert!(wire::decode(&model(&field(4, b""))).is_ok());
+    assert!(wire::decode(&*model(&field(4, b""))).is_ok());
     assert_eq!(wire_error(&model(&field(4, &field(1, b"")))).1, Problem::Depth);
 }
 

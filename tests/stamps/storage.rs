@@ -62,7 +62,7 @@ fn stored(form: &str, dtype: DType, bits: &[u64], folder: &Path) -> Vec<u8> {
     };
     let elements = bits.iter().map(|&b| typed_entry(dtype, b));
     match form {
-        "raw" => head.raw_data = Some(bytes(dtype, bits)),
+        "raw" => head.raw_data = Some(bytes(dtype, bits).into()),
         "external" => {
             fs::write(folder.join("w.data"), [&[7; 3][..], &bytes(dtype, bits)].concat()).unwrap();
             head.data_location = Some(1);

@@ -2,17 +2,16 @@
 
 use super::{samples, session};
 use crate::{
-    check,
+    check::{self, CheckError, Feeds, Loaded},
     cli::{Status, args::InspectArgs, plan, printer::Printer},
     graph::Port,
     onnx::{self, Model},
     provenance::stamp,
-    tensor,
     train::{BatchNorm, Choice, Head, Network, Reading, Site, Stored, TrainError, live_batch_norm},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, panic::resume_unwind};
 
 #[derive(Serialize)]
 struct Inspection {
@@ -74,11 +73,16 @@ struct Tensor {
 }
 
 pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
-    let model = onnx::read(&args.model)?;
     let choice = plan::choice(&args.choice)?;
-    let network = Network::with(&model, &choice);
     let resize = args.resize.as_deref().map(plan::size).transpose()?;
-    let mut shown = inspection(&model, &network, tract(&model, &choice, resize));
+    // Both read the whole file, which is most of the time that a large model takes.
+    let (model, loaded) = std::thread::scope(|scope| {
+        let loaded = scope.spawn(|| check::load(&args.model));
+        (onnx::read(&args.model), loaded.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let model = model?;
+    let network = Network::with(&model, &choice);
+    let mut shown = inspection(&model, &network, tract(loaded, &model, &choice, resize));
     if let (Some(batch_size), Ok(network)) = (args.batch_size, &network) {
         let bytes = memory(args, network, batch_size, resize)?;
         shown.memory = Some(Memory { batch_size, bytes });
@@ -97,18 +101,18 @@ fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(u
 }
 
 /// What tract can do with the file: run it, on a sample of zeros, where it is known how it is fed.
-fn tract(model: &Model, choice: &Choice, resize: Option<(usize, usize)>) -> String {
-    let fed = || -> Result<(String, Vec<(String, tensor::Tensor)>)> {
+fn tract(loaded: Result<Loaded, CheckError>, model: &Model, choice: &Choice, resize: Option<(usize, usize)>) -> String {
+    let fed = || -> Result<(String, Feeds)> {
         let Reading { path, head, inputs, .. } = Reading::of(model, choice)?;
         let batch = inputs.frozen_batch().unwrap_or(1);
         let mut feeds = samples::zeros(&inputs, batch, resize)?;
         feeds.extend(inputs.constants_at(&path, batch)?);
         Ok((head.output, feeds))
     };
-    let found = match fed() {
-        Ok((output, feeds)) => check::run(&model.path, &feeds, &output).map(|_| "can run the file"),
-        Err(_) => check::can_load(&model.path).map(|()| "can load the file"),
-    };
+    let found = loaded.and_then(|loaded| match fed() {
+        Ok((output, feeds)) => loaded.run(&[feeds], &output, 1).map(|_| "can run the file"),
+        Err(_) => Ok("can load the file"),
+    });
     found.map_or_else(|e| e.to_string(), str::to_owned)
 }
 

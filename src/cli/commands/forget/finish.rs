@@ -2,7 +2,7 @@
 
 use super::{Job, folder_of, train::Work, values};
 use crate::{
-    check::{self, CheckError, Tolerance},
+    check::{self, CheckError, Feeds, Tolerance},
     cli::{
         args::GateArgs,
         commands::{
@@ -26,6 +26,8 @@ use std::{
 
 /// Samples in a batch when measuring, unless the file fixes another number.
 const EVAL_BATCH: usize = 256;
+/// Samples that the second engine takes at a time.
+const CHECKED_AT_ONCE: usize = 4;
 
 /// The finished files, in the staging folder.
 pub(super) struct Finished {
@@ -172,16 +174,22 @@ impl Job<'_> {
         let n = self.input.batch.unwrap_or(gates.check_samples.min(data.len()));
         // Spread over the data, which is often sorted by class.
         let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
+        // A few samples at a time, in equal parts: activations of large images take memory. Where scores depend on the whole
+        // batch, it stays together.
+        let together = self.input.batch.is_some() || self.network.has_live_batch_norm();
+        let fits = |part: &usize| n.is_multiple_of(*part);
+        let part = if together { n } else { (1..=CHECKED_AT_ONCE).rev().find(fits).unwrap_or(n) };
         let usual = classifier.batch;
-        classifier.batch = n;
-        classifier.constants = self.network.constants_at(n)?;
-        let feeds = classifier.feeds(data, &rows);
-        let ours = classifier.run(&feeds)?;
+        classifier.batch = part;
+        classifier.constants = self.network.constants_at(part)?;
+        let feeds: Vec<Feeds> = rows.chunks(part).map(|rows| classifier.feeds(data, rows)).collect();
+        let ours = feeds.iter().map(|feeds| classifier.run(feeds)).collect::<Result<Vec<_>, _>>()?;
         classifier.batch = usual;
         classifier.constants = self.network.constants_at(usual)?;
         let tolerance = Tolerance { absolute: gates.check_atol, relative: gates.check_rtol };
         let threshold = data.multi_hot().then(|| classifier.scores.threshold());
-        let compared = check::run(path, &feeds, classifier.output)
+        let compared = check::load(path)
+            .and_then(|loaded| loaded.run(&feeds, classifier.output, self.runtime.engine.threads()))
             .and_then(|theirs| check::compare(&theirs, &ours, threshold, tolerance));
         Ok(match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },

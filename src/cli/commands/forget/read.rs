@@ -15,7 +15,7 @@ use crate::{
     data::{self, ClassNames, Dataset, InputSpec, LoadPlan, LoadSummary, PixelKind, Preprocess},
     onnx::{self, Model},
     provenance::{
-        digest::{Digests, digest},
+        digest::{Digests, digest_shared},
         stamp,
     },
     report::{DataRecord, Gates, Warning},
@@ -37,8 +37,8 @@ impl<'a> Job<'a> {
         let model = onnx::read(&args.model)?;
         let folder = folder_of(&args.model);
         // A model that cannot be stamped is refused before the work, not after it.
-        let source =
-            digest(&model.bytes, folder).with_context(|| format!("{}: cannot be stamped", args.model.display()))?;
+        let source = digest_shared(&model.bytes, folder)
+            .with_context(|| format!("{}: cannot be stamped", args.model.display()))?;
         let network = Network::with(&model, &choice)?;
         // So is one whose weights cannot be written back.
         let weights = network.weights()?;
