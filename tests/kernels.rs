@@ -75,6 +75,8 @@ fn geometries() -> Vec<Vec<Axis>> {
         vec![axis(12, 3, 4, 2, [-1, 2]), axis(13, 2, 3, 1, [-2, 0])],
         vec![axis(5, 2, 1, 1, [0, 0]), axis(6, 3, 1, 1, [1, 1]), axis(7, 2, 2, 1, [0, 1])],
         vec![axis(3, 2, 1, 1, [0, 0]), axis(4, 3, 1, 1, [1, 1]), axis(5, 2, 2, 1, [0, 1])],
+        // More taps than a tile has rows.
+        vec![axis(41, 14, 2, 1, [3, 2])],
         // Windows of 3 x 3 one apart, on maps large enough for tiles of results.
         vec![axis(4, 3, 1, 1, [1, 1]), axis(4, 3, 1, 1, [1, 1])],
         vec![axis(9, 3, 1, 1, [0, 0]), axis(13, 3, 1, 1, [2, 1])],
@@ -141,7 +143,7 @@ fn by_definition(axes: &[Axis], s: Sizes, each_channel: bool, x: &[f32], w: &[f3
 fn convolutions() {
     // Few channels and many, whole tiles and rests, one image and more than a part of a batch; weights small and large
     // beside the images.
-    let sizes = [[1, 3, 5], [4, 3, 70], [7, 17, 33], [40, 40, 12], [2, 90, 75], [27, 33, 50]];
+    let sizes = [[1, 3, 5], [3, 1, 40], [4, 3, 70], [7, 17, 33], [40, 40, 12], [2, 90, 75], [27, 33, 50]];
     let mut cases: Vec<_> = geometries().into_iter().map(|axes| (axes, sizes.to_vec())).collect();
     // More channels than every thread has sums of its own for.
     cases.push((vec![axis(4, 3, 1, 1, [1, 1]), axis(4, 3, 1, 1, [1, 1])], vec![[24, 160, 256]]));

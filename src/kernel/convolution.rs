@@ -11,7 +11,7 @@
 
 use super::{
     isa::Isa,
-    narrow::Patches,
+    narrow::Narrow,
     pool::{Pool, chunks, shift},
     room::Room,
     tile::{Factors, LANES, Pair, ROWS, Tile, tile},
@@ -27,6 +27,8 @@ const PART: usize = 1 << 20;
 thread_local! {
     /// The weight in the inner layout, of the thread that calls.
     static PANELS: RefCell<Room> = const { RefCell::new(Room::new()) };
+    /// Both images and sums that all threads work on, of the thread that calls.
+    static TOGETHER: RefCell<[Room; 3]> = const { RefCell::new([Room::new(), Room::new(), Room::new()]) };
     /// Parts of both images, of every thread that works.
     static BUFFERS: RefCell<[Room; 2]> = const { RefCell::new([Room::new(), Room::new()]) };
 }
@@ -37,7 +39,7 @@ pub struct Convolution {
     isa: Isa,
     plan: Plan,
     stretches: Vec<Stretch>,
-    patches: Patches,
+    narrow: Narrow,
     /// Tiles of the convolution, and of its gradient to the input, where there are any.
     tiles: Option<Grid>,
     input_tiles: Option<Grid>,
@@ -145,13 +147,13 @@ impl Convolution {
     pub fn new(axes: &[Axis], isa: Isa) -> Self {
         let plan = Plan::new(axes);
         let (tiles, input_tiles) = (Grid::forward(axes, isa), Grid::backward(axes, isa));
-        Self { isa, stretches: Stretch::all(&plan), patches: Patches::new(isa, &plan), tiles, input_tiles, plan }
+        Self { isa, stretches: Stretch::all(&plan), narrow: Narrow::new(axes, isa), tiles, input_tiles, plan }
     }
 
     /// y = the convolution of x with w, plus bias [m] where there is one.
     pub fn forward(&self, pool: &dyn Pool, s: Sizes, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         if self.is_narrow(s) {
-            return self.patches.forward(pool, s.c, x, w, bias, y);
+            return self.narrow.forward(pool, s.c, x, w, bias, y);
         }
         let map = Map {
             runs: &self.plan.outputs,
@@ -165,7 +167,7 @@ impl Convolution {
         }
         // w [m, c, tap] as panels [m / LANES][tap][c][LANES].
         let mut room = PANELS.take();
-        let panels = self.panels(pool, s.m, s.c, |at, c, tap| (at * s.c + c) * self.plan.taps + tap, w, &mut room);
+        let panels = self.panels(pool, [s.m, s.c], [s.c * self.plan.taps, self.plan.taps], w, &mut room);
         self.images(pool, s.n, &map, panels, x, bias, y);
         PANELS.set(room);
     }
@@ -173,7 +175,7 @@ impl Convolution {
     /// dx = what dy [n, m, out...] says about x.
     pub fn input_gradient(&self, pool: &dyn Pool, s: Sizes, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         if self.is_narrow(s) {
-            return self.patches.input_gradient(pool, s.c, dy, w, dx);
+            return self.narrow.input_gradient(pool, s.c, dy, w, dx);
         }
         let map = Map {
             runs: &self.plan.inputs,
@@ -187,7 +189,7 @@ impl Convolution {
         }
         // The same w as panels [c / LANES][tap][m][LANES].
         let mut room = PANELS.take();
-        let panels = self.panels(pool, s.c, s.m, |at, m, tap| (m * s.c + at) * self.plan.taps + tap, w, &mut room);
+        let panels = self.panels(pool, [s.c, s.m], [self.plan.taps, s.c * self.plan.taps], w, &mut room);
         self.images(pool, s.n, &map, panels, dy, None, dx);
         PANELS.set(room);
     }
@@ -198,25 +200,29 @@ impl Convolution {
     }
 
     /// The weight as panels of LANES columns: [columns / LANES][tap][row][LANES], where the lanes behind the last column are of
-    /// no meaning.
+    /// no meaning. The windows of two columns begin `column` floats apart in w, those of two rows `row`.
     fn panels<'b>(
         &self,
         pool: &dyn Pool,
-        columns: usize,
-        rows: usize,
-        index: impl Fn(usize, usize, usize) -> usize + Sync,
+        [columns, rows]: [usize; 2],
+        [column, row]: [usize; 2],
         w: &[f32],
         room: &'b mut Room,
     ) -> &'b [f32] {
-        let used = &self.plan.used;
+        let Plan { used, taps, .. } = &self.plan;
         let size = used.len() * rows * LANES;
         let panels = room.of(columns.div_ceil(LANES) * size);
         chunks(pool, panels, size, |i, panel| {
             let lanes = LANES.min(columns - i * LANES);
             for r in 0..rows {
-                for l in 0..lanes {
+                let (w, panel) = (&w[i * LANES * column + r * row..], &mut panel[r * LANES..]);
+                if used.len() == *taps {
+                    transpose(self.isa, w, column, panel, rows * LANES, lanes, *taps);
+                    continue;
+                }
+                for (l, w) in w.chunks(column).take(lanes).enumerate() {
                     for (slot, &tap) in used.iter().enumerate() {
-                        panel[(slot * rows + r) * LANES + l] = w[index(i * LANES + l, r, tap)];
+                        panel[slot * rows * LANES + l] = w[tap];
                     }
                 }
             }
@@ -299,7 +305,7 @@ impl Convolution {
     /// dw [m, c, kernel...] = what dy says about w.
     pub fn weight_gradient(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
         if self.is_narrow(s) {
-            return self.patches.weight_gradient(pool, s.c, x, dy, dw);
+            return self.narrow.weight_gradient(pool, s.c, x, dy, dw);
         }
         if let Some(tiles) = self.tiles.as_ref().filter(|t| t.suits(s)) {
             return tiles.weight_gradient(pool, s, x, dy, dw);
@@ -375,51 +381,73 @@ impl Convolution {
     /// The weight's gradient where it is large beside the images: all threads work on one part of the batch, each on rows of
     /// its own.
     fn together(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        let (cs, ms) = (stride(s.c), stride(s.m));
-        let each = self.plan.positions * cs + self.plan.windows * ms;
+        let Plan { taps, positions, windows, used, slots, .. } = &self.plan;
+        let (cs, ms, wide) = (stride(s.c), stride(s.m), s.c.next_multiple_of(LANES));
+        let each = positions * cs + windows * ms;
         let part = (PART / 4 / each.max(1)).clamp(1, s.n.max(1));
         let part = s.n.div_ceil(s.n.div_ceil(part));
-        let (mut xs, mut dys) = (Vec::new(), Vec::new());
+        let [mut xs, mut dys, mut sums] = TOGETHER.take();
         let height = ROWS.min(s.m.div_ceil(2 * pool.threads())).max(4);
-        dw.fill(0.0);
+        // [m, slot of a tap, c], which is the weight's order but for the last two.
+        let row = used.len() * wide;
+        let all = sums.of(s.m * row);
+        all.fill(0.0);
         for first in (0..s.n).step_by(part) {
             let n = part.min(s.n - first);
-            inner(self.isa, pool, &x[first * s.c * self.plan.positions..], n, s.c, self.plan.positions, &mut xs);
-            inner(self.isa, pool, &dy[first * s.m * self.plan.windows..], n, s.m, self.plan.windows, &mut dys);
-            let sums: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
-            chunks(pool, dw, height * s.c * self.plan.taps, |i, dw| {
-                let rows = dw.len() / (s.c * self.plan.taps);
+            let xs = inner(self.isa, pool, &x[first * s.c * positions..], n, s.c, *positions, &mut xs);
+            let dys = inner(self.isa, pool, &dy[first * s.m * windows..], n, s.m, *windows, &mut dys);
+            let parts: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
+            chunks(pool, all, height * row, |i, sums| {
+                let rows = sums.len() / row;
                 let mut out: Tile = [[0.0; LANES]; ROWS];
                 for c in (0..s.c).step_by(LANES) {
-                    let lanes = LANES.min(s.c - c);
-                    for sum in &sums {
-                        tile(self.isa, rows, sum.factors(&dys[i * height..], &xs[c..]), &mut out, false);
-                        for (r, out) in out[..rows].iter().enumerate() {
-                            let row = &mut dw[(r * s.c + c) * self.plan.taps + sum.tap..];
-                            for (l, v) in out[..lanes].iter().enumerate() {
-                                row[l * self.plan.taps] += v;
-                            }
+                    for part in &parts {
+                        tile(self.isa, rows, part.factors(&dys[i * height..], &xs[c..]), &mut out, false);
+                        for (sums, out) in sums.chunks_exact_mut(row).zip(&out) {
+                            let sums = &mut sums[slots[part.tap] * wide + c..][..LANES];
+                            sums.iter_mut().zip(out).for_each(|(v, s)| *v += s);
                         }
                     }
                 }
             });
         }
+        let all = &*all;
+        chunks(pool, dw, s.c * taps, |m, dw| {
+            let sums = &all[m * row..][..row];
+            if used.len() == *taps {
+                return transpose(self.isa, sums, wide, dw, *taps, *taps, s.c);
+            }
+            dw.fill(0.0);
+            for (sums, tap) in sums.chunks_exact(wide).zip(used) {
+                dw[*tap..].iter_mut().step_by(*taps).zip(sums).for_each(|(v, s)| *v = *s);
+            }
+        });
+        TOGETHER.set([xs, dys, sums]);
     }
 }
 
 /// [n, channels, positions] as [positions, n, stride(channels)], with room behind it for a tile that reads on.
-fn inner(isa: Isa, pool: &dyn Pool, v: &[f32], n: usize, channels: usize, positions: usize, out: &mut Vec<f32>) {
+fn inner<'b>(
+    isa: Isa,
+    pool: &dyn Pool,
+    v: &[f32],
+    n: usize,
+    channels: usize,
+    positions: usize,
+    room: &'b mut Room,
+) -> &'b [f32] {
     /// A cache line of positions.
     const GROUP: usize = 16;
     let row = stride(channels);
-    out.resize(positions * n * row + LANES + ROWS, 0.0);
     let used = positions * n * row;
+    let out = room.of(used + LANES + ROWS);
     chunks(pool, &mut out[..used], GROUP * n * row, |i, out| {
         let count = out.len() / (n * row);
         for (image, v) in v[..n * channels * positions].chunks_exact(channels * positions).enumerate() {
             transpose(isa, &v[i * GROUP..], positions, &mut out[image * row..], n * row, channels, count);
         }
     });
+    out
 }
 
 /// Images of a part: what fits, spread evenly over the threads.
