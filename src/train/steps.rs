@@ -106,10 +106,15 @@ impl BatchedNetwork<'_> {
     /// two buffers of it and its moments; in a step that takes a part of a batch, the sums of the gradients as well. The
     /// runtime reuses memory where it can, so a step takes less.
     pub fn memory(&self, part: bool) -> usize {
-        let size = |name: &String| self.traced.shape(name).map_or(0, |s| s.iter().product::<usize>());
-        let values: usize = self.traced.nodes.iter().flat_map(|n| &n.outputs).map(size).sum();
+        let values = self.values();
         let weights: usize = self.network.trained().map(|w| self.network.graph.constants[w].len()).sum();
         size_of::<f32>() * (2 * values + if part { 13 } else { 7 } * weights)
+    }
+
+    /// Elements of all values that the nodes compute from a batch.
+    pub fn values(&self) -> usize {
+        let size = |name: &String| self.traced.shape(name).map_or(0, |s| s.iter().product::<usize>());
+        self.traced.nodes.iter().flat_map(|n| &n.outputs).map(size).sum()
     }
 
     /// Number of rows in the table that integers of an input look up, where that is what they are for.

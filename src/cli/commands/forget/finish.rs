@@ -131,16 +131,16 @@ impl Job<'_> {
         })
     }
 
-    /// Samples that are measured at once: few of large ones, and no more than there are. Where scores depend on the whole
-    /// batch, it is always of one size.
+    /// Samples that are measured at once: as many as leave values small enough for a cache to be of use, which is faster and
+    /// takes less memory, and no more than there are. Where scores depend on the whole batch, it is always of one size.
     fn measured_at_once(&self) -> usize {
-        /// Floats of the samples.
-        const FLOATS: usize = 1 << 23;
-        let (_, data, rows) = self.measured_on();
+        /// Elements of the values.
+        const VALUES: usize = 1 << 26;
+        let rows = self.measured_on().2;
         if self.network.has_live_batch_norm() {
             return EVAL_BATCH;
         }
-        EVAL_BATCH.min(FLOATS / data.sample_len().max(1)).min(rows.len()).max(1)
+        EVAL_BATCH.min(VALUES / self.sample_values.max(1)).min(rows.len()).max(1)
     }
 
     /// Measures a model file.

@@ -67,6 +67,8 @@ struct Job<'a> {
     recipe: Recipe,
     input: InputSpec,
     layout: Layout,
+    /// Elements of all values that the model computes from a sample.
+    sample_values: usize,
     preprocess: Preprocess,
     gates: Gates,
     retain: Dataset,

@@ -54,7 +54,7 @@ impl<'a> Job<'a> {
         if input.integers {
             preprocess = source::raw(preprocess, &input.name)?;
         }
-        let layout = try_shapes(&runtime, &network, &preprocess)?;
+        let (layout, sample_values) = try_shapes(&runtime, &network, &preprocess)?;
         let classes = layout.classes;
         let mask = match drop_output {
             Some(DropOutputArg::Mask) => {
@@ -117,6 +117,7 @@ impl<'a> Job<'a> {
             recipe,
             input,
             layout,
+            sample_values,
             preprocess,
             gates,
             retain,
@@ -280,10 +281,11 @@ fn channels(data: &Dataset) -> Option<usize> {
     }
 }
 
-/// How the scores are laid out, from one run on zeros: two samples, so that a graph with a batch of one inside is found
-/// out here.
-fn try_shapes(runtime: &Opened, network: &Network, preprocess: &Preprocess) -> Result<Layout> {
+/// How the scores are laid out, and how many elements all values of a sample have, from one run on zeros: two samples, so
+/// that a graph with a batch of one inside is found out here.
+fn try_shapes(runtime: &Opened, network: &Network, preprocess: &Preprocess) -> Result<(Layout, usize)> {
     let batch = network.inputs.frozen_batch().unwrap_or(2);
     let samples = samples::zeros(&network.inputs, batch, preprocess.resize)?;
-    Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.layout)
+    let network = network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?;
+    Ok((network.layout, network.values() / network.batch))
 }

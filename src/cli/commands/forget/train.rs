@@ -113,9 +113,15 @@ impl Job<'_> {
         let range = network.range(source, recipe.noise.range, &rows)?;
         printer.note(self.noise_note(range));
         let noise = unlearn::learn(&network, source, recipe, range, &rows, progress)?;
-        drop(network);
-        let rows = self.rows(self.at_once(recipe.batch_size, recipe.batch_norm)?);
-        let network = self.network.at_batch_of(engine, self.samples(&rows), recipe.batch_norm)?;
+        let at_once = self.at_once(recipe.batch_size, recipe.batch_norm)?;
+        let rows = self.rows(at_once);
+        // Most often both are the same.
+        let network = if (at_once, recipe.batch_norm) == (images, recipe.noise_batch_norm()) {
+            network
+        } else {
+            drop(network);
+            self.network.at_batch_of(engine, self.samples(&rows), recipe.batch_norm)?
+        };
         let judge = match recipe.batch_norm {
             BatchNorm::Frozen => None,
             BatchNorm::Batch => Some(self.network.at_batch_of(engine, self.samples(&rows), BatchNorm::Frozen)?),
