@@ -174,6 +174,39 @@ fn convolutions() {
     }
 }
 
+/// Few images go through the plain sum, many through tiles of results.
+#[test]
+#[allow(clippy::print_stdout, clippy::float_cmp)] // it shows the figures; equal ones would be those of one way
+fn tiles_round_little_worse_than_sums() {
+    let axes = [axis(8, 3, 1, 1, [1, 1]), axis(8, 3, 1, 1, [1, 1])];
+    let (n, c, m) = (8, 64, 48);
+    let (x, w, dy) = (any(n * c * 64, 1), any(m * c * 9, 2), any(n * m * 64, 3));
+    let want = by_definition(&axes, Sizes { n, c, m }, false, &x, &w, &dy);
+    let error = |got: &[f32], want: &[f64]| {
+        let squares = |v: &mut dyn Iterator<Item = f64>| v.map(|d| d * d).sum::<f64>();
+        let off = squares(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - b));
+        (off / squares(&mut want.iter().copied())).sqrt()
+    };
+    for isa in sets() {
+        let k = Convolution::new(&axes, isa);
+        let maps = |images: usize| {
+            let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+            let s = Sizes { n: images, c, m };
+            for i in (0..n).step_by(images) {
+                let (xs, ys) = (i * c * 64..(i + images) * c * 64, i * m * 64..(i + images) * m * 64);
+                k.forward(&Alone, s, &x[xs.clone()], &w, None, &mut y[ys.clone()]);
+                k.input_gradient(&Alone, s, &dy[ys], &w, &mut dx[xs]);
+            }
+            [error(&y, &want.y), error(&dx, &want.dx)]
+        };
+        let (sums, tiles) = (maps(1), maps(n));
+        for (of, i) in [("y", 0), ("dx", 1)] {
+            println!("{isa:?}: relative error of {of}: {:.1e} as sums, {:.1e} by tiles", sums[i], tiles[i]);
+        }
+        assert!(sums != tiles && (0..2).all(|i| tiles[i] < 4.0 * sums[i]), "{isa:?}: {sums:?} {tiles:?}");
+    }
+}
+
 /// y = alpha a' b' + bias, whole tiles and rests, a few terms and more than are laid out at a time.
 #[test]
 fn products() {
@@ -464,7 +497,7 @@ fn matrices_turn_round() {
 fn a_tile_is_checked() {
     let refused = |f: Factors<'_>, rows: usize| {
         sets().iter().all(|&isa| {
-            let attempt = || tile(isa, rows, f, &mut [[0.0; LANES]; ROWS], false);
+            let attempt = || tile(isa, rows, f, &mut [0.0; LANES * ROWS], LANES, false);
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)).is_err()
         })
     };
@@ -472,9 +505,13 @@ fn a_tile_is_checked() {
     let pairs = [Pair { a: 0, b: 0 }];
     let f = Factors { pairs: &pairs, a: &a, row: 5, step: 1, b: &b, next: LANES, depth: 5 };
     for isa in sets() {
-        let mut out = [[1.0; LANES]; ROWS];
-        tile(isa, 12, f, &mut out, true);
-        assert!(out.iter().flatten().all(|v| (*v - 6.0).abs() < f32::EPSILON), "{isa:?}");
+        // Rows farther apart than they are long: what is between them stays.
+        let mut out = [1.0; 40 * ROWS];
+        tile(isa, 12, f, &mut out, 40, true);
+        let right = |(i, v): (usize, &f32)| (*v - if i % 40 < LANES { 6.0 } else { 1.0 }).abs() < f32::EPSILON;
+        assert!(out.iter().enumerate().all(right), "{isa:?}");
+        let short = || tile(isa, 12, f, &mut out[..11 * 40 + LANES - 1], 40, false);
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(short)).is_err(), "{isa:?}");
     }
     assert!(refused(Factors { a: &a[1..], ..f }, 12) && refused(Factors { b: &b[1..], ..f }, 12));
     assert!(refused(f, 13) && refused(f, 0) && refused(Factors { depth: 6, ..f }, 1));

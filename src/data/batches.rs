@@ -1,5 +1,6 @@
 //! Samples in memory, and batches made of them.
 
+use std::cell::RefCell;
 use std::panic;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -11,6 +12,7 @@ use super::labels::Labels;
 use super::names::ClassNames;
 use super::preprocess::Table;
 use super::shape::Axes;
+use super::store::Store;
 
 /// Below this many elements a batch is filled by one thread.
 const PARALLEL_FROM: usize = 1 << 15;
@@ -18,7 +20,7 @@ const PARALLEL_FROM: usize = 1 << 15;
 /// The samples as they are kept.
 pub(super) enum Samples {
     /// Raw images in height, width, channels order, and what a byte of each channel becomes.
-    Bytes { hwc: [usize; 3], to: Axes, data: Vec<u8>, tables: Vec<Table> },
+    Bytes { hwc: [usize; 3], to: Axes, data: Store, tables: Vec<Table> },
     /// Rows in the model's layout.
     Floats(Vec<f32>),
 }
@@ -129,7 +131,8 @@ impl Dataset {
     /// Fills `out` with the preprocessed samples `indices`, row after row in the model's layout.
     ///
     /// # Panics
-    /// When `out` does not hold exactly `indices.len()` samples or an index is beyond the data.
+    /// When `out` does not hold exactly `indices.len()` samples, an index is beyond the data, or the temporary file of a large
+    /// set can no longer be read.
     pub fn batch(&self, indices: &[usize], out: &mut [f32]) {
         let row = self.sample_len();
         assert_eq!(out.len(), indices.len() * row, "a batch of {} samples of {row} elements", indices.len());
@@ -152,11 +155,15 @@ impl Dataset {
         match &self.samples {
             Samples::Floats(data) => out.copy_from_slice(&data[i * n..(i + 1) * n]),
             Samples::Bytes { hwc, to, data, tables } => {
-                let pixels = &data[i * n..(i + 1) * n];
-                match to {
-                    Axes::Chw => planes(pixels, hwc[0] * hwc[1], tables, out),
-                    Axes::Hwc => interleaved(pixels, tables, out),
+                thread_local! {
+                    static PIXELS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
                 }
+                PIXELS.with_borrow_mut(|buffer| {
+                    data.read(i * n..(i + 1) * n, buffer, |pixels| match to {
+                        Axes::Chw => planes(pixels, hwc[0] * hwc[1], tables, out),
+                        Axes::Hwc => interleaved(pixels, tables, out),
+                    });
+                });
             }
         }
     }

@@ -129,6 +129,17 @@ pub enum DataError {
         /// What the reader said.
         source: std::io::Error,
     },
+    /// Images that are more than memory should hold have nowhere to go.
+    #[error(
+        "{}: no room for the pixels of the images, which are kept there while the program runs; give a folder with more room in \
+         TMPDIR", folder.display()
+    )]
+    NoRoom {
+        /// The folder for temporary files.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// An array of a type that means nothing here.
     #[error("{}: {what} has elements of type {found}; expected {wanted}", path.display())]
     ElementType {

@@ -16,6 +16,7 @@ use super::rows::Pixels;
 use super::sampling::Tally;
 use super::shape::{Axes, Fit, Target};
 use super::source::{Loaded, manifest_digest, unreadable};
+use super::store::Store;
 use super::{DataError, LoadPlan, SourceKind};
 
 /// Pictures decoded before they are put in order: bounds what is held twice.
@@ -167,14 +168,14 @@ fn decode_all(pictures: &[Picture], plan: &LoadPlan<'_>) -> Result<(Samples, Vec
         _ => 3,
     };
     let mut first: Option<Fit> = None;
-    let mut pixels = Vec::new();
+    let mut pixels = Store::new();
     let mut digests = Vec::with_capacity(pictures.len());
     for block in pictures.chunks(BLOCK) {
         let decoded: Vec<_> = block.par_iter().map(|picture| decode(picture, channels, &target)).collect();
         for (picture, decoded) in block.iter().zip(decoded) {
             let (digest, fit, bytes) = decoded?;
             digests.push((digest, picture.name.as_str()));
-            pixels.extend(bytes);
+            pixels.push(&bytes)?;
             let first = first.get_or_insert_with(|| fit.clone());
             if first.hwc != fit.hwc {
                 return Err(target.uneven(&picture.path, &fit, first, &pictures[0].name));

@@ -31,10 +31,8 @@ pub(super) fn load(images: &Path, labels: &Path, plan: &LoadPlan<'_>) -> Result<
     // Cannot overflow: the shape has just been found to be the model's or at least an image's, and rows are counted anyway.
     let row = dims[1..].iter().fold(1u64, |n, &d| n.saturating_mul(u64::from(d)));
     let mut pixels = Pixels::new(fit);
-    Counted::new(reader, images, "the images file", row.saturating_mul(count)).rows(&chosen.keep, row, |block| {
-        pixels.push(block);
-        Ok(())
-    })?;
+    let counted = Counted::new(reader, images, "the images file", row.saturating_mul(count));
+    counted.rows(&chosen.keep, row, |block| pixels.push(block))?;
     let (samples, shape) = pixels.finish(tables);
     Ok(Loaded::new(SourceKind::Idx, samples, shape, chosen))
 }

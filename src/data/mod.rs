@@ -2,8 +2,8 @@
 //!
 //! The story: [`load`] looks at a path and tells a folder of class folders, an `.npz` archive and IDX files apart. Labels
 //! are read first, and samples of classes that are not to be read are dropped by their label: their pixels are never kept,
-//! and pictures in a folder are not even opened. The rest stays in memory as it was stored, a byte a pixel, in a
-//! [`Dataset`]. [`Dataset::batch`] preprocesses samples on their way into a batch; [`Seeded`] shuffles them the same way
+//! and pictures in a folder are not even opened. The rest is kept as it was stored, a byte a pixel, in a
+//! [`Dataset`]: in memory, and large sets in a temporary file. [`Dataset::batch`] preprocesses samples on their way into a batch; [`Seeded`] shuffles them the same way
 //! for ever; [`Prefetch`] prepares the next batch while the current one is worked on.
 
 mod batches;
@@ -18,6 +18,7 @@ mod rows;
 mod sampling;
 mod shape;
 mod source;
+mod store;
 
 use std::fmt;
 use std::path::Path;

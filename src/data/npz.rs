@@ -45,10 +45,7 @@ pub(super) fn load(path: &Path, plan: &LoadPlan<'_>) -> Result<Loaded, DataError
             let fit = target.pixels(&row_shape).ok_or_else(|| mismatch(true))?;
             let tables = plan.preprocess.tables(fit.hwc[2])?;
             let mut pixels = Pixels::new(fit);
-            rows.rows(&chosen.keep, row_bytes, |block| {
-                pixels.push(block);
-                Ok(())
-            })?;
+            rows.rows(&chosen.keep, row_bytes, |block| pixels.push(block))?;
             pixels.finish(tables)
         }
         number if plan.input.integers != (number.kind == 'f') => {

@@ -9,6 +9,7 @@ use super::DataError;
 use super::batches::Samples;
 use super::preprocess::{Table, resize};
 use super::shape::{Axes, Fit, chw_to_hwc, hwc_to_chw};
+use super::store::Store;
 
 /// Rows are handed on in blocks of about this many bytes.
 const BLOCK: usize = 4 << 20;
@@ -92,12 +93,12 @@ impl<'a, R: Read> Counted<'a, R> {
 /// Collects images as bytes in height, width, channels order, scaled where asked.
 pub(super) struct Pixels {
     pub fit: Fit,
-    pub data: Vec<u8>,
+    pub data: Store,
 }
 
 impl Pixels {
     pub fn new(fit: Fit) -> Self {
-        Self { fit, data: Vec::new() }
+        Self { fit, data: Store::new() }
     }
 
     /// The samples and their shape, with one lookup table per channel.
@@ -107,16 +108,14 @@ impl Pixels {
     }
 
     /// Takes whole images.
-    pub fn push(&mut self, images: &[u8]) {
+    pub fn push(&mut self, images: &[u8]) -> Result<(), DataError> {
         let Fit { from, source, hwc, .. } = self.fit;
         if from == Axes::Hwc && source == hwc {
-            self.data.extend_from_slice(images);
-            return;
+            return self.data.push(images);
         }
         let (size, target) = (source.iter().product(), hwc.iter().product());
-        let start = self.data.len();
-        self.data.resize(start + images.len() / size * target, 0);
-        self.data[start..].par_chunks_exact_mut(target).zip(images.par_chunks_exact(size)).for_each(|(out, image)| {
+        let mut turned = vec![0; images.len() / size * target];
+        turned.par_chunks_exact_mut(target).zip(images.par_chunks_exact(size)).for_each(|(out, image)| {
             let mut turned = Vec::new();
             let image = if from == Axes::Chw {
                 turned.resize(size, 0);
@@ -131,6 +130,7 @@ impl Pixels {
                 out.copy_from_slice(&scaled);
             }
         });
+        self.data.push(&turned)
     }
 }
 

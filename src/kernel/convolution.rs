@@ -14,7 +14,7 @@ use super::{
     narrow::Narrow,
     pool::{Pool, chunks, shift},
     room::Room,
-    tile::{Factors, LANES, Pair, ROWS, Tile, tile},
+    tile::{Factors, LANES, Pair, ROWS, tile},
     transpose::transpose,
     windows::{Axis, Plan, Run},
     winograd::Grid,
@@ -270,7 +270,6 @@ impl Convolution {
     fn multiply(&self, map: &Map<'_>, n: usize, panels: &[f32], x: &[f32], y: &mut [f32]) {
         let (row, wide) = (stride(map.from), map.wide());
         let Plan { used, slots, .. } = &self.plan;
-        let mut sums: Tile = [[0.0; LANES]; ROWS];
         let lists: Vec<Vec<Pair>> = map
             .runs
             .iter()
@@ -291,11 +290,8 @@ impl Convolution {
                         let height = ROWS.min(rows - r);
                         let a = &x[j * run.source_step * n * row + r * apart..];
                         let f = Factors { pairs, a, row: apart, step: 1, b: panel, next: LANES, depth: map.from };
-                        tile(self.isa, height, f, &mut sums, false);
                         let at = ((run.first + j * run.step) * n + r * leap) * wide + i * LANES;
-                        for (k, sums) in sums[..height].iter().enumerate() {
-                            y[at + k * leap * wide..][..LANES].copy_from_slice(sums);
-                        }
+                        tile(self.isa, height, f, &mut y[at..], leap * wide, false);
                     }
                 }
             }
@@ -350,17 +346,12 @@ impl Convolution {
                         transpose(self.isa, dy, self.plan.windows, &mut dys[k * ms..], n * ms, s.m, self.plan.windows);
                     }
                     let parts: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
-                    let mut out: Tile = [[0.0; LANES]; ROWS];
                     for c in (0..s.c).step_by(LANES) {
                         for m in (0..s.m).step_by(ROWS) {
                             let rows = ROWS.min(s.m - m);
                             for part in &parts {
-                                tile(self.isa, rows, part.factors(&dys[m..], &xs[c..]), &mut out, false);
-                                let at = (part.tap * s.m + m) * wide + c;
-                                for (r, out) in out[..rows].iter().enumerate() {
-                                    let sums = &mut sums[at + r * wide..][..LANES];
-                                    sums.iter_mut().zip(out).for_each(|(v, s)| *v += s);
-                                }
+                                let sums = &mut sums[(part.tap * s.m + m) * wide + c..];
+                                tile(self.isa, rows, part.factors(&dys[m..], &xs[c..]), sums, wide, true);
                             }
                         }
                     }
@@ -399,14 +390,10 @@ impl Convolution {
             let parts: Vec<Sum> = self.stretches.iter().map(|s| s.sums(n, ms, cs)).collect();
             chunks(pool, all, height * row, |i, sums| {
                 let rows = sums.len() / row;
-                let mut out: Tile = [[0.0; LANES]; ROWS];
                 for c in (0..s.c).step_by(LANES) {
                     for part in &parts {
-                        tile(self.isa, rows, part.factors(&dys[i * height..], &xs[c..]), &mut out, false);
-                        for (sums, out) in sums.chunks_exact_mut(row).zip(&out) {
-                            let sums = &mut sums[slots[part.tap] * wide + c..][..LANES];
-                            sums.iter_mut().zip(out).for_each(|(v, s)| *v += s);
-                        }
+                        let sums = &mut sums[slots[part.tap] * wide + c..];
+                        tile(self.isa, rows, part.factors(&dys[i * height..], &xs[c..]), sums, row, true);
                     }
                 }
             });

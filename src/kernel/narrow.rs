@@ -122,7 +122,6 @@ impl Narrow {
         chunks(pool, y, m * self.windows, |image, y| {
             BUFFERS.with_borrow_mut(|[padded, products, _]| {
                 let padded = self.lay(&x[image * c * self.positions..][..c * self.positions], padded);
-                let mut sums: Tile = [[0.0; LANES]; ROWS];
                 for strip in self.strips(wide) {
                     let first = strip.start * out;
                     let products = products.of(strip.len() * out * wide);
@@ -133,10 +132,7 @@ impl Narrow {
                             for o in (0..out).step_by(height) {
                                 let (rows, a) = (height.min(out - o), &padded[line + o * row..]);
                                 let f = Factors { pairs: &pairs, a, row, step, b, next: LANES, depth };
-                                tile(self.isa, rows, f, &mut sums, false);
-                                for (products, sums) in products[o * wide..].chunks_mut(wide).zip(&sums[..rows]) {
-                                    products[i * LANES..][..LANES].copy_from_slice(sums);
-                                }
+                                tile(self.isa, rows, f, &mut products[o * wide + i * LANES..], wide, false);
                             }
                         }
                     }
@@ -170,7 +166,6 @@ impl Narrow {
                 let dy = &dy[image * m * self.windows..][..m * self.windows];
                 let padded = padded.of(c * self.len);
                 padded.fill(0.0);
-                let mut sums: Tile = [[0.0; LANES]; ROWS];
                 for strip in self.strips(wide) {
                     let rows = strip.len() * out;
                     let (products, turned) = (products.of(rows * wide), turned.of(rows * m));
@@ -180,10 +175,7 @@ impl Narrow {
                             let (height, a) = (ROWS.min(rows - first), &turned[first * m..]);
                             let pairs = &[Pair { a: 0, b: 0 }];
                             let f = Factors { pairs, a, row: m, step: 1, b, next: LANES, depth: m };
-                            tile(self.isa, height, f, &mut sums, false);
-                            for (products, sums) in products[first * wide..].chunks_mut(wide).zip(&sums[..height]) {
-                                products[i * LANES..][..LANES].copy_from_slice(sums);
-                            }
+                            tile(self.isa, height, f, &mut products[first * wide + i * LANES..], wide, false);
                         }
                     }
                     for (line, products) in self.lines[strip].iter().zip(products.chunks_exact(out * wide)) {
@@ -248,13 +240,8 @@ impl Narrow {
                             let (rows, a) = (ROWS.min(kernel - tap), &padded[at + tap * row..]);
                             for (i, sums) in sums.iter_mut().enumerate() {
                                 let b = &turned[i * LANES..];
-                                tile(
-                                    self.isa,
-                                    rows,
-                                    Factors { pairs: &pairs, a, row, step, b, next: wide, depth },
-                                    sums,
-                                    true,
-                                );
+                                let f = Factors { pairs: &pairs, a, row, step, b, next: wide, depth };
+                                tile(self.isa, rows, f, sums.as_flattened_mut(), LANES, true);
                             }
                         }
                     }

@@ -7,6 +7,7 @@
 use super::{
     isa::Isa,
     pool::{Pool, chunks},
+    room::Room,
     tile::{Factors, LANES, Pair, ROWS, Tile, tile},
     transpose::transpose,
 };
@@ -19,6 +20,13 @@ const NEAR: usize = 1 << 16;
 /// Rows of y that a task takes at most, where a stands row by row and where it is transposed.
 const TALL: usize = 8 * ROWS;
 const DEEP: usize = 16 * ROWS;
+
+thread_local! {
+    /// Panels or sums that all tasks work on, of the thread that calls.
+    static SHARED: RefCell<Room> = const { RefCell::new(Room::new()) };
+    /// Both factors of a task, laid out.
+    static LAID_OUT: RefCell<[Room; 2]> = const { RefCell::new([Room::new(), Room::new()]) };
+}
 
 /// The sizes of a product: y is [m, n], and every element is a sum of k terms.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +70,10 @@ impl Product {
     /// Rows of a are read where they are; all tasks share the panels of b.
     fn tall(self, pool: &dyn Pool, s: Size, a: &[f32], b: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         let count_of_panels = s.n.div_ceil(LANES);
-        let mut panels = vec![0.0; count_of_panels * s.k * LANES];
-        chunks(pool, &mut panels, (s.k * LANES).max(1), |p, panel| self.panel(s, b, p, 0, panel));
+        let mut room = SHARED.take();
+        let panels = room.of(count_of_panels * s.k * LANES);
+        chunks(pool, panels, (s.k * LANES).max(1), |p, panel| self.panel(s, b, p, 0, panel));
+        let panels = &*panels;
         let rows = s.m.div_ceil(2 * pool.threads()).next_multiple_of(ROWS).min(TALL);
         let near = (NEAR / (s.k * LANES).max(1)).max(1);
         chunks(pool, y, rows * s.n, |i, y| {
@@ -77,7 +87,7 @@ impl Product {
                         let panel = &panels[p * s.k * LANES..][..s.k * LANES];
                         let pairs = &[Pair { a: 0, b: 0 }];
                         let f = Factors { pairs, a, row: s.k, step: 1, b: panel, next: LANES, depth: s.k };
-                        tile(self.isa, height, f, &mut sums, false);
+                        tile(self.isa, height, f, sums.as_flattened_mut(), LANES, false);
                         for (row, sums) in y[r * s.n..].chunks_mut(s.n).zip(&sums[..height]) {
                             let row = row[p * LANES..].iter_mut().take(LANES);
                             match bias {
@@ -92,6 +102,7 @@ impl Product {
                 }
             }
         });
+        SHARED.set(room);
     }
 
     /// Where y is small beside the factors, every thread sums up a share of the terms; else every task goes through all
@@ -99,8 +110,10 @@ impl Product {
     fn deep(self, pool: &dyn Pool, s: Size, a: &[f32], b: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         if y.len() * pool.threads() * 4 < s.k * (s.m + s.n) {
             let share = s.k.div_ceil(pool.threads()).next_multiple_of(DEPTH);
-            let mut sums = vec![0.0; y.len() * s.k.div_ceil(share)];
-            chunks(pool, &mut sums, y.len(), |i, sums| {
+            let mut room = SHARED.take();
+            let sums = room.of(y.len() * s.k.div_ceil(share));
+            chunks(pool, sums, y.len(), |i, sums| {
+                sums.fill(0.0);
                 self.add_up(s, a, b, 0, i * share..s.k.min((i + 1) * share), sums);
             });
             chunks(pool, y, s.n, |i, y| {
@@ -110,6 +123,7 @@ impl Product {
                     y.iter_mut().zip(&sums[i * s.n..]).for_each(|(v, sum)| *v += sum);
                 }
             });
+            SHARED.set(room);
         } else {
             let rows = s.m.div_ceil(2 * pool.threads()).next_multiple_of(ROWS).min(DEEP);
             chunks(pool, y, rows * s.n, |i, y| {
@@ -121,9 +135,6 @@ impl Product {
 
     /// Adds the product over some terms to y, which begins with row `row`.
     fn add_up(self, s: Size, a: &[f32], b: &[f32], row: usize, terms: Range<usize>, y: &mut [f32]) {
-        thread_local! {
-            static LAID_OUT: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
-        }
         let count = y.len() / s.n;
         let mut sums: Tile = [[0.0; LANES]; ROWS];
         LAID_OUT.with_borrow_mut(|[left, right]| {
@@ -131,8 +142,8 @@ impl Product {
                 let depth = DEPTH.min(terms.end - first);
                 // Groups that were a power of two apart would push each other out of the cache.
                 let group = depth * ROWS + LANES / 2;
-                left.resize((count.div_ceil(ROWS) + 1) * group, 0.0);
-                right.resize(depth * LANES, 0.0);
+                let left = left.of((count.div_ceil(ROWS) + 1) * group);
+                let right = right.of(depth * LANES);
                 for t in 0..depth {
                     let (whole, rest) = a[(first + t) * s.m + row..][..count].as_chunks::<ROWS>();
                     for (g, part) in whole.iter().enumerate() {
@@ -147,7 +158,7 @@ impl Product {
                         let pairs = &[Pair { a: 0, b: 0 }];
                         let f = Factors { pairs, a, row: 1, step: ROWS, b: right, next: LANES, depth };
                         let height = ROWS.min(count - r);
-                        tile(self.isa, height, f, &mut sums, false);
+                        tile(self.isa, height, f, sums.as_flattened_mut(), LANES, false);
                         for (row, sums) in y[r * s.n..].chunks_mut(s.n).zip(&sums[..height]) {
                             let row = row[p * LANES..].iter_mut().take(LANES);
                             row.zip(sums).for_each(|(v, sum)| *v += self.alpha * sum);

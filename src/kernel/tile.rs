@@ -44,15 +44,17 @@ pub struct Factors<'f> {
     pub depth: usize,
 }
 
-/// Writes the first `rows` rows of a tile, or adds to them.
+/// Writes `rows` rows of sums to out, where they are `wide` floats apart, or adds to them.
 ///
 /// # Panics
-/// When a factor would be read outside its slice, `rows` is not 1 to [`ROWS`], or the processor lacks the instructions.
-pub fn tile(isa: Isa, rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
+/// When something would be read or written outside its slice, `rows` is not 1 to [`ROWS`], or the processor lacks the
+/// instructions.
+pub fn tile(isa: Isa, rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
     assert!((1..=ROWS).contains(&rows), "a tile of {rows} rows");
+    assert!((rows - 1) * wide + LANES <= out.len(), "{rows} rows {wide} apart in {} floats", out.len());
     if f.depth == 0 || f.pairs.is_empty() {
         if !add {
-            out[..rows].fill([0.0; LANES]);
+            out.chunks_mut(wide.max(1)).take(rows).for_each(|row| row[..LANES].fill(0.0));
         }
         return;
     }
@@ -63,16 +65,20 @@ pub fn tile(isa: Isa, rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
     assert!(b_max + b_reach < f.b.len(), "the right factor ends at {}, {} is read", f.b.len(), b_max + b_reach);
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::avx512(rows, f, out, add),
+        Isa::Avx512 => x86::avx512(rows, f, out, wide, add),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::avx2(rows, f, out, add),
-        _ => portable(rows, f, out, add),
+        Isa::Avx2 => x86::avx2(rows, f, out, wide, add),
+        _ => portable(rows, f, out, wide, add),
     }
 }
 
-fn portable(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
-    for (r, row) in out[..rows].iter_mut().enumerate() {
-        let mut sums = if add { *row } else { [0.0; LANES] };
+fn portable(rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
+    for r in 0..rows {
+        let row = &mut out[r * wide..][..LANES];
+        let mut sums = [0.0; LANES];
+        if add {
+            sums.copy_from_slice(row);
+        }
         for p in f.pairs {
             for k in 0..f.depth {
                 let a = f.a[p.a + r * f.row + k * f.step];
@@ -82,13 +88,13 @@ fn portable(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
                 }
             }
         }
-        *row = sums;
+        row.copy_from_slice(&sums);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Factors, Isa, LANES, ROWS, Tile};
+    use super::{Factors, Isa, LANES, ROWS};
     use std::arch::x86_64::{
         __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
@@ -107,35 +113,37 @@ mod x86 {
     }
 
     #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
-    pub fn avx512(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
+    pub fn avx512(rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
         assert!(Isa::Avx512.available(), "no AVX-512");
         // SAFETY: the instructions are there, and `tile` has checked every index.
-        unsafe { by_rows!(tile512, rows, f, out, add) }
+        unsafe { by_rows!(tile512, rows, f, out, wide, add) }
     }
 
     #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
-    pub fn avx2(rows: usize, f: Factors<'_>, out: &mut Tile, add: bool) {
+    pub fn avx2(rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
         assert!(Isa::Avx2.available(), "no AVX2");
         // 16 registers hold six rows of 16 columns beside the factors.
-        for (r, part) in out[..rows].chunks_mut(6).enumerate() {
+        for r in (0..rows).step_by(6) {
             for half in [0, LANES / 2] {
-                let shifted = Factors { a: &f.a[6 * r * f.row..], b: &f.b[half..], ..f };
+                let shifted = Factors { a: &f.a[r * f.row..], b: &f.b[half..], ..f };
+                let out = &mut out[r * wide + half..];
                 // SAFETY: the instructions are there, and `tile` has checked every index.
-                unsafe { by_rows!(tile256, part.len(), shifted, part, half, add) }
+                unsafe { by_rows!(tile256, 6.min(rows - r), shifted, out, wide, add) }
             }
         }
     }
 
     /// # Safety
-    /// The processor has AVX-512F, and every index of `f` is inside its slices, LANES floats further in b.
+    /// The processor has AVX-512F, and every index of `f` is inside its slices, LANES floats further in b; so are R rows of out.
     #[expect(unsafe_code, reason = "vector registers are loaded through pointers")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile512<const R: usize>(f: Factors<'_>, out: &mut Tile, add: bool) {
+    unsafe fn tile512<const R: usize>(f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
         unsafe {
             let mut sums: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
             if add {
-                for r in 0..R {
-                    sums[r] = [_mm512_loadu_ps(out[r].as_ptr()), _mm512_loadu_ps(out[r].as_ptr().add(16))];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let row = out.as_ptr().add(r * wide);
+                    *sums = [_mm512_loadu_ps(row), _mm512_loadu_ps(row.add(16))];
                 }
             }
             for p in f.pairs {
@@ -158,9 +166,10 @@ mod x86 {
                     b = b.wrapping_add(f.next);
                 }
             }
-            for r in 0..R {
-                _mm512_storeu_ps(out[r].as_mut_ptr(), sums[r][0]);
-                _mm512_storeu_ps(out[r].as_mut_ptr().add(16), sums[r][1]);
+            for (r, sums) in sums.iter().enumerate() {
+                let row = out.as_mut_ptr().add(r * wide);
+                _mm512_storeu_ps(row, sums[0]);
+                _mm512_storeu_ps(row.add(16), sums[1]);
             }
         }
     }
@@ -168,16 +177,17 @@ mod x86 {
     /// Sixteen columns of up to six rows.
     ///
     /// # Safety
-    /// The processor has AVX2 and FMA, and every index of `f` is inside its slices, LANES / 2 floats further in b.
+    /// The processor has AVX2 and FMA, and every index of `f` is inside its slices, LANES / 2 floats further in b; so are
+    /// R rows of out, as long.
     #[expect(unsafe_code, reason = "vector registers are loaded through pointers")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile256<const R: usize>(f: Factors<'_>, out: &mut [[f32; LANES]], at: usize, add: bool) {
+    unsafe fn tile256<const R: usize>(f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
         unsafe {
             let mut sums: [[__m256; 2]; R] = [[_mm256_setzero_ps(); 2]; R];
             if add {
-                for r in 0..R {
-                    let row = out[r].as_ptr().add(at);
-                    sums[r] = [_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8))];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let row = out.as_ptr().add(r * wide);
+                    *sums = [_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8))];
                 }
             }
             for p in f.pairs {
@@ -197,10 +207,10 @@ mod x86 {
                     b = b.wrapping_add(f.next);
                 }
             }
-            for r in 0..R {
-                let row = out[r].as_mut_ptr().add(at);
-                _mm256_storeu_ps(row, sums[r][0]);
-                _mm256_storeu_ps(row.add(8), sums[r][1]);
+            for (r, sums) in sums.iter().enumerate() {
+                let row = out.as_mut_ptr().add(r * wide);
+                _mm256_storeu_ps(row, sums[0]);
+                _mm256_storeu_ps(row.add(8), sums[1]);
             }
         }
     }

@@ -1,6 +1,10 @@
 //! The only file that speaks to `ort`: opens the library, runs graphs, and steps graphs whose state stays on the device.
 
-use crate::tensor::{DType, Data, Tensor};
+use crate::{
+    graph::Graph,
+    onnx,
+    tensor::{DType, Data, Tensor},
+};
 use half::{bf16, f16};
 use ort::{
     ep::{self, ArenaExtendStrategy},
@@ -190,6 +194,18 @@ impl Engine {
     pub fn session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
         let mut builder = self.builder(GraphOptimizationLevel::All).map_err(|e| self.failed(what, &e))?;
         let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
+        Ok(Session { inner, device: self.device, what: what.to_owned() })
+    }
+
+    /// Opens a session on a graph.
+    pub fn session_of(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
+        let failed = |e| self.failed(what, &e);
+        let mut builder = self.builder(GraphOptimizationLevel::All).map_err(failed)?;
+        // The blocked layout suits convolutions that the runtime computes itself; pooling alone would be turned to it and back.
+        if !graph.nodes.iter().any(|node| node.op == "Conv") {
+            builder = builder.with_disabled_optimizers("NchwcTransformer").map_err(|e| self.failed(what, &e))?;
+        }
+        let inner = builder.commit_from_memory(&onnx::export(graph)).map_err(failed)?;
         Ok(Session { inner, device: self.device, what: what.to_owned() })
     }
 

@@ -458,8 +458,7 @@ impl BatchedNetwork<'_> {
         for name in [fed::RATE, fed::FLOOR] {
             feeds.push((name, vec![]));
         }
-        let bytes = onnx::export(&graph);
-        let session = self.engine.session(what, &bytes)?;
+        let session = self.engine.session_of(what, &graph)?;
         let asked = session.inputs();
         feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
         Ok(session.stepper(state, &feeds, read)?)

@@ -17,7 +17,7 @@ use super::{
     isa::Isa,
     pool::{Pool, chunks, hand_out, shift},
     room::Room,
-    tile::{Factors, LANES, Pair, ROWS, Tile, tile},
+    tile::{Factors, LANES, Pair, ROWS, tile},
     transpose::transpose,
     windows::Axis,
 };
@@ -400,7 +400,6 @@ impl Share {
     fn add_up(&self, isa: Isa, s: Sizes, first: usize, sums: &mut [f32]) {
         let (step, next, depth) = (stride(s.m), stride(s.c), self.rows);
         let (groups, wide) = (s.m.div_ceil(ROWS), s.c.next_multiple_of(LANES));
-        let mut out: Tile = [[0.0; LANES]; ROWS];
         for (i, sums) in sums.chunks_exact_mut(ROWS * wide).enumerate() {
             let (point, m) = ((first + i) / groups, (first + i) % groups * ROWS);
             let rows = ROWS.min(s.m - m);
@@ -408,10 +407,7 @@ impl Share {
             let b = &self.x.floats()[point * stride(depth * next)..];
             for c in (0..s.c).step_by(LANES) {
                 let f = Factors { pairs: &[Pair { a: 0, b: 0 }], a, row: 1, step, b: &b[c..], next, depth };
-                tile(isa, rows, f, &mut out, false);
-                for (r, out) in out[..rows].iter().enumerate() {
-                    sums[r * wide + c..][..LANES].iter_mut().zip(out).for_each(|(v, s)| *v += s);
-                }
+                tile(isa, rows, f, &mut sums[c..], wide, true);
             }
         }
     }
@@ -419,12 +415,10 @@ impl Share {
 
 /// out [rows, LANES] = a [rows, depth], whose rows are `row` floats apart, times b [depth, LANES].
 fn products_of_rows(isa: Isa, a: &[f32], row: usize, b: &[f32], depth: usize, out: &mut [f32]) {
-    let mut sums: Tile = [[0.0; LANES]; ROWS];
     for (i, out) in out.chunks_mut(ROWS * LANES).enumerate() {
         let rows = out.len() / LANES;
         let a = &a[i * ROWS * row..];
         let f = Factors { pairs: &[Pair { a: 0, b: 0 }], a, row, step: 1, b, next: LANES, depth };
-        tile(isa, rows, f, &mut sums, false);
-        out.copy_from_slice(sums[..rows].as_flattened());
+        tile(isa, rows, f, out, LANES, false);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A product of polynomials of known degree follows from its values at enough points. Six points give four results of a
 //! window of three: 0, plus and minus [`P`], plus and minus [`Q`], and infinity. Lagrange's interpolation through them makes
-//! the matrices of `winograd`; the usual 1 and 2 lose a digit, and with these two the error is about twice that of the plain
-//! sum, as every factor but those of the weight is exact.
+//! the matrices of `winograd`. With the usual 1 and 2 more is lost by rounding: with these the error is about twice that of
+//! the plain sum, and every factor but those of the weight is exact.
 
 #![allow(clippy::inline_always)] // what vector instructions are compiled into has to be one function
 
