@@ -19,3 +19,5 @@ pub use export::{dtype_of, export, wire_type};
 pub use import::{ImportError, Model, of_bytes, read};
 pub use lift::{LiftError, OLDEST_OPSET, STEP_OPSET, lift};
 pub use masters::{Masters, masters};
+/// Bytes that their owners share.
+pub use prost::bytes::Bytes;

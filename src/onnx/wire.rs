@@ -101,7 +101,7 @@ pub fn validate(bytes: &[u8]) -> Result<(), WireError> {
 }
 
 /// Checks a model file's bytes against the wire rules, then decodes them. Elements of weights are copied from a slice; they
-/// share the memory of [`Bytes`](prost::bytes::Bytes).
+/// share the memory of [`Bytes`](super::Bytes).
 pub fn decode(bytes: impl Buf + AsRef<[u8]>) -> Result<ModelProto, WireError> {
     validate(bytes.as_ref())?;
     ModelProto::decode(bytes).map_err(|error| WireError {

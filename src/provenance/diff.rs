@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use prost::bytes::Bytes;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -20,7 +19,7 @@ use crate::onnx::schema::{
     attribute_type,
 };
 use crate::onnx::wire::{self, WireError, layout};
-use crate::onnx::{self, Model};
+use crate::onnx::{self, Bytes, Model};
 use crate::tensor::Tensor;
 
 /// Version of [`Difference`] as JSON.

@@ -14,12 +14,11 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::str::FromStr;
 
-use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::onnx::schema::{ModelProto, TensorProto};
-use crate::onnx::wire;
+use crate::onnx::{Bytes, wire};
 
 pub use self::refusal::{DigestError, Refusal};
 
