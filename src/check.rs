@@ -2,7 +2,7 @@
 
 use crate::tensor::{DType, Tensor};
 use serde::Serialize;
-use std::{borrow::Cow, panic::resume_unwind, path::Path};
+use std::{borrow::Cow, panic::resume_unwind, path::Path, thread};
 use thiserror::Error;
 use tract_onnx::prelude::*;
 
@@ -57,6 +57,11 @@ pub type Feeds = Vec<(String, Tensor)>;
 /// A file that tract can read; running it may still fail.
 pub struct Loaded(InferenceModel);
 
+/// A thread for tract, with as much stack as a main thread has.
+pub fn thread() -> thread::Builder {
+    thread::Builder::new().stack_size(8 << 20)
+}
+
 /// Reads the file.
 pub fn load(path: &Path) -> Result<Loaded, CheckError> {
     // What the file declares about its shapes may be wrong without disturbing other engines; tract infers them.
@@ -84,13 +89,20 @@ impl Loaded {
             let view = scores.to_plain_array_view::<f32>()?;
             Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
         };
+        let of_share = |some: &[TVec<_>]| some.iter().map(&scores).collect::<Vec<_>>();
         let share = fed.len().div_ceil(threads.max(1)).max(1);
-        let all: Vec<TractResult<Tensor>> = std::thread::scope(|scope| {
-            let started: Vec<_> =
-                fed.chunks(share).map(|some| scope.spawn(|| some.iter().map(scores).collect())).collect();
-            let join = |t: std::thread::ScopedJoinHandle<'_, Vec<_>>| t.join().unwrap_or_else(|p| resume_unwind(p));
-            started.into_iter().flat_map(join).collect()
+        let all: std::io::Result<Vec<TractResult<Tensor>>> = thread::scope(|scope| {
+            let start = |some| {
+                self::thread().spawn_scoped(scope, {
+                    let of_share = &of_share;
+                    move || of_share(some)
+                })
+            };
+            let started = fed.chunks(share).map(start).collect::<Result<Vec<_>, _>>()?;
+            let join = |t: thread::ScopedJoinHandle<'_, Vec<_>>| t.join().unwrap_or_else(|panic| resume_unwind(panic));
+            Ok(started.into_iter().flat_map(join).collect())
         });
+        let all = all.map_err(|e| CheckError::Run(e.to_string()))?;
         all.into_iter().map(|scores| scores.map_err(|e| CheckError::Run(one_line(&e)))).collect()
     }
 }

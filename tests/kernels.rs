@@ -147,6 +147,10 @@ fn convolutions() {
     let mut cases: Vec<_> = geometries().into_iter().map(|axes| (axes, sizes.to_vec())).collect();
     // More channels than every thread has sums of its own for.
     cases.push((vec![axis(4, 3, 1, 1, [1, 1]), axis(4, 3, 1, 1, [1, 1])], vec![[24, 160, 256]]));
+    // The same where a thread goes without images, and where windows read nothing.
+    cases.push((vec![axis(12, 3, 1, 1, [1, 1]), axis(8, 3, 1, 1, [1, 1])], vec![[4, 160, 256]]));
+    cases.push((vec![axis(1, 2, 1, 2, [1, 1]), axis(1, 2, 1, 2, [1, 1])], vec![[5, 33, 20]]));
+    cases.push((vec![axis(34, 15, 2, 2, [0, 0])], vec![[5, 33, 20]]));
     for (axes, sizes) in cases {
         let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product::<usize>();
         for [n, c, m] in sizes {

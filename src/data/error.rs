@@ -131,7 +131,7 @@ pub enum DataError {
     },
     /// Images that are more than memory should hold have nowhere to go.
     #[error(
-        "{}: no room for the pixels of the images, which are kept there while the program runs; give a folder with more room in \
+        "{}: the pixels of the images cannot be kept there while the program runs; give another folder, with room, in \
          TMPDIR", folder.display()
     )]
     NoRoom {

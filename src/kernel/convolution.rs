@@ -6,7 +6,8 @@
 //!
 //! Y[o] = sum X[p] W[t]        dX[p] = sum dY[o] W[t]^T        dW[t] = sum X[p]^T dY[o]
 //!
-//! Pairs in the padding are left out, so a 3x3 window costs nine products in the middle of a map and four in its corner.
+//! Inputs with few channels go to [`narrow`](super::narrow), windows of 3 x 3 on larger maps to [`winograd`](super::winograd); this
+//! is what is left. Pairs in the padding are left out, so a 3x3 window costs nine products in the middle of a map and four in its corner.
 //! Batches are worked on in parts that stay in a core's cache.
 
 use super::{
@@ -155,6 +156,9 @@ impl Convolution {
         if self.is_narrow(s) {
             return self.narrow.forward(pool, s.c, x, w, bias, y);
         }
+        if let Some(tiles) = self.tiles.as_ref().filter(|t| t.suits(s)) {
+            return tiles.images(pool, [s.n, s.c, s.m], x, w, bias, y);
+        }
         let map = Map {
             runs: &self.plan.outputs,
             sources: self.plan.positions,
@@ -162,9 +166,6 @@ impl Convolution {
             from: s.c,
             to: s.m,
         };
-        if let Some(tiles) = self.tiles.as_ref().filter(|t| t.suits(s)) {
-            return tiles.images(pool, [s.n, s.c, s.m], x, w, bias, y);
-        }
         // w [m, c, tap] as panels [m / LANES][tap][c][LANES].
         let mut room = PANELS.take();
         let panels = self.panels(pool, [s.m, s.c], [s.c * self.plan.taps, self.plan.taps], w, &mut room);
@@ -177,6 +178,9 @@ impl Convolution {
         if self.is_narrow(s) {
             return self.narrow.input_gradient(pool, s.c, dy, w, dx);
         }
+        if let Some(tiles) = self.input_tiles.as_ref().filter(|t| t.suits(s)) {
+            return tiles.images(pool, [s.n, s.m, s.c], dy, w, None, dx);
+        }
         let map = Map {
             runs: &self.plan.inputs,
             sources: self.plan.windows,
@@ -184,9 +188,6 @@ impl Convolution {
             from: s.m,
             to: s.c,
         };
-        if let Some(tiles) = self.input_tiles.as_ref().filter(|t| t.suits(s)) {
-            return tiles.images(pool, [s.n, s.m, s.c], dy, w, None, dx);
-        }
         // The same w as panels [c / LANES][tap][m][LANES].
         let mut room = PANELS.take();
         let panels = self.panels(pool, [s.c, s.m], [self.plan.taps, s.c * self.plan.taps], w, &mut room);
@@ -270,6 +271,9 @@ impl Convolution {
     fn multiply(&self, map: &Map<'_>, n: usize, panels: &[f32], x: &[f32], y: &mut [f32]) {
         let (row, wide) = (stride(map.from), map.wide());
         let Plan { used, slots, .. } = &self.plan;
+        if used.is_empty() {
+            return y.fill(0.0);
+        }
         let lists: Vec<Vec<Pair>> = map
             .runs
             .iter()
@@ -288,7 +292,9 @@ impl Convolution {
                 for j in 0..times {
                     for r in (0..rows).step_by(ROWS) {
                         let height = ROWS.min(rows - r);
-                        let a = &x[j * run.source_step * n * row + r * apart..];
+                        // What no window reads may be a longer run than there are windows.
+                        let first = if pairs.is_empty() { 0 } else { j * run.source_step * n * row + r * apart };
+                        let a = &x[first..];
                         let f = Factors { pairs, a, row: apart, step: 1, b: panel, next: LANES, depth: map.from };
                         let at = ((run.first + j * run.step) * n + r * leap) * wide + i * LANES;
                         tile(self.isa, height, f, &mut y[at..], leap * wide, false);
@@ -376,7 +382,7 @@ impl Convolution {
         let (cs, ms, wide) = (stride(s.c), stride(s.m), s.c.next_multiple_of(LANES));
         let each = positions * cs + windows * ms;
         let part = (PART / 4 / each.max(1)).clamp(1, s.n.max(1));
-        let part = s.n.div_ceil(s.n.div_ceil(part));
+        let part = s.n.div_ceil(s.n.div_ceil(part).max(1)).max(1);
         let [mut xs, mut dys, mut sums] = TOGETHER.take();
         let height = ROWS.min(s.m.div_ceil(2 * pool.threads())).max(4);
         // [m, slot of a tap, c], which is the weight's order but for the last two.
@@ -440,7 +446,7 @@ fn inner<'b>(
 /// Images of a part: what fits, spread evenly over the threads.
 fn part(pool: &dyn Pool, n: usize, each: usize) -> usize {
     let fits = (PART / 4 / each.max(1)).max(1);
-    let parts = n.div_ceil(fits).next_multiple_of(pool.threads());
+    let parts = n.div_ceil(fits).next_multiple_of(pool.threads()).max(1);
     n.div_ceil(parts).max(1)
 }
 

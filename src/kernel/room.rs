@@ -22,6 +22,8 @@ impl Room {
     pub fn of(&mut self, len: usize) -> &mut [f32] {
         let whole = len + LINE / size_of::<f32>();
         if self.buffer.len() < whole {
+            // The old one first, so that never both are there.
+            self.buffer = Vec::new();
             self.buffer = vec![0.0; whole];
         }
         self.first = self.buffer.as_ptr().align_offset(LINE).min(whole - len);

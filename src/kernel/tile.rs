@@ -51,18 +51,21 @@ pub struct Factors<'f> {
 /// instructions.
 pub fn tile(isa: Isa, rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
     assert!((1..=ROWS).contains(&rows), "a tile of {rows} rows");
-    assert!((rows - 1) * wide + LANES <= out.len(), "{rows} rows {wide} apart in {} floats", out.len());
+    assert!(rows == 1 || wide >= LANES, "rows of {LANES} that are {wide} apart");
+    let end = (rows - 1).saturating_mul(wide).saturating_add(LANES);
+    assert!(end <= out.len(), "{rows} rows {wide} apart in {} floats", out.len());
     if f.depth == 0 || f.pairs.is_empty() {
         if !add {
             out.chunks_mut(wide.max(1)).take(rows).for_each(|row| row[..LANES].fill(0.0));
         }
         return;
     }
-    let a_reach = (rows - 1) * f.row + (f.depth - 1) * f.step;
-    let b_reach = (f.depth - 1) * f.next + LANES - 1;
+    let reach = |n: usize, apart: usize| (n - 1).saturating_mul(apart);
+    let a_reach = reach(rows, f.row).saturating_add(reach(f.depth, f.step));
+    let b_reach = reach(f.depth, f.next).saturating_add(LANES - 1);
     let (a_max, b_max) = f.pairs.iter().fold((0, 0), |(a, b), p| (a.max(p.a), b.max(p.b)));
-    assert!(a_max + a_reach < f.a.len(), "the left factor ends at {}, {} is read", f.a.len(), a_max + a_reach);
-    assert!(b_max + b_reach < f.b.len(), "the right factor ends at {}, {} is read", f.b.len(), b_max + b_reach);
+    assert!(a_max.saturating_add(a_reach) < f.a.len(), "the left factor ends at {}", f.a.len());
+    assert!(b_max.saturating_add(b_reach) < f.b.len(), "the right factor ends at {}", f.b.len());
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => x86::avx512(rows, f, out, wide, add),

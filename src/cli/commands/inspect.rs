@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use std::{collections::BTreeMap, panic::resume_unwind};
+use std::{collections::BTreeMap, thread::ScopedJoinHandle};
 
 #[derive(Serialize)]
 struct Inspection {
@@ -77,10 +77,11 @@ pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
     let resize = args.resize.as_deref().map(plan::size).transpose()?;
     // Both read the whole file, which is most of the time that a large model takes.
     let (model, loaded) = std::thread::scope(|scope| {
-        let loaded = scope.spawn(|| check::load(&args.model));
-        (onnx::read(&args.model), loaded.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        let loaded = check::thread().spawn_scoped(scope, || check::load(&args.model));
+        (onnx::read(&args.model), loaded.map(ScopedJoinHandle::join))
     });
     let model = model?;
+    let loaded = loaded?.unwrap_or_else(|_| Err(CheckError::Load("it ended in a panic".into())));
     let network = Network::with(&model, &choice);
     let mut shown = inspection(&model, &network, tract(loaded, &model, &choice, resize));
     if let (Some(batch_size), Ok(network)) = (args.batch_size, &network) {

@@ -6,7 +6,7 @@
 //!
 //! where * is element by element: 36 products a tile and a pair of channels in place of 144. For each of these 36 points the
 //! products are those of matrices, [tile, image, channel] times [channel, channel]. The gradient to the input is the
-//! convolution of dy with the window turned round. [`points`] has the matrices.
+//! convolution of dy with the window turned round. [`points`] has the matrices. What is not finite spoils its whole tile.
 //!
 //! Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 
@@ -41,8 +41,10 @@ const POINTS: usize = IN * IN;
 const BLOCK: usize = 1 << 18;
 /// Fewer channels are not worth turning tiles to points and back.
 const CHANNELS: usize = 32;
-/// Nor are fewer tiles worth it for the weight.
+/// For fewer tiles it is not worth turning the weight.
 const TILES: usize = 24;
+/// Floats that a weight may take at the points.
+const WEIGHT: usize = 1 << 25;
 /// Floats up to which every thread has sums of its own.
 const APART: usize = 1 << 22;
 
@@ -91,9 +93,10 @@ impl Grid {
         self.count() * POINTS * 3 <= along(0) * along(1) * 2
     }
 
-    /// True where that also holds for so many images and channels.
+    /// True where that also holds for so many images and channels, and the weight at the points, which is four times the
+    /// weight, is not too large to be kept.
     pub fn suits(&self, s: Sizes) -> bool {
-        s.c.min(s.m) >= CHANNELS && s.n * self.count() >= TILES
+        s.c.min(s.m) >= CHANNELS && s.n * self.count() >= TILES && POINTS * s.c * s.m <= WEIGHT
     }
 
     /// Tiles of an image.
@@ -316,12 +319,12 @@ struct Strip<const N: usize> {
     tiles: Vec<Places<N>>,
 }
 
-type Turn<const N: usize> = fn(Isa, &[Places<N>], &[f32], &mut [f32], Apart);
+type Taken<const N: usize> = fn(Isa, &[Places<N>], &[f32], &mut [f32], Apart);
 
 impl<const N: usize> Strip<N> {
     /// Images v [n, channels, positions] at the points: [point, image, tile, stride(channels)].
     #[allow(clippy::too_many_arguments)]
-    fn turn(&self, isa: Isa, n: usize, channels: usize, v: &[f32], strip: &mut Room, out: &mut [f32], turn: Turn<N>) {
+    fn turn(&self, isa: Isa, n: usize, channels: usize, v: &[f32], strip: &mut Room, out: &mut [f32], turn: Taken<N>) {
         let (row, tiles) = (stride(channels), self.tiles.len());
         let apart = Apart { point: stride(n * tiles * row), tile: row };
         let strip = strip.of(self.len * SIDE);
@@ -398,6 +401,9 @@ impl Share {
 
     /// Adds the products over all tiles to sums [point, m, c], of which these begin with row `first * ROWS` of all points.
     fn add_up(&self, isa: Isa, s: Sizes, first: usize, sums: &mut [f32]) {
+        if self.rows == 0 {
+            return;
+        }
         let (step, next, depth) = (stride(s.m), stride(s.c), self.rows);
         let (groups, wide) = (s.m.div_ceil(ROWS), s.c.next_multiple_of(LANES));
         for (i, sums) in sums.chunks_exact_mut(ROWS * wide).enumerate() {

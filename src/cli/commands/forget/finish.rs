@@ -15,6 +15,7 @@ use crate::{
     onnx,
     provenance::stamp::{self, Source, StampInfo, Stamped},
     report::{CheckRecord, Masking, Measured},
+    runtime::Device,
     tensor::Tensor,
     train::{self, MASKED_SCORE, Weights},
 };
@@ -131,16 +132,22 @@ impl Job<'_> {
         })
     }
 
-    /// Samples that are measured at once: as many as leave values small enough for a cache to be of use, which is faster and
-    /// takes less memory, and no more than there are. Where scores depend on the whole batch, it is always of one size.
+    /// Samples that are measured at once, no more than there are: on the CPU as many as leave values small enough for a cache
+    /// to be of use, which is faster and takes less memory. Where scores depend on the whole batch, it is always of one size.
     fn measured_at_once(&self) -> usize {
         /// Elements of the values.
         const VALUES: usize = 1 << 26;
-        let rows = self.measured_on().2;
+        /// Elements of the samples.
+        const SAMPLES: usize = 1 << 23;
+        let (_, data, rows) = self.measured_on();
         if self.network.has_live_batch_norm() {
             return EVAL_BATCH;
         }
-        EVAL_BATCH.min(VALUES / self.sample_values.max(1)).min(rows.len()).max(1)
+        let fits = match self.runtime.engine.device() {
+            Device::Cpu => VALUES / self.sample_values.max(1),
+            Device::Cuda(_) => SAMPLES / data.sample_len().max(1),
+        };
+        EVAL_BATCH.min(fits).min(rows.len()).max(1)
     }
 
     /// Measures a model file.
@@ -174,11 +181,11 @@ impl Job<'_> {
         let n = self.input.batch.unwrap_or(gates.check_samples.min(data.len()));
         // Spread over the data, which is often sorted by class.
         let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
-        // A few samples at a time, in equal parts: activations of large images take memory. Where scores depend on the whole
-        // batch, it stays together.
+        // A few samples at a time, in equal parts and never one by one: activations of large images take memory. Where scores
+        // depend on the whole batch, it stays together.
         let together = self.input.batch.is_some() || self.network.has_live_batch_norm();
         let fits = |part: &usize| n.is_multiple_of(*part);
-        let part = if together { n } else { (1..=CHECKED_AT_ONCE).rev().find(fits).unwrap_or(n) };
+        let part = if together { n } else { (2..=CHECKED_AT_ONCE).rev().find(fits).unwrap_or(n) };
         let usual = classifier.batch;
         classifier.batch = part;
         classifier.constants = self.network.constants_at(part)?;

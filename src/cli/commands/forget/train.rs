@@ -108,12 +108,12 @@ impl Job<'_> {
     ) -> Result<Lab<'_>> {
         let engine = &self.runtime.engine;
         let images = self.at_once(recipe.noise.images, recipe.noise_batch_norm())?;
+        let at_once = self.at_once(recipe.batch_size, recipe.batch_norm)?;
         let rows = self.rows(images);
         let network = self.network.at_batch_of(engine, self.samples(&rows), recipe.noise_batch_norm())?;
         let range = network.range(source, recipe.noise.range, &rows)?;
         printer.note(self.noise_note(range));
         let noise = unlearn::learn(&network, source, recipe, range, &rows, progress)?;
-        let at_once = self.at_once(recipe.batch_size, recipe.batch_norm)?;
         let rows = self.rows(at_once);
         // Most often both are the same.
         let network = if (at_once, recipe.batch_norm) == (images, recipe.noise_batch_norm()) {
