@@ -15,7 +15,7 @@ use super::{
     narrow::Narrow,
     pool::{Pool, chunks, shift},
     room::Room,
-    tile::{Factors, LANES, Pair, ROWS, tile},
+    tile::{Factors, LANES, Pair, ROWS, tile, tiles},
     transpose::transpose,
     windows::{Axis, Plan, Run},
     winograd::Grid,
@@ -290,15 +290,11 @@ impl Convolution {
                 let (times, rows) = if whole { (1, run.len * n) } else { (run.len, n) };
                 let (apart, leap) = if n == 1 { (run.source_step * row, run.step) } else { (row, 1) };
                 for j in 0..times {
-                    for r in (0..rows).step_by(ROWS) {
-                        let height = ROWS.min(rows - r);
-                        // What no window reads may be a longer run than there are windows.
-                        let first = if pairs.is_empty() { 0 } else { j * run.source_step * n * row + r * apart };
-                        let a = &x[first..];
-                        let f = Factors { pairs, a, row: apart, step: 1, b: panel, next: LANES, depth: map.from };
-                        let at = ((run.first + j * run.step) * n + r * leap) * wide + i * LANES;
-                        tile(self.isa, height, f, &mut y[at..], leap * wide, false);
-                    }
+                    // What no window reads may be a longer run than there are windows.
+                    let a = if pairs.is_empty() { x } else { &x[j * run.source_step * n * row..] };
+                    let f = Factors { pairs, a, row: apart, step: 1, b: panel, next: LANES, depth: map.from };
+                    let at = (run.first + j * run.step) * n * wide + i * LANES;
+                    tiles(self.isa, rows, f, &mut y[at..], leap * wide);
                 }
             }
         }

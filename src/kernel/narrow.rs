@@ -11,7 +11,7 @@ use super::{
     isa::Isa,
     pool::{Pool, chunks, shift},
     room::Room,
-    tile::{Factors, LANES, Pair, ROWS, Tile, tile},
+    tile::{Factors, LANES, Pair, ROWS, Tile, tile, tiles},
     transpose::transpose,
     windows::Axis,
 };
@@ -171,12 +171,9 @@ impl Narrow {
                     let (products, turned) = (products.of(rows * wide), turned.of(rows * m));
                     transpose(self.isa, &dy[strip.start * out..], self.windows, turned, m, m, rows);
                     for (i, b) in panels.chunks_exact(m * LANES).enumerate() {
-                        for first in (0..rows).step_by(ROWS) {
-                            let (height, a) = (ROWS.min(rows - first), &turned[first * m..]);
-                            let pairs = &[Pair { a: 0, b: 0 }];
-                            let f = Factors { pairs, a, row: m, step: 1, b, next: LANES, depth: m };
-                            tile(self.isa, height, f, &mut products[first * wide + i * LANES..], wide, false);
-                        }
+                        let pairs = &[Pair { a: 0, b: 0 }];
+                        let f = Factors { pairs, a: turned, row: m, step: 1, b, next: LANES, depth: m };
+                        tiles(self.isa, rows, f, &mut products[i * LANES..], wide);
                     }
                     for (line, products) in self.lines[strip].iter().zip(products.chunks_exact(out * wide)) {
                         self.scatter(c, products, wide, &mut padded[*line..]);

@@ -75,6 +75,15 @@ pub fn tile(isa: Isa, rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize,
     }
 }
 
+/// The same for any number of rows.
+pub fn tiles(isa: Isa, rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize) {
+    for r in (0..rows).step_by(ROWS) {
+        // Without pairs nothing is read, however many rows there are.
+        let a = if f.pairs.is_empty() { f.a } else { &f.a[r * f.row..] };
+        tile(isa, ROWS.min(rows - r), Factors { a, ..f }, &mut out[r * wide..], wide, false);
+    }
+}
+
 fn portable(rows: usize, f: Factors<'_>, out: &mut [f32], wide: usize, add: bool) {
     for r in 0..rows {
         let row = &mut out[r * wide..][..LANES];

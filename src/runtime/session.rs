@@ -10,7 +10,10 @@ use ort::{
     ep::{self, ArenaExtendStrategy},
     logging::LogLevel,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
-    session::{IoBinding, SessionInputValue, builder::GraphOptimizationLevel},
+    session::{
+        IoBinding, SessionInputValue,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
     value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
 };
 use std::{
@@ -192,21 +195,28 @@ impl Engine {
 
     /// Opens a session on a model in memory; `what` names it in errors.
     pub fn session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
-        let mut builder = self.builder(GraphOptimizationLevel::All).map_err(|e| self.failed(what, &e))?;
+        self.opened(what, self.builder(GraphOptimizationLevel::All), model)
+    }
+
+    fn opened(
+        &self,
+        what: &str,
+        builder: Result<SessionBuilder, ort::Error>,
+        model: &[u8],
+    ) -> Result<Session, RuntimeError> {
+        let mut builder = builder.map_err(|e| self.failed(what, &e))?;
         let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
         Ok(Session { inner, device: self.device, what: what.to_owned() })
     }
 
     /// Opens a session on a graph.
     pub fn session_of(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
-        let failed = |e| self.failed(what, &e);
-        let mut builder = self.builder(GraphOptimizationLevel::All).map_err(failed)?;
+        let mut builder = self.builder(GraphOptimizationLevel::All);
         // The blocked layout suits convolutions that the runtime computes itself; pooling alone would be turned to it and back.
         if !graph.nodes.iter().any(|node| node.op == "Conv") {
-            builder = builder.with_disabled_optimizers("NchwcTransformer").map_err(|e| self.failed(what, &e))?;
+            builder = builder.and_then(|b| Ok(b.with_disabled_optimizers("NchwcTransformer")?));
         }
-        let inner = builder.commit_from_memory(&onnx::export(graph)).map_err(failed)?;
-        Ok(Session { inner, device: self.device, what: what.to_owned() })
+        self.opened(what, builder, &onnx::export(graph))
     }
 
     /// Opens a session on a model file, with its external data beside it. With `plain` there are no graph optimisations.
@@ -220,12 +230,10 @@ impl Engine {
 
     /// Opens a session without graph optimisations: what runs is what the graph says, every value stays.
     pub fn plain_session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
-        let mut builder = self.builder(GraphOptimizationLevel::Disable).map_err(|e| self.failed(what, &e))?;
-        let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
-        Ok(Session { inner, device: self.device, what: what.to_owned() })
+        self.opened(what, self.builder(GraphOptimizationLevel::Disable), model)
     }
 
-    fn builder(&self, level: GraphOptimizationLevel) -> Result<ort::session::builder::SessionBuilder, ort::Error> {
+    fn builder(&self, level: GraphOptimizationLevel) -> Result<SessionBuilder, ort::Error> {
         let mut builder = ort::session::Session::builder(&self.environment)?
             .with_optimization_level(level)?
             // What fails comes back as an error; the library's own lines on stderr would say it twice.

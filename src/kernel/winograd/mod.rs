@@ -17,7 +17,7 @@ use super::{
     isa::Isa,
     pool::{Pool, chunks, hand_out, shift},
     room::Room,
-    tile::{Factors, LANES, Pair, ROWS, tile},
+    tile::{Factors, LANES, Pair, ROWS, tile, tiles},
     transpose::transpose,
     windows::Axis,
 };
@@ -180,25 +180,23 @@ impl Grid {
         let filters = self.filters(pool, from, to, w, &mut room);
         let row = stride(from);
         let (images, rows_of_tiles) = self.parts(n, pool.threads(), BLOCK / (POINTS * row));
+        let strips = self.strips(rows_of_tiles);
         let (x_len, y_len) = (from * self.sources[0] * self.sources[1], to * self.results[0] * self.results[1]);
         chunks(pool, y, images * y_len, |i, y| {
             BUFFERS.with_borrow_mut(|[points, products, strip]| {
                 let n = y.len() / y_len;
                 let x = &x[i * images * x_len..][..n * x_len];
-                for first in (0..self.tiles[0]).step_by(rows_of_tiles) {
-                    let rows_of_tiles = first..self.tiles[0].min(first + rows_of_tiles);
-                    let (reads, writes) = (self.reads(&rows_of_tiles), self.writes(&rows_of_tiles));
-                    let tiles = reads.tiles.len();
-                    let rows = n * tiles;
+                for (reads, writes) in &strips {
+                    let rows = n * reads.tiles.len();
                     let apart = stride(rows * row);
                     let points = points.of(POINTS * apart);
                     reads.turn(self.isa, n, from, x, strip, points, positions_at_points);
                     let products = products.of(POINTS * rows * LANES);
                     for (i, panel) in filters.chunks_exact(POINTS * from * LANES).enumerate() {
                         for (k, b) in panel.chunks_exact(from * LANES).enumerate() {
-                            let a = &points[k * apart..][..rows * row];
-                            let out = &mut products[k * rows * LANES..][..rows * LANES];
-                            products_of_rows(self.isa, a, row, b, from, out);
+                            let (pairs, a) = (&[Pair { a: 0, b: 0 }], &points[k * apart..]);
+                            let f = Factors { pairs, a, row, step: 1, b, next: LANES, depth: from };
+                            tiles(self.isa, rows, f, &mut products[k * rows * LANES..], LANES);
                         }
                         for channel in (i * LANES..to.min((i + 1) * LANES)).step_by(SIDE) {
                             let bias = bias.map(|b| &b[channel..]);
@@ -231,12 +229,14 @@ impl Grid {
         let mut shares = SHARES.take();
         shares.resize_with(pool.threads(), Share::default);
         let size = POINTS * s.m.next_multiple_of(ROWS) * s.c.next_multiple_of(LANES);
-        if size * pool.threads() <= APART {
+        let summed = if size * pool.threads() <= APART {
             self.sum_apart(pool, s, x, dy, &mut shares, size);
+            &shares[..]
         } else {
             self.sum_together(pool, s, x, dy, &mut shares, size);
-        }
-        let sums: Vec<&[f32]> = shares.iter().map(|share| share.sums.floats()).filter(|s| !s.is_empty()).collect();
+            &shares[..1]
+        };
+        let sums: Vec<&[f32]> = summed.iter().map(|share| share.sums.floats()).collect();
         let (wide, apart) = (s.c.next_multiple_of(LANES), size / POINTS);
         chunks(pool, dw, s.c * WINDOW, |m, dw| {
             let (mut points, mut windows) = ([0.0; POINTS * SIDE], [0.0; WINDOW * SIDE]);
@@ -278,8 +278,8 @@ impl Grid {
         });
     }
 
-    /// The same where they are large: every thread has images of its own to turn to points, and then some of the sums over all
-    /// of these.
+    /// The same where they are large, all with the first share: every thread has images of its own to turn to points, and then
+    /// some of the sums over all of these.
     fn sum_together(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], shares: &mut [Share], size: usize) {
         // As many tiles at a time as make no more traffic than the sums do.
         let rows = s.c * s.m / (stride(s.c) + stride(s.m));
@@ -293,7 +293,6 @@ impl Grid {
                 hand_out(pool, shares.iter_mut(), |i, share| {
                     let first = s.n.min(begin + i * images);
                     share.load(self, s, first..s.n.min(first + images), [x, dy], strips);
-                    share.sums.of(0);
                 });
                 let some = ROWS * s.c.next_multiple_of(LANES);
                 chunks(pool, sums, some, |i, sums| shares.iter().for_each(|share| share.add_up(self.isa, s, i, sums)));
@@ -416,15 +415,5 @@ impl Share {
                 tile(isa, rows, f, &mut sums[c..], wide, true);
             }
         }
-    }
-}
-
-/// out [rows, LANES] = a [rows, depth], whose rows are `row` floats apart, times b [depth, LANES].
-fn products_of_rows(isa: Isa, a: &[f32], row: usize, b: &[f32], depth: usize, out: &mut [f32]) {
-    for (i, out) in out.chunks_mut(ROWS * LANES).enumerate() {
-        let rows = out.len() / LANES;
-        let a = &a[i * ROWS * row..];
-        let f = Factors { pairs: &[Pair { a: 0, b: 0 }], a, row, step: 1, b, next: LANES, depth };
-        tile(isa, rows, f, out, LANES, false);
     }
 }
