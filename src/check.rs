@@ -69,9 +69,24 @@ pub fn load(path: &Path) -> Result<Loaded, CheckError> {
     loaded.map(Loaded).map_err(|e| CheckError::Load(one_line(&e)))
 }
 
+/// How a file is prepared before it runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Preparation {
+    /// As it is written, which is quicker for a single sample: nothing is laid out.
+    Written,
+    /// Optimized, which is quicker for many; as it is written where the optimizer stumbles over it.
+    Optimized,
+}
+
 impl Loaded {
     /// Scores that tract computes for `batches` of equal shapes from the output of this name, on up to `threads` threads.
-    pub fn run(self, batches: &[Feeds], output: &str, threads: usize) -> Result<Vec<Tensor>, CheckError> {
+    pub fn run(
+        self,
+        batches: &[Feeds],
+        output: &str,
+        preparation: Preparation,
+        threads: usize,
+    ) -> Result<Vec<Tensor>, CheckError> {
         let load = |e: TractError| CheckError::Load(one_line(&e));
         let Self(mut model) = self;
         let inputs = model.input_outlets().map_err(load)?.to_vec();
@@ -81,8 +96,12 @@ impl Loaded {
             let shape: TVec<usize> = x.shape().iter().copied().collect();
             model = model.with_input_fact(at, TypedFact::dt_shape(x.datum_type(), &shape[..]).into()).map_err(load)?;
         }
-        let model = model.with_outputs_by_name([output]).map_err(load)?;
-        let model = model.into_optimized().map_err(load)?.into_runnable().map_err(load)?;
+        let written = model.with_outputs_by_name([output]).and_then(InferenceModel::into_typed).map_err(load)?;
+        let prepared = match preparation {
+            Preparation::Written => written,
+            Preparation::Optimized => written.clone().into_optimized().unwrap_or(written),
+        };
+        let model = prepared.into_runnable().map_err(load)?;
         let scores = |fed: &TVec<tract_onnx::prelude::Tensor>| -> TractResult<Tensor> {
             let result = model.run(fed.iter().map(|x| x.clone().into()).collect())?;
             let scores = result[0].cast_to::<f32>()?;

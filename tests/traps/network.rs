@@ -140,6 +140,12 @@ fn a_batch_of_one_frozen_into_the_graph() {
     assert_eq!(report["phases"][2]["steps"], 3, "18 samples in batches of 8, not of 1");
 }
 
+/// tract's optimizer fails on it (0.23.9: it takes a stride past a Reshape); it is checked as it is written.
+#[test]
+fn strides_behind_a_reshape() {
+    trap("strided-tokens").trains(&["fc.bias", "fc.weight", "linear.weight", "patch.weight"]);
+}
+
 #[test]
 fn shapes_computed_in_the_graph() {
     let trap = trap("shape-plumbing").frozen(NUMBER, &["attention.scale", "far", "none"]);

@@ -2,7 +2,7 @@
 
 use super::{samples, session};
 use crate::{
-    check::{self, CheckError, Feeds, Loaded},
+    check::{self, CheckError, Feeds, Loaded, Preparation},
     cli::{Status, args::InspectArgs, plan, printer::Printer},
     graph::Port,
     onnx::{self, Model},
@@ -111,7 +111,7 @@ fn tract(loaded: Result<Loaded, CheckError>, model: &Model, choice: &Choice, res
         Ok((head.output, feeds))
     };
     let found = loaded.and_then(|loaded| match fed() {
-        Ok((output, feeds)) => loaded.run(&[feeds], &output, 1).map(|_| "can run the file"),
+        Ok((output, feeds)) => loaded.run(&[feeds], &output, Preparation::Written, 1).map(|_| "can run the file"),
         Err(_) => Ok("can load the file"),
     });
     found.map_or_else(|e| e.to_string(), str::to_owned)
