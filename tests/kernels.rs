@@ -81,6 +81,9 @@ fn geometries() -> Vec<Vec<Axis>> {
         vec![axis(4, 3, 1, 1, [1, 1]), axis(4, 3, 1, 1, [1, 1])],
         vec![axis(9, 3, 1, 1, [0, 0]), axis(13, 3, 1, 1, [2, 1])],
         vec![axis(12, 3, 1, 1, [-1, 2]), axis(16, 3, 1, 1, [0, -3])],
+        // Maps of 2 x 2 with padding around them, and with padding behind alone.
+        vec![axis(2, 3, 1, 1, [1, 1]), axis(2, 3, 1, 1, [1, 1])],
+        vec![axis(2, 3, 1, 1, [0, 2]), axis(2, 3, 1, 1, [1, 1])],
     ]
 }
 
@@ -182,32 +185,35 @@ fn convolutions() {
 #[test]
 #[allow(clippy::print_stdout, clippy::float_cmp)] // it shows the figures; equal ones would be those of one way
 fn tiles_round_little_worse_than_sums() {
-    let axes = [axis(8, 3, 1, 1, [1, 1]), axis(8, 3, 1, 1, [1, 1])];
-    let (n, c, m) = (8, 64, 48);
-    let (x, w, dy) = (any(n * c * 64, 1), any(m * c * 9, 2), any(n * m * 64, 3));
-    let want = by_definition(&axes, Sizes { n, c, m }, false, &x, &w, &dy);
     let error = |got: &[f32], want: &[f64]| {
         let squares = |v: &mut dyn Iterator<Item = f64>| v.map(|d| d * d).sum::<f64>();
         let off = squares(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - b));
         (off / squares(&mut want.iter().copied())).sqrt()
     };
-    for isa in sets() {
-        let k = Convolution::new(&axes, isa);
-        let maps = |images: usize| {
-            let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
-            let s = Sizes { n: images, c, m };
-            for i in (0..n).step_by(images) {
-                let (xs, ys) = (i * c * 64..(i + images) * c * 64, i * m * 64..(i + images) * m * 64);
-                k.forward(&Alone, s, &x[xs.clone()], &w, None, &mut y[ys.clone()]);
-                k.input_gradient(&Alone, s, &dy[ys], &w, &mut dx[xs]);
+    for (side, n) in [(8, 8), (2, 24)] {
+        let axes = [axis(side, 3, 1, 1, [1, 1]), axis(side, 3, 1, 1, [1, 1])];
+        let (c, m) = (64 * side * side, 48 * side * side);
+        let s = |n| Sizes { n, c: 64, m: 48 };
+        let (x, w, dy) = (any(n * c, 1), any(64 * 48 * 9, 2), any(n * m, 3));
+        let want = by_definition(&axes, s(n), false, &x, &w, &dy);
+        for isa in sets() {
+            let k = Convolution::new(&axes, isa);
+            let maps = |images: usize| {
+                let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+                for i in (0..n).step_by(images) {
+                    let (xs, ys) = (i * c..(i + images) * c, i * m..(i + images) * m);
+                    k.forward(&Alone, s(images), &x[xs.clone()], &w, None, &mut y[ys.clone()]);
+                    k.input_gradient(&Alone, s(images), &dy[ys], &w, &mut dx[xs]);
+                }
+                [error(&y, &want.y), error(&dx, &want.dx)]
+            };
+            let (sums, tiles) = (maps(1), maps(n));
+            for (of, i) in [("y", 0), ("dx", 1)] {
+                let (sums, tiles) = (sums[i], tiles[i]);
+                println!("{side} x {side}, {isa:?}: relative error of {of}: {sums:.1e} as sums, {tiles:.1e} by tiles");
             }
-            [error(&y, &want.y), error(&dx, &want.dx)]
-        };
-        let (sums, tiles) = (maps(1), maps(n));
-        for (of, i) in [("y", 0), ("dx", 1)] {
-            println!("{isa:?}: relative error of {of}: {:.1e} as sums, {:.1e} by tiles", sums[i], tiles[i]);
+            assert!(sums != tiles && (0..2).all(|i| tiles[i] < 4.0 * sums[i]), "{isa:?}: {sums:?} {tiles:?}");
         }
-        assert!(sums != tiles && (0..2).all(|i| tiles[i] < 4.0 * sums[i]), "{isa:?}: {sums:?} {tiles:?}");
     }
 }
 

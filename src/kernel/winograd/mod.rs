@@ -6,7 +6,8 @@
 //!
 //! where * is element by element: 36 products a tile and a pair of channels in place of 144. For each of these 36 points the
 //! products are those of matrices, [tile, image, channel] times [channel, channel]. The gradient to the input is the
-//! convolution of dy with the window turned round. [`points`] has the matrices. What is not finite spoils its whole tile.
+//! convolution of dy with the window turned round. [`points`] has the matrices, and those for maps of 2 x 2, which take 9
+//! products in place of 16. What is not finite spoils its whole tile.
 //!
 //! Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 
@@ -21,22 +22,15 @@ use super::{
     transpose::transpose,
     windows::Axis,
 };
-use points::{
-    Apart, Places, SIDE, positions_at_points, results_at_points, results_from_points, windows_at_points,
-    windows_from_points,
-};
-use std::{array::from_fn, cell::RefCell, ops::Range};
+use points::{Apart, FOUR, OfTiles, Place, SIDE, Scheme, TWO};
+use std::{cell::RefCell, ops::Range};
 
 /// Taps of a window along an axis.
 const TAPS: usize = 3;
 /// Taps of a window.
 const WINDOW: usize = TAPS * TAPS;
-/// Results of a tile along an axis.
-const OUT: usize = 4;
-/// Positions of a tile along an axis.
-const IN: usize = OUT + TAPS - 1;
-/// Products of a tile for each pair of channels.
-const POINTS: usize = IN * IN;
+/// Points of a tile at most.
+const MOST: usize = 36;
 /// Floats that the tiles worked on at a time may take: about what a core has for itself.
 const BLOCK: usize = 1 << 18;
 /// Fewer channels are not worth turning tiles to points and back.
@@ -52,6 +46,7 @@ const APART: usize = 1 << 22;
 #[derive(Clone, Debug)]
 pub struct Grid {
     isa: Isa,
+    scheme: &'static Scheme,
     sources: [usize; 2],
     results: [usize; 2],
     before: [i64; 2],
@@ -64,15 +59,18 @@ impl Grid {
     /// The tiles of a convolution; `None` where it has other windows, or maps so small that the plain sum takes fewer steps.
     pub fn forward(axes: &[Axis], isa: Isa) -> Option<Self> {
         let &[a, b] = axes else { return None };
+        let suits = |a: &Axis| a.kernel == TAPS && a.stride == 1 && a.dilation == 1;
+        let two = |a: &Axis| [a.size, a.out] == [2; 2] && a.before == 1;
+        let scheme = if axes.iter().all(two) { &TWO } else { &FOUR };
         let grid = Self {
             isa,
+            scheme,
             sources: [a.size, b.size],
             results: [a.out, b.out],
             before: [a.before, b.before],
-            tiles: [a.out.div_ceil(OUT), b.out.div_ceil(OUT)],
+            tiles: [a, b].map(|a| a.out.div_ceil(scheme.results)),
             turned: false,
         };
-        let suits = |a: &Axis| a.kernel == TAPS && a.stride == 1 && a.dilation == 1;
         (axes.iter().all(suits) && grid.pays()).then_some(grid)
     }
 
@@ -90,13 +88,13 @@ impl Grid {
             let inside = |o: usize| (0..TAPS).filter(|t| self.at(i, o + t).is_some()).count();
             (0..self.results[i]).map(inside).sum()
         };
-        self.count() * POINTS * 3 <= along(0) * along(1) * 2
+        self.count() * self.scheme.points() * 3 <= along(0) * along(1) * 2
     }
 
     /// True where that also holds for so many images and channels, and the weight at the points, which is four times the
     /// weight, is not too large to be kept.
     pub fn suits(&self, s: Sizes) -> bool {
-        s.c.min(s.m) >= CHANNELS && s.n * self.count() >= TILES && POINTS * s.c * s.m <= WEIGHT
+        s.c.min(s.m) >= CHANNELS && s.n * self.count() >= TILES && self.scheme.points() * s.c * s.m <= WEIGHT
     }
 
     /// Tiles of an image.
@@ -109,39 +107,37 @@ impl Grid {
         usize::try_from(o as i64 - self.before[i]).ok().filter(|at| *at < self.sources[i])
     }
 
-    /// Where the positions of tiles lie that such rows of tiles read: the first position, the number of positions, and the
-    /// places of every tile among them.
-    fn reads(&self, rows: &Range<usize>) -> Strip<IN> {
+    /// Where the positions of tiles lie that such rows of tiles read.
+    fn reads(&self, rows: &Range<usize>) -> Strip {
+        let &Scheme { results, positions: side, before, .. } = self.scheme;
         let row = |at: usize| at.saturating_sub_signed(self.before[0] as isize).min(self.sources[0]);
-        let width = self.sources[1];
-        let (first, end) = (row(rows.start * OUT) * width, row(rows.end * OUT + TAPS - 1) * width);
-        let positions = self.sources[0] * width;
-        let place = |y, x| Some((self.at(0, y)? * width + self.at(1, x)? - first) * SIDE);
-        Strip { positions, first, len: end - first, tiles: self.places(rows, place) }
+        let [height, width] = self.sources;
+        let (first, end) = (row(rows.start * results) * width, row(rows.end * results + TAPS - 1) * width);
+        let place = |y, x| Some((self.at(0, y + before)? * width + self.at(1, x + before)? - first) * SIDE);
+        Strip { positions: height * width, first, len: end - first, tiles: self.places(rows, side, place), side }
     }
 
-    /// The same of the results.
-    fn writes(&self, rows: &Range<usize>) -> Strip<OUT> {
+    /// Where the results lie.
+    fn writes(&self, rows: &Range<usize>) -> Strip {
+        let side = self.scheme.results;
         let [height, width] = self.results;
-        let (first, end) = (rows.start * OUT * width, height.min(rows.end * OUT) * width);
-        let positions = height * width;
+        let (first, end) = (rows.start * side * width, height.min(rows.end * side) * width);
         let place = |y, x| (y < height && x < width).then(|| (y * width + x - first) * SIDE);
-        Strip { positions, first, len: end - first, tiles: self.places(rows, place) }
+        Strip { positions: height * width, first, len: end - first, tiles: self.places(rows, side, place), side }
     }
 
-    fn places<const N: usize>(
-        &self,
-        rows: &Range<usize>,
-        place: impl Fn(usize, usize) -> Option<usize>,
-    ) -> Vec<Places<N>> {
-        let tiles = rows.clone().flat_map(|y| (0..self.tiles[1]).map(move |x| (y * OUT, x * OUT)));
-        tiles.map(|(y, x)| from_fn(|i| from_fn(|j| place(y + i, x + j)))).collect()
+    /// The places of the elements of tiles with so many along a side.
+    fn places(&self, rows: &Range<usize>, side: usize, place: impl Fn(usize, usize) -> Place) -> Vec<Place> {
+        let apart = self.scheme.results;
+        let tiles = rows.clone().flat_map(|y| (0..self.tiles[1]).map(move |x| (y * apart, x * apart)));
+        let elements = tiles.flat_map(|(y, x)| (0..side * side).map(move |i| (y + i / side, x + i % side)));
+        elements.map(|(y, x)| place(y, x)).collect()
     }
 
     /// The weight [m, c, 3, 3] at the points, as panels of LANES results: [to / LANES][point][from][LANES], where the lanes
     /// behind the last result are of no meaning.
     fn filters<'b>(&self, pool: &dyn Pool, from: usize, to: usize, w: &[f32], room: &'b mut Room) -> &'b [f32] {
-        let size = POINTS * from * LANES;
+        let size = self.scheme.points() * from * LANES;
         let panels = room.of(to.div_ceil(LANES) * size);
         chunks(pool, panels, size, |i, panel| {
             let mut windows = [0.0; WINDOW * SIDE];
@@ -155,7 +151,7 @@ impl Grid {
                             windows[tap * SIDE + t - first] = *w;
                         }
                     }
-                    windows_at_points(self.isa, &windows, &mut panel[f * LANES + lane..], from * LANES);
+                    (self.scheme.windows_at_points)(self.isa, &windows, &mut panel[f * LANES + lane..], from * LANES);
                 }
             }
         });
@@ -178,8 +174,8 @@ impl Grid {
         }
         let mut room = FILTERS.take();
         let filters = self.filters(pool, from, to, w, &mut room);
-        let row = stride(from);
-        let (images, rows_of_tiles) = self.parts(n, pool.threads(), BLOCK / (POINTS * row));
+        let (row, points_of) = (stride(from), self.scheme.points());
+        let (images, rows_of_tiles) = self.parts(n, pool.threads(), BLOCK / (points_of * row));
         let strips = self.strips(rows_of_tiles);
         let (x_len, y_len) = (from * self.sources[0] * self.sources[1], to * self.results[0] * self.results[1]);
         chunks(pool, y, images * y_len, |i, y| {
@@ -187,12 +183,12 @@ impl Grid {
                 let n = y.len() / y_len;
                 let x = &x[i * images * x_len..][..n * x_len];
                 for (reads, writes) in &strips {
-                    let rows = n * reads.tiles.len();
+                    let rows = n * reads.tiles();
                     let apart = stride(rows * row);
-                    let points = points.of(POINTS * apart);
-                    reads.turn(self.isa, n, from, x, strip, points, positions_at_points);
-                    let products = products.of(POINTS * rows * LANES);
-                    for (i, panel) in filters.chunks_exact(POINTS * from * LANES).enumerate() {
+                    let points = points.of(points_of * apart);
+                    reads.turn(self.isa, n, from, x, strip, points, self.scheme.positions_at_points);
+                    let products = products.of(points_of * rows * LANES);
+                    for (i, panel) in filters.chunks_exact(points_of * from * LANES).enumerate() {
                         for (k, b) in panel.chunks_exact(from * LANES).enumerate() {
                             let (pairs, a) = (&[Pair { a: 0, b: 0 }], &points[k * apart..]);
                             let f = Factors { pairs, a, row, step: 1, b, next: LANES, depth: from };
@@ -201,7 +197,7 @@ impl Grid {
                         for channel in (i * LANES..to.min((i + 1) * LANES)).step_by(SIDE) {
                             let bias = bias.map(|b| &b[channel..]);
                             let products = &products[channel % LANES..];
-                            writes.turn_back(self.isa, channel, to, products, bias, strip, y);
+                            writes.turn_back(self, channel, to, products, bias, strip, y);
                         }
                     }
                 }
@@ -228,7 +224,7 @@ impl Grid {
         }
         let mut shares = SHARES.take();
         shares.resize_with(pool.threads(), Share::default);
-        let size = POINTS * s.m.next_multiple_of(ROWS) * s.c.next_multiple_of(LANES);
+        let size = self.scheme.points() * s.m.next_multiple_of(ROWS) * s.c.next_multiple_of(LANES);
         let summed = if size * pool.threads() <= APART {
             self.sum_apart(pool, s, x, dy, &mut shares, size);
             &shares[..]
@@ -237,9 +233,11 @@ impl Grid {
             &shares[..1]
         };
         let sums: Vec<&[f32]> = summed.iter().map(|share| share.sums.floats()).collect();
-        let (wide, apart) = (s.c.next_multiple_of(LANES), size / POINTS);
+        let (wide, points_of) = (s.c.next_multiple_of(LANES), self.scheme.points());
+        let apart = size / points_of;
         chunks(pool, dw, s.c * WINDOW, |m, dw| {
-            let (mut points, mut windows) = ([0.0; POINTS * SIDE], [0.0; WINDOW * SIDE]);
+            let (mut points, mut windows) = ([0.0; MOST * SIDE], [0.0; WINDOW * SIDE]);
+            let points = &mut points[..points_of * SIDE];
             for (i, dw) in dw.chunks_mut(WINDOW * SIDE).enumerate() {
                 for (k, point) in points.chunks_exact_mut(SIDE).enumerate() {
                     let at = k * apart + m * wide + i * SIDE;
@@ -248,7 +246,7 @@ impl Grid {
                         point.iter_mut().zip(&sums[at..]).for_each(|(p, s)| *p += s);
                     }
                 }
-                windows_from_points(self.isa, &points, &mut windows);
+                (self.scheme.windows_from_points)(self.isa, points, &mut windows);
                 for (l, dw) in dw.chunks_exact_mut(WINDOW).enumerate() {
                     dw.iter_mut().zip(windows[l..].iter().step_by(SIDE)).for_each(|(v, w)| *v = *w);
                 }
@@ -261,7 +259,8 @@ impl Grid {
     /// that no thread waits for what another one has in its cache.
     fn sum_apart(&self, pool: &dyn Pool, s: Sizes, x: &[f32], dy: &[f32], shares: &mut [Share], size: usize) {
         let share_of = s.n.div_ceil(shares.len());
-        let (images, rows_of_tiles) = self.parts(share_of, 1, BLOCK / (POINTS * (stride(s.c) + stride(s.m))));
+        let (images, rows_of_tiles) =
+            self.parts(share_of, 1, BLOCK / (self.scheme.points() * (stride(s.c) + stride(s.m))));
         let strips = self.strips(rows_of_tiles);
         hand_out(pool, shares.iter_mut(), |i, share| {
             let mut room = std::mem::take(&mut share.sums);
@@ -302,7 +301,7 @@ impl Grid {
     }
 
     /// What all rows of tiles, so many at a time, read and write.
-    fn strips(&self, rows_of_tiles: usize) -> Vec<(Strip<IN>, Strip<OUT>)> {
+    fn strips(&self, rows_of_tiles: usize) -> Vec<(Strip, Strip)> {
         let rows = (0..self.tiles[0]).step_by(rows_of_tiles);
         let rows = rows.map(|first| first..self.tiles[0].min(first + rows_of_tiles));
         rows.map(|rows| (self.reads(&rows), self.writes(&rows))).collect()
@@ -310,21 +309,27 @@ impl Grid {
 }
 
 /// Neighbouring positions of a map, and where among these the elements of tiles lie.
-struct Strip<const N: usize> {
+struct Strip {
     /// Positions of the map.
     positions: usize,
     first: usize,
     len: usize,
-    tiles: Vec<Places<N>>,
+    /// The places of every tile, row by row.
+    tiles: Vec<Place>,
+    /// Elements of a tile along an axis.
+    side: usize,
 }
 
-type Taken<const N: usize> = fn(Isa, &[Places<N>], &[f32], &mut [f32], Apart);
+impl Strip {
+    /// Number of tiles.
+    fn tiles(&self) -> usize {
+        self.tiles.len() / (self.side * self.side)
+    }
 
-impl<const N: usize> Strip<N> {
     /// Images v [n, channels, positions] at the points: [point, image, tile, stride(channels)].
     #[allow(clippy::too_many_arguments)]
-    fn turn(&self, isa: Isa, n: usize, channels: usize, v: &[f32], strip: &mut Room, out: &mut [f32], turn: Taken<N>) {
-        let (row, tiles) = (stride(channels), self.tiles.len());
+    fn turn(&self, isa: Isa, n: usize, channels: usize, v: &[f32], strip: &mut Room, out: &mut [f32], turn: OfTiles) {
+        let (row, tiles) = (stride(channels), self.tiles());
         let apart = Apart { point: stride(n * tiles * row), tile: row };
         let strip = strip.of(self.len * SIDE);
         for image in 0..n {
@@ -335,14 +340,12 @@ impl<const N: usize> Strip<N> {
             }
         }
     }
-}
 
-impl Strip<OUT> {
     /// Up to SIDE channels of images y [n, channels, positions] from the points, [point, image, tile, LANES].
     #[allow(clippy::too_many_arguments)]
     fn turn_back(
         &self,
-        isa: Isa,
+        grid: &Grid,
         channel: usize,
         channels: usize,
         points: &[f32],
@@ -352,14 +355,14 @@ impl Strip<OUT> {
     ) {
         let len = channels * self.positions;
         let n = y.len() / len;
-        let apart = Apart { point: n * self.tiles.len() * LANES, tile: LANES };
+        let apart = Apart { point: n * self.tiles() * LANES, tile: LANES };
         let strip = strip.of(self.len * SIDE);
         for image in 0..n {
-            let points = &points[image * self.tiles.len() * LANES..];
-            results_from_points(isa, points, apart, &self.tiles, strip);
+            let points = &points[image * self.tiles() * LANES..];
+            (grid.scheme.results_from_points)(grid.isa, &self.tiles, points, strip, apart);
             let to = &mut y[image * len + channel * self.positions..];
             let count = SIDE.min(channels - channel);
-            transpose(isa, strip, SIDE, &mut to[self.first..], self.positions, self.len, count);
+            transpose(grid.isa, strip, SIDE, &mut to[self.first..], self.positions, self.len, count);
             if let Some(bias) = bias {
                 for (y, b) in to.chunks_exact_mut(self.positions).take(count).zip(bias) {
                     shift(&mut y[self.first..][..self.len], *b);
@@ -388,14 +391,15 @@ impl Share {
         s: Sizes,
         images: Range<usize>,
         [x, dy]: [&[f32]; 2],
-        (reads, writes): &(Strip<IN>, Strip<OUT>),
+        (reads, writes): &(Strip, Strip),
     ) {
-        self.rows = images.len() * reads.tiles.len();
-        let to_x = self.x.of(POINTS * stride(self.rows * stride(s.c)) + LANES);
-        let to_dy = self.dy.of(POINTS * stride(self.rows * stride(s.m)) + ROWS);
+        let scheme = grid.scheme;
+        self.rows = images.len() * reads.tiles();
+        let to_x = self.x.of(scheme.points() * stride(self.rows * stride(s.c)) + LANES);
+        let to_dy = self.dy.of(scheme.points() * stride(self.rows * stride(s.m)) + ROWS);
         let part = |v: &'_ [f32]| v.len() / s.n * images.start..v.len() / s.n * images.end;
-        reads.turn(grid.isa, images.len(), s.c, &x[part(x)], &mut self.strip, to_x, positions_at_points);
-        writes.turn(grid.isa, images.len(), s.m, &dy[part(dy)], &mut self.strip, to_dy, results_at_points);
+        reads.turn(grid.isa, images.len(), s.c, &x[part(x)], &mut self.strip, to_x, scheme.positions_at_points);
+        writes.turn(grid.isa, images.len(), s.m, &dy[part(dy)], &mut self.strip, to_dy, scheme.results_at_points);
     }
 
     /// Adds the products over all tiles to sums [point, m, c], of which these begin with row `first * ROWS` of all points.

@@ -4,12 +4,15 @@
 //! window of three: 0, plus and minus [`P`], plus and minus [`Q`], and infinity. Lagrange's interpolation through them makes
 //! the matrices of `winograd`. With the usual 1 and 2 more is lost by rounding: with these the error is about twice that of
 //! the plain sum, and every factor but those of the weight is exact.
+//!
+//! On two positions with padding around them the window is a matrix (g1 g2; g0 g1), whose equal diagonal saves a product of
+//! four: y0 = g1 (x0 + x1) + (g2 - g1) x1 and y1 = g1 (x0 + x1) + (g0 - g1) x0.
 
 #![allow(clippy::inline_always)] // what vector instructions are compiled into has to be one function
 
 #[cfg(target_arch = "x86_64")]
 use super::super::isa::compiled;
-use super::{super::isa::Isa, IN, OUT, TAPS};
+use super::{super::isa::Isa, TAPS};
 use std::{
     array::from_fn,
     ops::{Add, Mul, Sub},
@@ -71,9 +74,9 @@ trait Turn<const I: usize, const O: usize> {
 /// Bt d: positions at the points.
 struct Positions;
 
-impl Turn<IN, IN> for Positions {
+impl Turn<6, 6> for Positions {
     #[inline(always)]
-    fn turn(d: [Lane; IN]) -> [Lane; IN] {
+    fn turn(d: [Lane; 6]) -> [Lane; 6] {
         let (ep, op) = (d[4] - d[2] * QQ, (d[3] - d[1] * QQ) * P);
         let (eq, oq) = (d[4] - d[2] * PP, (d[3] - d[1] * PP) * Q);
         let ends = |a: Lane, b: Lane, c: Lane| a * (PP * QQ) - b * (PP + QQ) + c;
@@ -81,51 +84,86 @@ impl Turn<IN, IN> for Positions {
     }
 }
 
+impl Turn<2, 3> for Positions {
+    #[inline(always)]
+    fn turn(d: [Lane; 2]) -> [Lane; 3] {
+        [d[0], d[0] + d[1], d[1]]
+    }
+}
+
 /// G g: a window at the points.
 struct Window;
 
-impl Turn<TAPS, IN> for Window {
+impl Turn<TAPS, 6> for Window {
     #[inline(always)]
-    fn turn(g: [Lane; TAPS]) -> [Lane; IN] {
+    fn turn(g: [Lane; TAPS]) -> [Lane; 6] {
         let (ep, op) = ((g[0] + g[2] * PP) * AT_P, g[1] * (P * AT_P));
         let (eq, oq) = ((g[0] + g[2] * QQ) * AT_Q, g[1] * (Q * AT_Q));
         [g[0] * AT_0, ep + op, ep - op, eq + oq, eq - oq, g[2]]
     }
 }
 
+impl Turn<TAPS, 3> for Window {
+    #[inline(always)]
+    fn turn(g: [Lane; TAPS]) -> [Lane; 3] {
+        [g[0] - g[1], g[1], g[2] - g[1]]
+    }
+}
+
 /// Gt u: the adjoint.
 struct WindowAdjoint;
 
-impl Turn<IN, TAPS> for WindowAdjoint {
+impl Turn<6, TAPS> for WindowAdjoint {
     #[inline(always)]
-    fn turn(u: [Lane; IN]) -> [Lane; TAPS] {
+    fn turn(u: [Lane; 6]) -> [Lane; TAPS] {
         let (ep, op) = ((u[1] + u[2]) * AT_P, (u[1] - u[2]) * (P * AT_P));
         let (eq, oq) = ((u[3] + u[4]) * AT_Q, (u[3] - u[4]) * (Q * AT_Q));
         [u[0] * AT_0 + ep + eq, op + oq, ep * PP + eq * QQ + u[5]]
     }
 }
 
+impl Turn<3, TAPS> for WindowAdjoint {
+    #[inline(always)]
+    fn turn(u: [Lane; 3]) -> [Lane; TAPS] {
+        [u[0], u[1] - u[0] - u[2], u[2]]
+    }
+}
+
 /// At m: results from the points.
 struct Results;
 
-impl Turn<IN, OUT> for Results {
+impl Turn<6, 4> for Results {
     #[inline(always)]
-    fn turn(m: [Lane; IN]) -> [Lane; OUT] {
+    fn turn(m: [Lane; 6]) -> [Lane; 4] {
         let (ep, op) = (m[1] + m[2], m[1] - m[2]);
         let (eq, oq) = (m[3] + m[4], m[3] - m[4]);
         [m[0] + ep + eq, op * P + oq * Q, ep * PP + eq * QQ, op * (P * PP) + oq * (Q * QQ) + m[5]]
     }
 }
 
+impl Turn<3, 2> for Results {
+    #[inline(always)]
+    fn turn(m: [Lane; 3]) -> [Lane; 2] {
+        [m[1] + m[2], m[0] + m[1]]
+    }
+}
+
 /// A y: the adjoint.
 struct ResultsAdjoint;
 
-impl Turn<OUT, IN> for ResultsAdjoint {
+impl Turn<4, 6> for ResultsAdjoint {
     #[inline(always)]
-    fn turn(y: [Lane; OUT]) -> [Lane; IN] {
+    fn turn(y: [Lane; 4]) -> [Lane; 6] {
         let (ep, op) = (y[0] + y[2] * PP, y[1] * P + y[3] * (P * PP));
         let (eq, oq) = (y[0] + y[2] * QQ, y[1] * Q + y[3] * (Q * QQ));
         [y[0], ep + op, ep - op, eq + oq, eq - oq, y[3]]
+    }
+}
+
+impl Turn<2, 3> for ResultsAdjoint {
+    #[inline(always)]
+    fn turn(y: [Lane; 2]) -> [Lane; 3] {
+        [y[1], y[0] + y[1], y[0]]
     }
 }
 
@@ -150,12 +188,18 @@ fn square<T: Turn<I, O>, const I: usize, const O: usize>(
     }
 }
 
-/// Where the elements of a tile lie, each [`SIDE`] floats; `None` where there is none.
-pub type Places<const N: usize> = [[Option<usize>; N]; N];
+/// Where an element of a tile lies, [`SIDE`] floats; `None` where there is none.
+pub type Place = Option<usize>;
+
+/// The places of every tile, row by row.
+#[inline(always)]
+fn each<const N: usize>(tiles: &[Place]) -> impl Iterator<Item = (usize, &[[Place; N]; N])> {
+    tiles.as_chunks().0.as_chunks().0.iter().enumerate()
+}
 
 #[inline(always)]
-fn place<const N: usize>(places: &Places<N>, i: usize, j: usize, v: &[f32]) -> Lane {
-    places[i][j].map_or(ZERO, |at| Lane::read(&v[at..][..SIDE]))
+fn read(place: Place, v: &[f32]) -> Lane {
+    place.map_or(ZERO, |at| Lane::read(&v[at..][..SIDE]))
 }
 
 /// Where elements at the points lie: those of a point `point` floats behind those of the one before, those of a tile `tile`
@@ -166,57 +210,66 @@ pub struct Apart {
     pub tile: usize,
 }
 
-impl Apart {
-    fn at(&self, t: usize, i: usize, j: usize) -> usize {
-        t * self.tile + (i * IN + j) * self.point
+#[inline(always)]
+fn any_positions<const I: usize, const O: usize>(tiles: &[Place], x: &[f32], out: &mut [f32], apart: Apart)
+where
+    Positions: Turn<I, O>,
+{
+    for (t, places) in each::<I>(tiles) {
+        let write = |i, j, v: Lane| out[t * apart.tile + (i * O + j) * apart.point..][..SIDE].copy_from_slice(&v.0);
+        square::<Positions, I, O>(|i, j| read(places[i][j], x), write);
     }
 }
 
 #[inline(always)]
-fn any_positions(tiles: &[Places<IN>], x: &[f32], out: &mut [f32], apart: Apart) {
-    for (t, places) in tiles.iter().enumerate() {
-        let write = |i, j, v: Lane| out[apart.at(t, i, j)..][..SIDE].copy_from_slice(&v.0);
-        square::<Positions, IN, IN>(|i, j| place(places, i, j, x), write);
+fn any_results_adjoint<const I: usize, const O: usize>(tiles: &[Place], dy: &[f32], out: &mut [f32], apart: Apart)
+where
+    ResultsAdjoint: Turn<I, O>,
+{
+    for (t, places) in each::<I>(tiles) {
+        let write = |i, j, v: Lane| out[t * apart.tile + (i * O + j) * apart.point..][..SIDE].copy_from_slice(&v.0);
+        square::<ResultsAdjoint, I, O>(|i, j| read(places[i][j], dy), write);
     }
 }
 
 #[inline(always)]
-fn any_results_adjoint(tiles: &[Places<OUT>], dy: &[f32], out: &mut [f32], apart: Apart) {
-    for (t, places) in tiles.iter().enumerate() {
-        let write = |i, j, v: Lane| out[apart.at(t, i, j)..][..SIDE].copy_from_slice(&v.0);
-        square::<ResultsAdjoint, OUT, IN>(|i, j| place(places, i, j, dy), write);
-    }
-}
-
-#[inline(always)]
-fn any_results(m: &[f32], apart: Apart, tiles: &[Places<OUT>], y: &mut [f32]) {
-    for (t, places) in tiles.iter().enumerate() {
+fn any_results<const I: usize, const O: usize>(tiles: &[Place], m: &[f32], y: &mut [f32], apart: Apart)
+where
+    Results: Turn<I, O>,
+{
+    for (t, places) in each::<O>(tiles) {
         let write = |i: usize, j: usize, v: Lane| {
             if let Some(at) = places[i][j] {
                 y[at..][..SIDE].copy_from_slice(&v.0);
             }
         };
-        square::<Results, IN, OUT>(|i, j| Lane::read(&m[apart.at(t, i, j)..][..SIDE]), write);
+        let read = |i, j| Lane::read(&m[t * apart.tile + (i * I + j) * apart.point..][..SIDE]);
+        square::<Results, I, O>(read, write);
     }
 }
 
 #[inline(always)]
-fn any_window(g: &[f32], out: &mut [f32], point: usize) {
-    let write = |i, j, v: Lane| out[(i * IN + j) * point..][..SIDE].copy_from_slice(&v.0);
-    square::<Window, TAPS, IN>(|i, j| Lane::read(&g[(i * TAPS + j) * SIDE..][..SIDE]), write);
+fn any_window<const O: usize>(g: &[f32], out: &mut [f32], point: usize)
+where
+    Window: Turn<TAPS, O>,
+{
+    let write = |i, j, v: Lane| out[(i * O + j) * point..][..SIDE].copy_from_slice(&v.0);
+    square::<Window, TAPS, O>(|i, j| Lane::read(&g[(i * TAPS + j) * SIDE..][..SIDE]), write);
 }
 
 #[inline(always)]
-fn any_window_adjoint(u: &[f32], out: &mut [f32]) {
+fn any_window_adjoint<const I: usize>(u: &[f32], out: &mut [f32])
+where
+    WindowAdjoint: Turn<I, TAPS>,
+{
     let write = |i: usize, j: usize, v: Lane| out[(i * TAPS + j) * SIDE..][..SIDE].copy_from_slice(&v.0);
-    square::<WindowAdjoint, IN, TAPS>(|i, j| Lane::read(&u[(i * IN + j) * SIDE..][..SIDE]), write);
+    square::<WindowAdjoint, I, TAPS>(|i, j| Lane::read(&u[(i * I + j) * SIDE..][..SIDE]), write);
 }
 
 /// A function that is compiled for every instruction set.
 macro_rules! on_each {
-    ($(#[$doc:meta])* $name:ident, $of:ident, ($($arg:ident: $type:ty),*)) => {
-        $(#[$doc])*
-        pub fn $name(isa: Isa, $($arg: $type),*) {
+    ($name:ident, $of:path, ($($arg:ident: $type:ty),*)) => {
+        fn $name(isa: Isa, $($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 compiled!(wide, Isa::Avx512, "avx512f", $of, ($($arg: $type),*));
@@ -233,33 +286,61 @@ macro_rules! on_each {
     };
 }
 
-on_each!(
+/// Tiles to the points or back: where they lie, what is turned, and what it becomes.
+pub type OfTiles = fn(Isa, &[Place], &[f32], &mut [f32], Apart);
+
+/// A way to save products of a tile.
+#[derive(Debug)]
+pub struct Scheme {
+    /// Results of a tile along an axis.
+    pub results: usize,
+    /// Positions of a tile along an axis.
+    pub positions: usize,
+    /// How many positions that its windows reach lie before these, in the padding.
+    pub before: usize,
+    /// Points along an axis.
+    pub along: usize,
     /// Bt d B: tiles of x at the points.
-    positions_at_points,
-    any_positions,
-    (tiles: &[Places<IN>], x: &[f32], out: &mut [f32], apart: Apart)
-);
-on_each!(
+    pub positions_at_points: OfTiles,
     /// A dy At: tiles of the gradient of the results at the points.
-    results_at_points,
-    any_results_adjoint,
-    (tiles: &[Places<OUT>], dy: &[f32], out: &mut [f32], apart: Apart)
-);
-on_each!(
+    pub results_at_points: OfTiles,
     /// At m A: tiles of results from the points.
-    results_from_points,
-    any_results,
-    (m: &[f32], apart: Apart, tiles: &[Places<OUT>], y: &mut [f32])
-);
-on_each!(
-    /// G g Gt: windows [3, 3, SIDE] at the points, which are `point` floats apart.
-    windows_at_points,
-    any_window,
-    (g: &[f32], out: &mut [f32], point: usize)
-);
-on_each!(
-    /// Gt u G: windows [3, 3, SIDE] from the points, [6, 6, SIDE].
-    windows_from_points,
-    any_window_adjoint,
-    (u: &[f32], out: &mut [f32])
-);
+    pub results_from_points: OfTiles,
+    /// G g Gt: windows [3, 3, SIDE] at the points, which are as many floats apart.
+    pub windows_at_points: fn(Isa, &[f32], &mut [f32], usize),
+    /// Gt u G: windows [3, 3, SIDE] from the points, [along, along, SIDE].
+    pub windows_from_points: fn(Isa, &[f32], &mut [f32]),
+}
+
+impl Scheme {
+    /// Products of a tile for each pair of channels.
+    pub fn points(&self) -> usize {
+        self.along * self.along
+    }
+}
+
+macro_rules! scheme {
+    ($results:literal results, $positions:literal positions behind $before:literal, $along:literal points) => {{
+        on_each!(positions, any_positions::<$positions, $along>, (at: &[Place], x: &[f32], out: &mut [f32], apart: Apart));
+        on_each!(adjoint, any_results_adjoint::<$results, $along>, (at: &[Place], y: &[f32], out: &mut [f32], apart: Apart));
+        on_each!(results, any_results::<$along, $results>, (at: &[Place], m: &[f32], y: &mut [f32], apart: Apart));
+        on_each!(windows, any_window::<$along>, (g: &[f32], out: &mut [f32], point: usize));
+        on_each!(back, any_window_adjoint::<$along>, (u: &[f32], out: &mut [f32]));
+        Scheme {
+            results: $results,
+            positions: $positions,
+            before: $before,
+            along: $along,
+            positions_at_points: positions,
+            results_at_points: adjoint,
+            results_from_points: results,
+            windows_at_points: windows,
+            windows_from_points: back,
+        }
+    }};
+}
+
+/// Tiles of 4 x 4 results.
+pub static FOUR: Scheme = scheme!(4 results, 6 positions behind 0, 6 points);
+/// Maps of 2 x 2 positions, with padding around them.
+pub static TWO: Scheme = scheme!(2 results, 2 positions behind 1, 3 points);

@@ -196,7 +196,9 @@ impl Job<'_> {
         let tolerance = Tolerance { absolute: gates.check_atol, relative: gates.check_rtol };
         let threshold = data.multi_hot().then(|| classifier.scores.threshold());
         let compared = check::load(path)
-            .and_then(|loaded| loaded.run(&feeds, classifier.output, Preparation::Optimized, self.runtime.engine.threads()))
+            .and_then(|loaded| {
+                loaded.run(&feeds, classifier.output, Preparation::Optimized, self.runtime.engine.threads())
+            })
             .and_then(|theirs| check::compare(&theirs, &ours, threshold, tolerance));
         Ok(match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
