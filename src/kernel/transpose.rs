@@ -40,8 +40,9 @@ fn plain(v: &[f32], from: usize, out: &mut [f32], to: usize, rows: usize, column
 mod x86 {
     use super::{Isa, SIDE};
     use std::arch::x86_64::{
-        __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_setzero_ps,
-        _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        __m512, _MM_HINT_T0, _mm_prefetch, _mm512_castpd_ps, _mm512_castps_pd, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd,
+        _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     #[expect(unsafe_code, reason = "the compiler cannot see that the processor has the instructions")]
@@ -52,23 +53,47 @@ mod x86 {
                 let (height, width) = (SIDE.min(rows - r0), SIDE.min(columns - c0));
                 // SAFETY: the instructions are there; the caller has checked the last element of both matrices, and masks
                 // keep a block inside them.
-                unsafe { block(&v[r0 * from + c0..], from, &mut out[c0 * to + r0..], to, height, width) };
+                unsafe {
+                    let (v, out) = (&v[r0 * from + c0..], &mut out[c0 * to + r0..]);
+                    match (height, width) {
+                        (SIDE, SIDE) => block::<true>(v, from, out, to, SIDE, SIDE),
+                        _ => block::<false>(v, from, out, to, height, width),
+                    }
+                }
             }
         }
     }
 
-    /// A block of at most SIDE rows and columns.
+    /// A block of at most SIDE rows and columns, or of so many where it is a whole one.
     ///
     /// # Safety
     /// The processor has AVX-512F and all elements are inside their slices.
     #[expect(unsafe_code, reason = "vector registers are loaded through pointers")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn block(v: &[f32], from: usize, out: &mut [f32], to: usize, height: usize, width: usize) {
+    unsafe fn block<const WHOLE: bool>(
+        v: &[f32],
+        from: usize,
+        out: &mut [f32],
+        to: usize,
+        height: usize,
+        width: usize,
+    ) {
         unsafe {
             let ones = |n: usize| ((1u32 << n) - 1) as u16;
             let mut x: [__m512; SIDE] = [_mm512_setzero_ps(); SIDE];
-            for (r, x) in x.iter_mut().enumerate().take(height) {
-                *x = _mm512_maskz_loadu_ps(ones(width), v.as_ptr().add(r * from));
+            if WHOLE {
+                for (r, x) in x.iter_mut().enumerate() {
+                    *x = _mm512_loadu_ps(v.as_ptr().add(r * from));
+                }
+                // Rows lie too far apart for the processor to see where this leads: mostly to as many rows further on. What is
+                // fetched may lie behind the slice, as it is not read.
+                for r in SIDE..2 * SIDE {
+                    _mm_prefetch::<_MM_HINT_T0>(v.as_ptr().wrapping_add(r * from).cast());
+                }
+            } else {
+                for (r, x) in x.iter_mut().enumerate().take(height) {
+                    *x = _mm512_maskz_loadu_ps(ones(width), v.as_ptr().add(r * from));
+                }
             }
             // Rows change places with columns in steps of 1, 2, 4 and 8.
             let mut y = x;
@@ -97,7 +122,8 @@ mod x86 {
                 x[12 + j] = _mm512_shuffle_f32x4::<0xdd>(y[4 + j], y[12 + j]);
             }
             for (c, x) in x.iter().enumerate().take(width) {
-                _mm512_mask_storeu_ps(out.as_mut_ptr().add(c * to), ones(height), *x);
+                let at = out.as_mut_ptr().add(c * to);
+                if WHOLE { _mm512_storeu_ps(at, *x) } else { _mm512_mask_storeu_ps(at, ones(height), *x) }
             }
         }
     }
