@@ -326,13 +326,43 @@ fn equal_runs_are_equal() {
 /// The first of equal numbers counts, as in the runtime's own operator.
 #[test]
 fn gradients_of_maxima() {
-    let axes = [axis(3, 2, 1, 1, [0, 0]), axis(3, 2, 1, 1, [0, 0])];
+    let axes = vec![axis(3, 2, 1, 1, [0, 0]), axis(3, 2, 1, 1, [0, 0])];
     let x = [1.0, 5.0, 2.0, 5.0, 0.0, 7.0, 3.0, 3.0, 3.0];
     let dy = [1.0, 10.0, 100.0, 1000.0];
-    let mut dx = [9.0; 9];
-    pooling::max_gradient(&Alone, &Plan::new(&axes), &x, &dy, &mut dx);
-    // Windows: {1 5 5 0} -> the 5 above, {5 2 0 7} -> 7, {5 0 3 3} -> 5, {0 7 3 3} -> 7.
-    close(&dx, &[0.0, 1.0, 0.0, 100.0, 0.0, 1010.0, 0.0, 0.0, 0.0], "dx");
+    for isa in sets() {
+        let mut dx = [9.0; 9];
+        pooling::max_gradient(&Alone, isa, &Plan::new(&axes), &x, &dy, &mut dx);
+        // Windows: {1 5 5 0} -> the 5 above, {5 2 0 7} -> 7, {5 0 3 3} -> 5, {0 7 3 3} -> 7.
+        close(&dx, &[0.0, 1.0, 0.0, 100.0, 0.0, 1010.0, 0.0, 0.0, 0.0], "dx");
+    }
+    for axes in geometries().into_iter().chain([axes]) {
+        let count = |f: fn(&Axis) -> usize| axes.iter().map(f).product::<usize>();
+        let (positions, windows) = (count(|a| a.size), count(|a| a.out));
+        for images in [1, 16, 37] {
+            // Whole numbers, so that many are equal.
+            let x: Vec<f32> = any(images * positions, 1).iter().map(|v| (v * 4.0).round()).collect();
+            let dy = any(images * windows, 2);
+            let mut want = vec![0.0; x.len()];
+            let mut read = vec![Vec::new(); windows];
+            for [p, o, _] in connections(&axes) {
+                read[o].push(p);
+            }
+            for (o, dy) in dy.iter().enumerate() {
+                let at = |p: &usize| o / windows * positions + p;
+                let largest = read[o % windows].iter().map(at).reduce(|best, p| if x[p] > x[best] { p } else { best });
+                if let Some(p) = largest {
+                    want[p] += f64::from(*dy);
+                }
+            }
+            for isa in sets() {
+                for pool in [&Alone as &dyn Pool, &Three] {
+                    let mut dx = vec![9.0; x.len()];
+                    pooling::max_gradient(pool, isa, &Plan::new(&axes), &x, &dy, &mut dx);
+                    close(&dx, &want, &format!("{isa:?}, {images} images, {axes:?}"));
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,40 +1,87 @@
 //! The gradient of a maximum over windows.
 
+#![allow(clippy::inline_always)] // what vector instructions are compiled into has to be one function
+
+#[cfg(target_arch = "x86_64")]
+use super::isa::compiled;
 use super::{
+    isa::Isa,
     pool::{Pool, chunks},
+    room::Room,
+    transpose::transpose,
     windows::Plan,
 };
+use std::{array::from_fn, cell::RefCell};
+
+/// Images that are looked at side by side.
+const SIDE: usize = 16;
 
 /// dx = dy added up where the largest x of each window stands; of equal ones the first counts.
 ///
 /// x and dx are [images, positions], dy is [images, windows], where every channel counts as an image.
-pub fn max_gradient(pool: &dyn Pool, plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    /// Floats that a task takes at least.
-    const TASK: usize = 1 << 14;
+pub fn max_gradient(pool: &dyn Pool, isa: Isa, plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    thread_local! {
+        static BUFFERS: RefCell<[Room; 3]> = const { RefCell::new([Room::new(), Room::new(), Room::new()]) };
+    }
     let &Plan { positions, windows, .. } = plan;
-    let images = TASK.div_ceil(positions.max(1));
-    chunks(pool, dx, images * positions, |i, dx| {
-        dx.fill(0.0);
-        for (k, dx) in dx.chunks_exact_mut(positions).enumerate() {
-            let image = i * images + k;
-            let x = &x[image * positions..][..positions];
-            let dy = &dy[image * windows..][..windows];
-            for run in &plan.outputs {
-                let Some((&(_, first), others)) = run.taps.split_first() else { continue };
-                for j in 0..run.len {
-                    let shift = j * run.source_step;
-                    let (mut at, mut most) = (first + shift, x[first + shift]);
-                    for &(_, place) in others {
-                        let v = x[place + shift];
-                        if v > most {
-                            (at, most) = (place + shift, v);
-                        }
-                    }
-                    dx[at] += dy[run.first + j * run.step];
+    chunks(pool, dx, SIDE * positions, |i, dx| {
+        BUFFERS.with_borrow_mut(|[xs, dys, dxs]| {
+            let (first, n) = (i * SIDE, dx.len() / positions);
+            let (xs, dys, dxs) = (xs.of(positions * SIDE), dys.of(windows * SIDE), dxs.of(positions * SIDE));
+            transpose(isa, &x[first * positions..], positions, xs, SIDE, n, positions);
+            transpose(isa, &dy[first * windows..], windows, dys, SIDE, n, windows);
+            maxima(isa, plan, xs, dys, dxs);
+            transpose(isa, dxs, SIDE, dx, positions, positions, n);
+        });
+    });
+}
+
+/// The same of SIDE images that lie side by side: x and dx are [positions, SIDE], dy is [windows, SIDE].
+fn maxima(isa: Isa, plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        compiled!(wide, Isa::Avx512, "avx512f", any_maxima, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
+        compiled!(narrow, Isa::Avx2, "avx2", any_maxima, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
+        match isa {
+            Isa::Avx512 => return wide(plan, x, dy, dx),
+            Isa::Avx2 => return narrow(plan, x, dy, dx),
+            Isa::Portable => (),
+        }
+    }
+    let _ = isa;
+    any_maxima(plan, x, dy, dx);
+}
+
+#[inline(always)]
+fn any_maxima(plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let (x, dy, dx) = (x.as_chunks::<SIDE>().0, dy.as_chunks::<SIDE>().0, dx.as_chunks_mut::<SIDE>().0);
+    dx.fill([0.0; SIDE]);
+    for run in &plan.outputs {
+        let Some((&(_, first), others)) = run.taps.split_first() else { continue };
+        for j in 0..run.len {
+            let shift = j * run.source_step;
+            // Which of two is larger cannot be foreseen, so nothing branches.
+            let (mut at, mut most) = ([first as u32; SIDE], x[first + shift]);
+            for &(_, place) in others {
+                let v = &x[place + shift];
+                for l in 0..SIDE {
+                    let more = v[l] > most[l];
+                    most[l] = if more { v[l] } else { most[l] };
+                    at[l] = if more { place as u32 } else { at[l] };
                 }
             }
+            let dy = dy[run.first + j * run.step];
+            for &(_, place) in &run.taps {
+                let dx = &mut dx[place + shift];
+                // As a choice between two numbers it would become a branch.
+                let part: [f32; SIDE] = from_fn(|l| {
+                    let mask = u32::from(at[l] == place as u32).wrapping_neg();
+                    f32::from_bits(dy[l].to_bits() & mask)
+                });
+                *dx = from_fn(|l| dx[l] + part[l]);
+            }
         }
-    });
+    }
 }
 
 /// Sums over images and positions: [c] from [n, c, positions].

@@ -252,7 +252,7 @@ fn max_pool(context: &ComputeContext, count: usize, plan: &Plan) -> Result<()> {
     let (shape, x) = x.try_extract_tensor::<f32>()?;
     let mut dx = output(context, 0, shape)?;
     let dx = dx.try_extract_tensor_mut::<f32>()?.1;
-    pooling::max_gradient(&Threads { context, count }, plan, x, dy.try_extract_tensor::<f32>()?.1, dx);
+    pooling::max_gradient(&Threads { context, count }, Isa::detect(), plan, x, dy.try_extract_tensor::<f32>()?.1, dx);
     Ok(())
 }
 

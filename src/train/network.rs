@@ -350,6 +350,7 @@ impl Network {
             traced = trace(engine, &written, &feeds, &live).map_err(fail)?;
             running = moved;
         }
+        traced.pool_before_relu();
         let row = Row::new(parts, site.as_deref());
         Ok(BatchedNetwork { network: self, engine: engine.clone(), traced, running, row, batch, layout })
     }

@@ -133,6 +133,27 @@ impl Traced {
         self.values.get(name).map(|(_, shape)| shape.as_slice())
     }
 
+    /// Takes the maximum over windows before a Relu that nothing else reads in place of after it: the numbers and their
+    /// gradients are the same, and the Relu has the smaller map to do. The value between the two keeps its name.
+    pub(super) fn pool_before_relu(&mut self) {
+        let is = |node: &Node, op: &str| node.domain.is_empty() && node.op == op;
+        for pool in 0..self.nodes.len() {
+            if !is(&self.nodes[pool], "MaxPool") || self.nodes[pool].output(1).is_some() {
+                continue;
+            }
+            let between = self.nodes[pool].inputs[0].clone();
+            let relu = self.nodes[..pool].iter().position(|n| is(n, "Relu") && n.outputs[0] == between);
+            let readers = self.nodes.iter().flat_map(Node::reads).filter(|name| **name == between).count();
+            let (Some(relu), 1) = (relu, readers) else { continue };
+            let [x, y] = [&self.nodes[relu].inputs[0], &self.nodes[pool].outputs[0]].map(Clone::clone);
+            let Some(shape) = self.values.get(&y).cloned() else { continue };
+            (self.nodes[relu].inputs[0], self.nodes[relu].outputs[0]) = (between.clone(), y);
+            (self.nodes[pool].inputs[0], self.nodes[pool].outputs[0]) = (x, between.clone());
+            self.nodes.swap(relu, pool);
+            self.values.insert(between, shape);
+        }
+    }
+
     /// For every value that is read, the place of the first node that reads it.
     pub(super) fn first_readers(&self) -> HashMap<&str, usize> {
         let mut first = HashMap::new();
