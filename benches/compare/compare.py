@@ -11,6 +11,9 @@ sample before, between and after; ours also writes its result and checks it in a
 run counts from the start of the process to its end. Prints medians, ratios, peak memory, and what share of the speed of
 PyTorch's products of matrices a step reaches, by PyTorch's count of its operations, padding included. `--python` has what
 `pytorch_unsir.py` asks for; this script needs the standard library only, on Linux or macOS.
+
+With `--autotune` it times the forms that `forget --autotune full` finds beside those that the rules choose, and no PyTorch; a
+first run that is not timed finds them.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MEAN, STD = ["0.4914", "0.4822", "0.4465"], ["0.2023", "0.1994", "0.2010"]
 PHASES = ["noise", "impair", "repair"]
+TUNED = "autotune full"
 OURS, BEST, NOTEBOOK = "onnx-unlearn", "PyTorch, best practice", "PyTorch, as a notebook"
 
 
@@ -47,7 +51,7 @@ def run(command):
     return seconds, usage.ru_maxrss / scale, printed, notes
 
 
-def ours(args, work):
+def ours(args, work, *more):
     out = tempfile.mkdtemp(dir=work)
     command = [args.program, "forget", args.model, "--forget", str(args.forget), "--retain", args.retain,
                "--mean", ",".join(MEAN), "--std", ",".join(STD), "--threads", str(args.threads),
@@ -55,7 +59,7 @@ def ours(args, work):
                "--noise-images", str(args.batch), "--noise-steps", str(args.noise_steps),
                "--noise-samples", str(args.batch * args.copies),
                "--impair-lr", "1e-4", "--repair-lr", "1e-4", "--out", out, "--keep-failed", "--allow-unchecked", "--json",
-               "--device", "cuda" if args.cuda else "cpu", *(["--tf32"] if args.tf32 else [])]
+               "--device", "cuda" if args.cuda else "cpu", *(["--tf32"] if args.tf32 else []), *more]
     seconds, peak, _, notes = run(command)
     told = re.findall(r"(noise|impair|repair): (\d+) steps in .*\(([\d.]+) ms a step\)", notes)
     return seconds, peak, {phase: (int(steps), float(ms) / 1000) for phase, steps, ms in told}
@@ -94,25 +98,30 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cuda", action="store_true", help="run all on the first GPU; peak memory is the host's all the same")
     parser.add_argument("--tf32", action="store_true", help="let the GPU round the factors of products to TF32")
+    parser.add_argument("--autotune", action="store_true", help="compare with forms found by timing, not with PyTorch")
     args = parser.parse_args()
-    programs = {OURS: lambda w: ours(args, w), BEST: lambda _: pytorch(args, True),
-                NOTEBOOK: lambda _: pytorch(args, False)}
+    tuned = {TUNED: lambda w: ours(args, w, "--autotune", "full")}
+    pytorchs = {BEST: lambda _: pytorch(args, True), NOTEBOOK: lambda _: pytorch(args, False)}
+    programs = {OURS: lambda w: ours(args, w), **(tuned if args.autotune else pytorchs)}
     found = {name: [] for name in programs}
-    counted = json.loads(run([*script(args), "--count"])[2].splitlines()[-1])
+    counted = None if args.autotune else json.loads(run([*script(args), "--count"])[2].splitlines()[-1])
     with tempfile.TemporaryDirectory() as work:
+        if args.autotune:
+            programs[TUNED](work)
         for _ in range(args.rounds):
             for name, program in programs.items():
                 found[name].append(program(work))
     median = {name: statistics.median(r[0] for r in runs) for name, runs in found.items()}
-    print(f"{Path(args.model).name}, batch {args.batch}, {args.threads} threads, {args.rounds} rounds; "
-          f"{counted['peak']:.0f} GFLOP/s in products of matrices")
-    print(f"{'':24} {'seconds':>8} {'ours / it':>10} {'peak MB':>8}   ms a step (images a second, share of the GFLOP/s)")
+    print(f"{Path(args.model).name}, batch {args.batch}, {args.threads} threads, {args.rounds} rounds"
+          + (f"; {counted['peak']:.0f} GFLOP/s in products of matrices" if counted else ""))
+    share = ", share of the GFLOP/s" if counted else ""
+    print(f"{'':24} {'seconds':>8} {'ours / it':>10} {'peak MB':>8}   ms a step (images a second{share})")
     for name, runs in found.items():
         phases = []
         for phase in PHASES:
             step = statistics.median(r[2][phase][1] for r in runs)
-            share = counted[phase] / step / counted["peak"]
-            phases.append(f"{phase} {1000 * step:.0f} ({args.batch / step:.0f}, {100 * share:.0f} %)")
+            share = f", {100 * counted[phase] / step / counted['peak']:.0f} %" if counted else ""
+            phases.append(f"{phase} {1000 * step:.0f} ({args.batch / step:.0f}{share})")
         ratio, peak = median[OURS] / median[name], max(r[1] for r in runs)
         print(f"{name:24} {median[name]:8.1f} {ratio:10.2f} {peak:8.0f}   {', '.join(phases)}")
 

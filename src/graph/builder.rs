@@ -46,6 +46,9 @@ impl Value {
     }
 }
 
+/// In which form what is computed is to be written, both in the words of `ops`.
+pub type Forms = BTreeMap<String, String>;
+
 /// A graph under construction.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -57,6 +60,7 @@ pub struct Builder {
     scope: String,
     avoided: &'static [&'static str],
     native: bool,
+    forms: Arc<Forms>,
 }
 
 impl Builder {
@@ -75,6 +79,22 @@ impl Builder {
     #[must_use]
     pub fn with_native(self, native: bool) -> Self {
         Self { native, ..self }
+    }
+
+    /// The same with these forms in place of those that rules choose.
+    #[must_use]
+    pub fn with_forms(self, forms: Arc<Forms>) -> Self {
+        Self { forms, ..self }
+    }
+
+    /// True where it was told any form.
+    pub fn has_forms(&self) -> bool {
+        !self.forms.is_empty()
+    }
+
+    /// The form that it was told for this.
+    pub fn form(&self, of: &str) -> Option<&str> {
+        self.forms.get(of).map(String::as_str)
     }
 
     /// True where operators of [`native`](super::native) may be written.

@@ -5,7 +5,7 @@ mod fuse;
 pub mod native;
 mod node;
 
-pub use builder::{Builder, Value};
+pub use builder::{Builder, Forms, Value};
 pub use node::{Attr, Attrs, Node, Subgraph};
 
 use crate::tensor::{DType, Tensor};

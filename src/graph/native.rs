@@ -30,6 +30,8 @@ pub const SHAPE: &str = "shape";
 pub const AXES: &str = "axes";
 /// Attribute of convolutions: 1, or the number of channels where each has a window of its own.
 pub const GROUP: &str = "group";
+/// Attribute of convolutions: 0 where they are to be plain sums; absent elsewhere.
+pub const TILES: &str = "tiles";
 /// Attribute of a product: 1 where a stands transposed.
 pub const TRANS_A: &str = "transA";
 /// Attribute of a product: 1 where b stands transposed.

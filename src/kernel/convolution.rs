@@ -151,6 +151,17 @@ impl Convolution {
         Self { isa, stretches: Stretch::all(&plan), narrow: Narrow::new(axes, isa), tiles, input_tiles, plan }
     }
 
+    /// The same by plain sums alone.
+    #[must_use]
+    pub fn without_tiles(self) -> Self {
+        Self { tiles: None, input_tiles: None, ..self }
+    }
+
+    /// True where a convolution of these sizes, or its gradient to the input, goes by tiles.
+    pub fn has_tiles(&self, s: Sizes) -> bool {
+        !self.is_narrow(s) && [&self.tiles, &self.input_tiles].into_iter().flatten().any(|t| t.suits(s))
+    }
+
     /// y = the convolution of x with w, plus bias [m] where there is one.
     pub fn forward(&self, pool: &dyn Pool, s: Sizes, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
         if self.is_narrow(s) {

@@ -189,6 +189,10 @@ pub struct RuntimeRecord {
     /// Whether a GPU rounded the factors of products to TF32; not written where it did not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub tf32: bool,
+    /// What convolutions computed in another form than the usual one, and in which, as `--autotune` has found; not written where
+    /// there was none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub forms: BTreeMap<String, String>,
     /// Operating system and processor family.
     pub target: String,
     /// Instruction sets of the processor that decide which kernels run.

@@ -205,7 +205,9 @@ impl Operator for Own {
         let own = Self { kind, threads: count };
         let isa = Isa::detect();
         let maps = if group == 1 {
-            Maps::All(Box::new(Convolution::new(&axes, isa)))
+            let convolution = Convolution::new(&axes, isa);
+            let sums = context.get::<i64>(native::TILES) == Some(0);
+            Maps::All(Box::new(if sums { convolution.without_tiles() } else { convolution }))
         } else {
             Maps::Each(Depthwise::new(&axes, isa))
         };

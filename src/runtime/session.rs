@@ -1,7 +1,7 @@
 //! The only file that speaks to `ort`: opens the library, runs graphs, and steps graphs whose state stays on the device.
 
 use crate::{
-    graph::Graph,
+    graph::{Builder, Forms, Graph},
     onnx,
     tensor::{DType, Data, Tensor},
 };
@@ -116,6 +116,7 @@ pub struct Engine {
     device: Device,
     threads: usize,
     tf32: bool,
+    forms: Arc<Forms>,
     profile: Option<PathBuf>,
 }
 
@@ -156,13 +157,19 @@ impl Engine {
     }
 
     fn on(environment: ort::environment::Environment, device: Device, threads: usize) -> Self {
-        Self { environment, device, threads, tf32: false, profile: None }
+        Self { environment, device, threads, tf32: false, forms: Arc::default(), profile: None }
     }
 
     /// The same with products whose factors a GPU may round to TF32, which has 10 bits behind the leading one.
     #[must_use]
     pub fn with_tf32(self, tf32: bool) -> Self {
         Self { tf32, ..self }
+    }
+
+    /// The same, for which step graphs are written in these forms.
+    #[must_use]
+    pub fn with_forms(self, forms: Forms) -> Self {
+        Self { forms: Arc::new(forms), ..self }
     }
 
     /// The same with sessions that note the time of every operator, and write it down when they are closed: JSON, in files
@@ -187,10 +194,21 @@ impl Engine {
         self.tf32 && self.device != Device::Cpu
     }
 
+    /// Forms that were found to be faster here than those of the rules.
+    pub fn forms(&self) -> &Arc<Forms> {
+        &self.forms
+    }
+
     /// The same engine on the CPU.
     #[must_use]
     pub fn on_cpu(&self) -> Self {
         Self { device: Device::Cpu, ..self.clone() }
+    }
+
+    /// An empty graph for this device, whose nodes are spelled in `opset`.
+    pub fn graph(&self, opset: i64) -> Builder {
+        let device = self.device;
+        Builder::new(opset).avoiding(device.avoided()).with_native(device.has_native()).with_forms(self.forms.clone())
     }
 
     /// Opens a session on a model in memory; `what` names it in errors.

@@ -21,6 +21,7 @@ mod scorer;
 mod stepper;
 mod steps;
 mod trace;
+mod tune;
 mod weights;
 
 pub use batch_norm::live as live_batch_norm;
@@ -37,4 +38,5 @@ pub use scorer::Scorer;
 pub use stepper::{NoiseStepper, Step, WeightStepper};
 pub use steps::{BatchedNetwork, Goal, NoiseLoss, Range};
 pub use trace::{Traced, trace};
+pub use tune::fastest;
 pub use weights::Stored;

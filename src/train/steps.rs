@@ -345,8 +345,7 @@ impl BatchedNetwork<'_> {
     }
 
     pub(super) fn builder(&self) -> Builder {
-        let device = self.engine.device();
-        Builder::new(self.network.graph.opset).avoiding(device.avoided()).with_native(device.has_native())
+        self.engine.graph(self.network.graph.opset)
     }
 
     /// The weights, and beside them the stored statistics that would move with them.

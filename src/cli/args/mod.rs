@@ -14,7 +14,7 @@ pub use provenance::{
 pub use retrain::{EPOCHS, RATE, RetrainArgs};
 pub use shared::{EngineArgs, LayoutArg, ModelArgs, PreprocessArgs, ReadArgs};
 
-use crate::unlearn::Rival;
+use crate::{graph::Forms, unlearn::Rival};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 use std::path::{Path, PathBuf};
 
@@ -176,6 +176,16 @@ pub enum PenaltyArg {
     Mean,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum AutotuneArg {
+    /// Forms follow from shapes alone, so that equal runs give equal bytes on all machines of a kind
+    Off,
+    /// For at most 10 seconds, the largest convolutions first
+    Fast,
+    /// For as long as it takes
+    Full,
+}
+
 /// What unlearning is done to, and how.
 #[derive(Debug, Args)]
 pub struct JobArgs {
@@ -208,6 +218,12 @@ pub struct JobArgs {
     pub method: MethodArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// Let forms of convolutions compete before training, and keep what is found for the next run
+    #[arg(long, value_enum, value_name = "EFFORT", default_value = "off", help_heading = "Runtime")]
+    pub autotune: AutotuneArg,
+    /// The forms that a report names, for the same run again
+    #[arg(skip)]
+    pub forms: Option<Forms>,
 }
 
 impl JobArgs {

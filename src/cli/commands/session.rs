@@ -50,6 +50,13 @@ pub fn measuring(engine: &Engine, path: &Path, live: bool) -> Result<Session, Ru
     if live { engine.on_cpu().session_from_file(path, true) } else { engine.session_from_file(path, false) }
 }
 
+/// What the processor calls itself, where the system tells.
+pub fn processor_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// What ONNX Runtime chooses its kernels by.
 fn instruction_sets() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
@@ -79,6 +86,7 @@ impl Opened {
             device: self.engine.device().to_string(),
             threads: self.engine.threads(),
             tf32: self.engine.tf32(),
+            forms: (**self.engine.forms()).clone(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             cpu: instruction_sets(),
         })

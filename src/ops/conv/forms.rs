@@ -16,7 +16,7 @@ use crate::{
 pub fn forward(e: &mut Emit<'_>, q: &Geometry, form: Form, x: &Value, w: &Value) -> Value {
     let shape = q.shape(&[q.n, q.m], |a| a.out);
     match form {
-        Form::Native if q.is_native() => native_forward(e, q, x, w, None),
+        Form::Native | Form::Sums if q.is_native() => native_forward(e, q, form, x, w, None),
         Form::Dense if q.g == 1 => {
             let cut = trimmed(q);
             let q = &cut.geometry;
@@ -47,15 +47,25 @@ pub fn forward(e: &mut Emit<'_>, q: &Geometry, form: Form, x: &Value, w: &Value)
 }
 
 /// The tool's own convolution, with the bias where it is given.
-pub(super) fn native_forward(e: &mut Emit<'_>, q: &Geometry, x: &Value, w: &Value, bias: Option<&Value>) -> Value {
+pub(super) fn native_forward(
+    e: &mut Emit<'_>,
+    q: &Geometry,
+    form: Form,
+    x: &Value,
+    w: &Value,
+    bias: Option<&Value>,
+) -> Value {
     let shape = q.shape(&[q.n, q.m], |a| a.out);
     let inputs: Vec<&str> = [x.name(), w.name()].into_iter().chain(bias.map(Value::name)).collect();
-    own(e, q, native::FORWARD, &inputs, &shape)
+    own(e, q, form, native::FORWARD, &inputs, &shape)
 }
 
 /// An operator of the tool's own over these windows.
-fn own(e: &mut Emit<'_>, q: &Geometry, op: &str, inputs: &[&str], shape: &[usize]) -> Value {
-    let attrs = [(native::AXES, Axis::to_numbers(&q.axes).into()), (native::GROUP, (q.g as i64).into())];
+fn own(e: &mut Emit<'_>, q: &Geometry, form: Form, op: &str, inputs: &[&str], shape: &[usize]) -> Value {
+    let mut attrs = vec![(native::AXES, Axis::to_numbers(&q.axes).into()), (native::GROUP, (q.g as i64).into())];
+    if form == Form::Sums {
+        attrs.push((native::TILES, 0i64.into()));
+    }
     e.graph.raw(NATIVE, op, inputs, &attrs, &[shape.to_vec()]).remove(0)
 }
 
@@ -63,7 +73,9 @@ fn own(e: &mut Emit<'_>, q: &Geometry, op: &str, inputs: &[&str], shape: &[usize
 pub fn input_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, dy: &Value, w: &Value) -> Value {
     let shape = q.shape(&[q.n, q.c], |a| a.size);
     match form {
-        Form::Native if q.is_native() => own(e, q, native::INPUT_GRADIENT, &[dy.name(), w.name()], &shape),
+        Form::Native | Form::Sums if q.is_native() => {
+            own(e, q, form, native::INPUT_GRADIENT, &[dy.name(), w.name()], &shape)
+        }
         Form::Dense if q.g == 1 => {
             let cut = trimmed(q);
             let q = &cut.geometry;
@@ -112,9 +124,9 @@ fn turned(e: &mut Emit<'_>, q: &Geometry, w: &Value) -> Value {
 
 /// The gradient of w. Forms that do not apply ([`Form::Direct`] with groups among them) count as [`Form::Columns`].
 pub fn weight_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, x: &Value, dy: &Value) -> Value {
-    if form == Form::Native && q.is_native() {
+    if matches!(form, Form::Native | Form::Sums) && q.is_native() {
         let shape = q.shape(&[q.m, q.c / q.g], |a| a.kernel);
-        return own(e, q, native::WEIGHT_GRADIENT, &[x.name(), dy.name()], &shape);
+        return own(e, q, form, native::WEIGHT_GRADIENT, &[x.name(), dy.name()], &shape);
     }
     let cut = trimmed(q);
     let dw = match form {

@@ -3,15 +3,18 @@
 //! A convolution is linear in its input and in its weight, so every gradient here is one of three maps over the same
 //! windows: forward (x, w to y), to the input (dy, w to dx) and to the weight (x, dy to dw). `ConvTranspose` is the map
 //! to the input, so its own gradients are the other two. Each map can be written in several forms that compute the same
-//! numbers at very different speeds; [`input_form`] and [`weight_form`] choose by shape.
+//! numbers at very different speeds; `choice` has the rules by shape, and a graph may bring what was found by timing.
 
+mod choice;
 mod forms;
 mod kernel;
 
 pub use super::window::Axis;
+pub use choice::{Form, Map, Task, forward_form, input_form, weight_form};
 pub(crate) use forms::scattered;
 pub use forms::{forward, input_gradient, weight_gradient};
 
+use self::choice::chosen;
 use super::{
     Emit,
     Flow::{Constant, Vjp},
@@ -100,84 +103,6 @@ impl Geometry {
     }
 }
 
-/// How a convolution, forward or its gradients, is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// The tool's own operator ([`native`](crate::graph::native)), on devices that have it, in float32.
-    Native,
-    /// The runtime's own operator: `Conv` forward and for the weight, `ConvTranspose` for the input.
-    Direct,
-    /// For the input, where all strides are 1: a `Conv` with the kernel turned round and its channels swapped.
-    Flipped,
-    /// For the weight: one product an image, over the columns of that image.
-    Images,
-    /// One product for the whole batch over columns that hold the batch in their last axis.
-    Columns,
-    /// One product for the whole batch with the weight spread out to a matrix of all positions against all windows.
-    Dense,
-}
-
-/// The form of the gradient to the input.
-///
-/// This and the next two come from measurements on two CPU cores at batch 256; `cargo test --release --test gradients --
-/// --ignored convolution_forms --nocapture` repeats them. On small maps the runtime's operators, which work image by
-/// image, run products too small for the machine; above, turning the kernel round is cheap beside what `Conv` gains over
-/// `ConvTranspose`.
-pub fn input_form(q: &Geometry) -> Form {
-    if covers(q) && q.windows() == 1 {
-        Form::Dense
-    } else if small(q) {
-        Form::Columns
-    } else if q.axes.iter().all(|a| a.stride == 1) {
-        Form::Flipped
-    } else {
-        Form::Direct
-    }
-}
-
-/// The form of the gradient to the weight.
-pub fn weight_form(q: &Geometry) -> Form {
-    let many = q.windows() >= 256 && q.c >= 16;
-    if covers(q) {
-        Form::Dense
-    } else if q.g == 1 && (many || q.taps() == 1 && q.windows() >= 9) {
-        Form::Images
-    } else {
-        Form::Columns
-    }
-}
-
-/// The form of the convolution itself, where its weight changes from step to step.
-pub fn forward_form(q: &Geometry) -> Form {
-    if covers(q) && q.windows() == 1 {
-        Form::Dense
-    } else if small(q) {
-        Form::Columns
-    } else {
-        Form::Direct
-    }
-}
-
-/// The tool's own operator where the graph may hold it, else what `form` says.
-fn native_or(e: &Emit<'_>, q: &Geometry, form: impl Fn(&Geometry) -> Form) -> Form {
-    if e.is_native() && q.is_native() { Form::Native } else { form(q) }
-}
-
-/// Too few windows an image for a product of their own; with many channels the limit is higher, because the weight is
-/// then what each small product has to read again.
-fn small(q: &Geometry) -> bool {
-    let limit = if q.c * q.m >= 1 << 16 && q.taps() > 1 { 16 } else { 8 };
-    q.g == 1 && q.windows() <= limit
-}
-
-/// True when every window sees every position of a small map. Spread out, the weight has an entry for every window and
-/// position; that is then no more work than the convolution, and windows on padding cost nothing.
-fn covers(q: &Geometry) -> bool {
-    let q = kernel::trimmed(q).geometry;
-    let entries = q.windows() * q.positions();
-    q.g == 1 && (q.windows() == 1 || entries <= 16) && entries == q.pairs()
-}
-
 /// The geometry of a `Conv` node from the shapes of its values.
 fn conv_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
     let (x, w) = (e.x(0)?, e.x(1)?);
@@ -190,7 +115,7 @@ fn conv_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
 fn conv_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = conv_geometry(e, dy.shape())?;
     let w = e.x(1)?;
-    let form = native_or(e, &q, input_form);
+    let form = chosen(e, Map::Input, &q);
     Ok(input_gradient(e, &q, form, dy, &w))
 }
 
@@ -198,7 +123,7 @@ fn conv_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 fn conv_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = conv_geometry(e, dy.shape())?;
     let x = e.x(0)?;
-    let form = native_or(e, &q, weight_form);
+    let form = chosen(e, Map::Weight, &q);
     Ok(weight_gradient(e, &q, form, &x, dy))
 }
 
@@ -236,7 +161,7 @@ fn transposed_geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
 fn transposed_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = transposed_geometry(e, dy.shape())?;
     let w = e.x(1)?;
-    let form = native_or(e, &q, forward_form);
+    let form = chosen(e, Map::Forward, &q);
     Ok(forward(e, &q, form, dy, &w))
 }
 
@@ -244,7 +169,7 @@ fn transposed_x(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 fn transposed_w(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let q = transposed_geometry(e, dy.shape())?;
     let x = e.x(0)?;
-    let form = native_or(e, &q, weight_form);
+    let form = chosen(e, Map::Weight, &q);
     Ok(weight_gradient(e, &q, form, dy, &x))
 }
 
@@ -266,12 +191,18 @@ fn col2im(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.reshape(&columns, x.shape()))
 }
 
+/// What the node of `e`, a `Conv` whose output has the shape `y`, and its gradients compute.
+pub fn tasks(e: &Emit<'_>, y: &[usize]) -> Result<[Task; 3], OpError> {
+    let geometry = conv_geometry(e, y)?;
+    Ok([Map::Forward, Map::Input, Map::Weight].map(|map| Task { map, geometry: geometry.clone() }))
+}
+
 /// Writes the node of `e`, a `Conv` whose output has the shape `y`, in another form where that is faster for weights
 /// that change from step to step; `None` where the node is best left as it is. The result stands for
 /// the node's output, under a name of its own; columns of x are shared with the gradient to the weight.
 pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
     let q = conv_geometry(e, y)?;
-    match native_or(e, &q, forward_form) {
+    match chosen(e, Map::Forward, &q) {
         Form::Direct => Ok(None),
         form => with_bias(e, &q, form).map(Some),
     }
@@ -281,7 +212,11 @@ pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpE
 fn lower_transposed(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
     let q = transposed_geometry(e, y)?;
     let avoided = e.graph.avoids("ConvTranspose");
-    let form = native_or(e, &q, |_| if avoided { Form::Columns } else { Form::Direct });
+    let form = match () {
+        () if e.is_native() && q.is_native() => Form::Native,
+        () if avoided => Form::Columns,
+        () => Form::Direct,
+    };
     if form == Form::Direct {
         return Ok(None);
     }
@@ -298,9 +233,9 @@ pub(super) fn as_product(e: &mut Emit<'_>, y: &[usize]) -> Result<Value, OpError
 
 fn with_bias(e: &mut Emit<'_>, q: &Geometry, form: Form) -> Result<Value, OpError> {
     let (x, w) = (e.x(0)?, e.x(1)?);
-    if form == Form::Native && e.has(2) {
+    if matches!(form, Form::Native | Form::Sums) && e.has(2) {
         let b = e.x(2)?;
-        return Ok(forms::native_forward(e, q, &x, &w, Some(&b)));
+        return Ok(forms::native_forward(e, q, form, &x, &w, Some(&b)));
     }
     let y = forward(e, q, form, &x, &w);
     biased(e, q, y)

@@ -1,5 +1,6 @@
 //! `forget`: what a run writes and says, what it is run on, and everything it refuses.
 
+mod autotune;
 mod batch;
 mod batch_norm;
 mod calibration;

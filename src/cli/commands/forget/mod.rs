@@ -10,6 +10,7 @@ mod rederive;
 mod retrain;
 mod seal;
 mod train;
+mod tune;
 
 pub use compare::run as compare;
 pub use rederive::{Expected, run as rederive};

@@ -129,6 +129,7 @@ impl<'a> Job<'a> {
         };
         job.collect_warnings();
         job.announce(printer);
+        job.tune(printer)?;
         Ok(job)
     }
 

@@ -63,11 +63,12 @@ fn attempt(args: &VerifyArgs, found: &Examined, printer: Printer) -> Result<Find
     }
     words.extend(plan::arguments(report)?);
     words.extend(["--".into(), source.to_str().context("a path is not UTF-8")?.to_owned()]);
-    let Command::Forget(again) =
+    let Command::Forget(mut again) =
         Cli::try_parse_from(&words).map_err(|e| anyhow!("the report's settings: {e}"))?.command
     else {
         return Err(anyhow!("the report's settings are no run"));
     };
+    again.job.forms = serde_json::from_value(report["runtime"]["forms"].clone()).ok();
     let expected = forget::Expected { parameters: stamp.params, data: report["data"]["retain"]["digest"].as_str() };
     let Some(made) = forget::rederive(&again, &expected, Printer::new(!printer.talks(), true))? else {
         let detail = format!("--retain {}: not the data that the report names", retain.display());
@@ -132,7 +133,7 @@ fn promise(report: &Value) -> &'static str {
 fn differences(report: &Value, now: &RuntimeRecord) -> String {
     let then = &report["runtime"];
     let now = serde_json::to_value(now).unwrap_or_default();
-    let keys = ["backend", "library", "device", "threads", "tf32", "target", "cpu"];
+    let keys = ["backend", "library", "device", "threads", "tf32", "forms", "target", "cpu"];
     let differ: Vec<String> = keys
         .iter()
         .filter(|key| then.get(**key).is_some_and(|old| *old != now[**key]))
