@@ -12,7 +12,7 @@ use crate::{
     graph::Forms,
     ops::conv::{Form, Task},
     runtime::{self, Device},
-    train,
+    train::{self, BatchNorm},
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -77,22 +77,26 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// What convolutions compute while noise is learned and while weights are trained, each once.
+    /// What convolutions compute while noise is learned and while weights are trained, each once, as a small batch shows.
     fn tasks(&self) -> Result<Vec<Task>> {
         let recipe = &self.recipe;
-        let source = self.network.weights()?;
-        let mut batches = vec![self.at_once(recipe.noise.images, recipe.noise_batch_norm())?];
+        let small = 2 * self.network.inputs.frozen_batch().unwrap_or(1);
+        let rows = self.rows(small);
+        let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Frozen)?;
+        let found = network.tasks(&self.network.weights()?);
+        let noise = self.at_once(recipe.noise.images, recipe.noise_batch_norm())?;
         let trained = self.at_once(recipe.batch_size, recipe.batch_norm)?;
-        if trained != batches[0] {
-            batches.push(trained);
-        }
         let mut tasks: Vec<Task> = Vec::new();
-        for batch in batches {
-            let rows = self.rows(batch);
-            let network =
-                self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), train::BatchNorm::Frozen)?;
-            let found = network.tasks(&source);
-            tasks.extend(found.into_iter().filter(|task| !tasks.contains(task)).collect::<Vec<_>>());
+        for batch in [noise, trained] {
+            for mut task in found.iter().cloned() {
+                // A graph that nothing frees from the batch of its file stays at that.
+                if network.batch == small {
+                    task.geometry.n = task.geometry.n / small * batch;
+                }
+                if !tasks.contains(&task) {
+                    tasks.push(task);
+                }
+            }
         }
         Ok(tasks)
     }
