@@ -97,33 +97,44 @@ impl Loaded {
             model = model.with_input_fact(at, TypedFact::dt_shape(x.datum_type(), &shape[..]).into()).map_err(load)?;
         }
         let written = model.with_outputs_by_name([output]).and_then(InferenceModel::into_typed).map_err(load)?;
-        let prepared = match preparation {
-            Preparation::Written => written,
-            Preparation::Optimized => written.clone().into_optimized().unwrap_or(written),
-        };
-        let model = prepared.into_runnable().map_err(load)?;
-        let scores = |fed: &TVec<tract_onnx::prelude::Tensor>| -> TractResult<Tensor> {
-            let result = model.run(fed.iter().map(|x| x.clone().into()).collect())?;
-            let scores = result[0].cast_to::<f32>()?;
-            let view = scores.to_plain_array_view::<f32>()?;
-            Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
-        };
-        let of_share = |some: &[TVec<_>]| some.iter().map(&scores).collect::<Vec<_>>();
-        let share = fed.len().div_ceil(threads.max(1)).max(1);
-        let all: std::io::Result<Vec<TractResult<Tensor>>> = thread::scope(|scope| {
-            let start = |some| {
-                self::thread().spawn_scoped(scope, {
-                    let of_share = &of_share;
-                    move || of_share(some)
-                })
-            };
-            let started = fed.chunks(share).map(start).collect::<Result<Vec<_>, _>>()?;
-            let join = |t: thread::ScopedJoinHandle<'_, Vec<_>>| t.join().unwrap_or_else(|panic| resume_unwind(panic));
-            Ok(started.into_iter().flat_map(join).collect())
-        });
-        let all = all.map_err(|e| CheckError::Run(e.to_string()))?;
-        all.into_iter().map(|scores| scores.map_err(|e| CheckError::Run(one_line(&e)))).collect()
+        if preparation == Preparation::Written {
+            return scores(written, &fed, threads);
+        }
+        let optimized = written.clone().into_optimized().map_err(load);
+        optimized
+            .and_then(|model| scores(model, &fed, threads))
+            .or_else(|e| scores(written, &fed, threads).map_err(|_| e))
     }
+}
+
+/// Scores of batches that are fed so.
+fn scores(
+    model: TypedModel,
+    fed: &[TVec<tract_onnx::prelude::Tensor>],
+    threads: usize,
+) -> Result<Vec<Tensor>, CheckError> {
+    let model = model.into_runnable().map_err(|e| CheckError::Load(one_line(&e)))?;
+    let scores = |fed: &TVec<tract_onnx::prelude::Tensor>| -> TractResult<Tensor> {
+        let result = model.run(fed.iter().map(|x| x.clone().into()).collect())?;
+        let scores = result[0].cast_to::<f32>()?;
+        let view = scores.to_plain_array_view::<f32>()?;
+        Ok(Tensor::f32(view.shape(), view.iter().copied().collect()))
+    };
+    let of_share = |some: &[TVec<_>]| some.iter().map(&scores).collect::<Vec<_>>();
+    let share = fed.len().div_ceil(threads.max(1)).max(1);
+    let all: std::io::Result<Vec<TractResult<Tensor>>> = thread::scope(|scope| {
+        let start = |some| {
+            self::thread().spawn_scoped(scope, {
+                let of_share = &of_share;
+                move || of_share(some)
+            })
+        };
+        let started = fed.chunks(share).map(start).collect::<Result<Vec<_>, _>>()?;
+        let join = |t: thread::ScopedJoinHandle<'_, Vec<_>>| t.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok(started.into_iter().flat_map(join).collect())
+    });
+    let all = all.map_err(|e| CheckError::Run(e.to_string()))?;
+    all.into_iter().map(|scores| scores.map_err(|e| CheckError::Run(one_line(&e)))).collect()
 }
 
 /// The feeds in the order of the model's inputs.

@@ -6,7 +6,7 @@
 //!
 //! Y[o] = sum X[p] W[t]        dX[p] = sum dY[o] W[t]^T        dW[t] = sum X[p]^T dY[o]
 //!
-//! Inputs with few channels go to [`narrow`](super::narrow), windows of 3 x 3 on larger maps to [`winograd`](super::winograd); this
+//! Inputs with few channels go to [`narrow`](super::narrow), most windows of 3 x 3 to [`winograd`](super::winograd); this
 //! is what is left. Pairs in the padding are left out, so a 3x3 window costs nine products in the middle of a map and four in its corner.
 //! Batches are worked on in parts that stay in a core's cache.
 
@@ -157,9 +157,10 @@ impl Convolution {
         Self { tiles: None, input_tiles: None, ..self }
     }
 
-    /// True where a convolution of these sizes, or its gradient to the input, goes by tiles.
-    pub fn has_tiles(&self, s: Sizes) -> bool {
-        !self.is_narrow(s) && [&self.tiles, &self.input_tiles].into_iter().flatten().any(|t| t.suits(s))
+    /// True where the gradient of these sizes to the input goes by tiles; without `input` the other two maps.
+    pub fn has_tiles(&self, s: Sizes, input: bool) -> bool {
+        let tiles = if input { &self.input_tiles } else { &self.tiles };
+        !self.is_narrow(s) && tiles.as_ref().is_some_and(|t| t.suits(s))
     }
 
     /// y = the convolution of x with w, plus bias [m] where there is one.

@@ -23,7 +23,15 @@ pub fn max_gradient(pool: &dyn Pool, isa: Isa, plan: &Plan, x: &[f32], dy: &[f32
     thread_local! {
         static BUFFERS: RefCell<[Room; 3]> = const { RefCell::new([Room::new(), Room::new(), Room::new()]) };
     }
+    /// Positions up to which the maps of SIDE images fit where a core is quick to read.
+    const LARGE: usize = 1 << 16;
     let &Plan { positions, windows, .. } = plan;
+    if positions > LARGE {
+        return chunks(pool, dx, positions, |i, dx| {
+            let (x, dy) = (&x[i * positions..][..positions], &dy[i * windows..][..windows]);
+            any_maxima::<1>(plan, x, dy, dx);
+        });
+    }
     chunks(pool, dx, SIDE * positions, |i, dx| {
         BUFFERS.with_borrow_mut(|[xs, dys, dxs]| {
             let (first, n) = (i * SIDE, dx.len() / positions);
@@ -40,8 +48,8 @@ pub fn max_gradient(pool: &dyn Pool, isa: Isa, plan: &Plan, x: &[f32], dy: &[f32
 fn maxima(isa: Isa, plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
-        compiled!(wide, Isa::Avx512, "avx512f", any_maxima, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
-        compiled!(narrow, Isa::Avx2, "avx2", any_maxima, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
+        compiled!(wide, Isa::Avx512, "avx512f", any_maxima::<SIDE>, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
+        compiled!(narrow, Isa::Avx2, "avx2", any_maxima::<SIDE>, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
         match isa {
             Isa::Avx512 => return wide(plan, x, dy, dx),
             Isa::Avx2 => return narrow(plan, x, dy, dx),
@@ -49,22 +57,22 @@ fn maxima(isa: Isa, plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         }
     }
     let _ = isa;
-    any_maxima(plan, x, dy, dx);
+    any_maxima::<SIDE>(plan, x, dy, dx);
 }
 
 #[inline(always)]
-fn any_maxima(plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    let (x, dy, dx) = (x.as_chunks::<SIDE>().0, dy.as_chunks::<SIDE>().0, dx.as_chunks_mut::<SIDE>().0);
-    dx.fill([0.0; SIDE]);
+fn any_maxima<const N: usize>(plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let (x, dy, dx) = (x.as_chunks::<N>().0, dy.as_chunks::<N>().0, dx.as_chunks_mut::<N>().0);
+    dx.fill([0.0; N]);
     for run in &plan.outputs {
         let Some((&(_, first), others)) = run.taps.split_first() else { continue };
         for j in 0..run.len {
             let shift = j * run.source_step;
             // Which of two is larger cannot be foreseen, so nothing branches.
-            let (mut at, mut most) = ([first as u32; SIDE], x[first + shift]);
+            let (mut at, mut most) = ([first as u32; N], x[first + shift]);
             for &(_, place) in others {
                 let v = &x[place + shift];
-                for l in 0..SIDE {
+                for l in 0..N {
                     let more = v[l] > most[l];
                     most[l] = if more { v[l] } else { most[l] };
                     at[l] = if more { place as u32 } else { at[l] };
@@ -74,7 +82,7 @@ fn any_maxima(plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
             for &(_, place) in &run.taps {
                 let dx = &mut dx[place + shift];
                 // As a choice between two numbers it would become a branch.
-                let part: [f32; SIDE] = from_fn(|l| {
+                let part: [f32; N] = from_fn(|l| {
                     let mask = u32::from(at[l] == place as u32).wrapping_neg();
                     f32::from_bits(dy[l].to_bits() & mask)
                 });

@@ -1,7 +1,7 @@
 //! The only file that speaks to `ort`: opens the library, runs graphs, and steps graphs whose state stays on the device.
 
 use crate::{
-    graph::{Builder, Forms, Graph},
+    graph::{Builder, Forms, Graph, Node},
     onnx,
     tensor::{DType, Data, Tensor},
 };
@@ -117,6 +117,7 @@ pub struct Engine {
     threads: usize,
     tf32: bool,
     forms: Arc<Forms>,
+    spins: bool,
     profile: Option<PathBuf>,
 }
 
@@ -157,7 +158,7 @@ impl Engine {
     }
 
     fn on(environment: ort::environment::Environment, device: Device, threads: usize) -> Self {
-        Self { environment, device, threads, tf32: false, forms: Arc::default(), profile: None }
+        Self { environment, device, threads, tf32: false, forms: Arc::default(), spins: true, profile: None }
     }
 
     /// The same with products whose factors a GPU may round to TF32, which has 10 bits behind the leading one.
@@ -170,6 +171,12 @@ impl Engine {
     #[must_use]
     pub fn with_forms(self, forms: Forms) -> Self {
         Self { forms: Arc::new(forms), ..self }
+    }
+
+    /// The same with threads that sleep between runs at once, and take their time to wake.
+    #[must_use]
+    pub fn without_spinning(self) -> Self {
+        Self { spins: false, ..self }
     }
 
     /// The same with sessions that note the time of every operator, and write it down when they are closed: JSON, in files
@@ -192,11 +199,6 @@ impl Engine {
     /// Whether a GPU may round the factors of products to TF32.
     pub fn tf32(&self) -> bool {
         self.tf32 && self.device != Device::Cpu
-    }
-
-    /// Forms that were found to be faster here than those of the rules.
-    pub fn forms(&self) -> &Arc<Forms> {
-        &self.forms
     }
 
     /// The same engine on the CPU.
@@ -230,8 +232,10 @@ impl Engine {
     /// Opens a session on a graph.
     pub fn session_of(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
         let mut builder = self.builder(GraphOptimizationLevel::All);
-        // The blocked layout suits convolutions that the runtime computes itself; pooling alone would be turned to it and back.
-        if !graph.nodes.iter().any(|node| node.op == "Conv") {
+        // The blocked layout suits convolutions that the runtime computes itself, and lays out once; pooling alone would be turned
+        // to it and back.
+        let laid_out = |node: &Node| node.op == "Conv" && graph.constants.contains_key(&node.inputs[1]);
+        if !graph.nodes.iter().any(laid_out) {
             builder = builder.and_then(|b| Ok(b.with_disabled_optimizers("NchwcTransformer")?));
         }
         self.opened(what, builder, &onnx::export(graph))
@@ -257,6 +261,7 @@ impl Engine {
             // What fails comes back as an error; the library's own lines on stderr would say it twice.
             .with_log_level(LogLevel::Fatal)?
             .with_intra_threads(self.threads)?
+            .with_intra_op_spinning(self.spins)?
             .with_inter_threads(1)?
             .with_parallel_execution(false)?
             // A plan of all memory is made from a first run and then stands beside what that run took.

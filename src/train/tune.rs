@@ -1,52 +1,89 @@
 //! Forms of convolutions compete on the device that is to train with them.
 
-use super::{BatchedNetwork, Weights};
+use super::BatchedNetwork;
 use crate::{
-    graph::{Attrs, Node, Value},
+    graph::{Attrs, Forms, Node, Value},
     ops::{
         Emit,
-        conv::{self, Form, Task},
+        conv::{self, Form, Map, Task},
     },
     runtime::{Device, Engine, RuntimeError, State, Stepper},
     tensor::{DType, Tensor},
 };
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 /// Another form has to be faster than the usual one by this factor: less is what a machine varies by.
 const MARGIN: f64 = 0.95;
-/// A form that takes so much longer than the best of those before it has lost.
+/// A form that takes so much longer than the usual one at first has lost.
 const LOST: f64 = 2.0;
 
 impl BatchedNetwork<'_> {
-    /// What the convolutions of the network and their gradients compute, each once, those with most to do first.
-    pub fn tasks(&self, weights: &Weights) -> Vec<Task> {
-        let mut b = self.builder();
-        self.row.declare(&mut b);
-        for (name, tensor) in weights {
-            b.input(name, DType::F32, tensor.shape());
-        }
-        self.traced.replay(&mut b, false);
+    /// What convolutions compute in a step that learns noise, each once, those with most to do first.
+    pub fn noise_tasks(&self) -> Vec<Task> {
+        // With constant weights the file's form stays, where the device has no operators of the tool's own.
+        self.tasks([self.site()].into_iter().collect(), self.engine.device().has_native())
+    }
+
+    /// The same in a step that trains the weights.
+    pub fn weight_tasks(&self) -> Vec<Task> {
+        self.tasks(self.network.trained().collect(), true)
+    }
+
+    /// The same in a step that computes the gradients of these values, `lowered` or not.
+    fn tasks<'t>(&'t self, mut wanted: BTreeSet<&'t str>, lowered: bool) -> Vec<Task> {
         let mut found: Vec<(Task, usize)> = Vec::new();
-        let convolutions = self.traced.nodes.iter().filter(|n| n.domain.is_empty() && n.op == "Conv");
-        for node in convolutions {
-            let Some((DType::F32, y)) = self.traced.values.get(&node.outputs[0]) else { continue };
-            let emit = Emit::new(&mut b, node, &self.traced.known, &[], 0, DType::F32);
-            // What has no geometry has no rule either, and is refused elsewhere.
-            for task in conv::tasks(&emit, y).into_iter().flatten() {
+        for node in &self.traced.nodes {
+            let gradients: Vec<bool> = node.inputs.iter().map(|name| wanted.contains(name.as_str())).collect();
+            if node.reads().any(|name| wanted.contains(name)) {
+                wanted.extend(node.outputs.iter().map(String::as_str));
+            }
+            if !(node.domain.is_empty() && node.op == "Conv") {
+                continue;
+            }
+            for task in self.of_node(node).into_iter().flatten() {
+                let computed = match task.map {
+                    Map::Forward => lowered,
+                    Map::Input => gradients[0],
+                    Map::Weight => gradients[1],
+                };
                 match found.iter_mut().find(|(known, _)| *known == task) {
-                    Some((_, times)) => *times += 1,
-                    None => found.push((task, 1)),
+                    Some((_, times)) if computed => *times += 1,
+                    None if computed => found.push((task, 1)),
+                    _ => {}
                 }
             }
         }
         found.sort_by_key(|(task, times)| std::cmp::Reverse(task.products() * times));
         found.into_iter().map(|(task, _)| task).collect()
     }
+
+    /// The maps of a `Conv` node; none where it computes in another type than float32. What has no geometry has no rule
+    /// either, and is refused elsewhere.
+    fn of_node(&self, node: &Node) -> Option<[Task; 3]> {
+        let mut b = self.builder();
+        for name in node.reads() {
+            let (dtype, shape) = self.traced.values.get(name)?;
+            b.input(name, *dtype, shape);
+        }
+        let (DType::F32, y) = self.traced.values.get(&node.outputs[0])? else { return None };
+        conv::tasks(&Emit::new(&mut b, node, &self.traced.known, &[], 0, DType::F32), y).ok()
+    }
+
+    /// Writes step graphs in these forms from here on.
+    pub fn set_forms(&mut self, forms: Forms) {
+        self.engine = self.engine.clone().with_forms(forms);
+    }
 }
 
 /// The form in which a task takes the least time on a device, as `rounds` rounds show in which all take turns. The usual
 /// one, unless another one is clearly faster.
 pub fn fastest(engine: &Engine, task: &Task, rounds: usize) -> Result<Form, RuntimeError> {
+    // Threads of one graph that wait at the ready would be in the way of the next one's.
+    let engine = &engine.clone().without_spinning();
     let mut forms = task.candidates(engine.device().has_native()).into_iter();
     let usual = forms.next().unwrap_or(Form::Direct);
     if forms.len() == 0 {
@@ -56,18 +93,17 @@ pub fn fastest(engine: &Engine, task: &Task, rounds: usize) -> Result<Form, Runt
     for form in forms {
         // A form that the device cannot run is no candidate.
         runs.extend(Run::new(engine, task, form).ok());
-        // What has lost leaves at once, and its memory with it.
-        let first = runs.iter().map(|run| run.best).fold(f64::INFINITY, f64::min);
-        runs.retain(|run| run.form == usual || run.best < LOST * first);
+        // The best one stays, beside the usual one; the others leave at once, and their memory with them.
+        let best = runs[1..].iter().map(|run| run.best).fold(LOST * runs[0].best, f64::min);
+        runs.retain(|run| run.form == usual || run.best <= best);
     }
     for _ in 0..if runs.len() > 1 { rounds } else { 0 } {
         for run in &mut runs {
             run.time()?;
         }
     }
-    let limit = MARGIN * runs[0].best;
-    let best = runs.iter().filter(|run| run.best < limit).min_by(|a, b| a.best.total_cmp(&b.best));
-    Ok(best.map_or(usual, |run| run.form))
+    let faster = |run: &&Run| run.best < MARGIN * runs[0].best;
+    Ok(runs.get(1).filter(faster).map_or(usual, |run| run.form))
 }
 
 /// A task in one form, ready to run, and the least seconds that it has taken.

@@ -180,7 +180,7 @@ pub enum PenaltyArg {
 pub enum AutotuneArg {
     /// Forms follow from shapes alone, so that equal runs give equal bytes on all machines of a kind
     Off,
-    /// For at most 10 seconds, the largest convolutions first
+    /// For about 10 seconds at most, those with most to do first
     Fast,
     /// For as long as it takes
     Full,
@@ -218,12 +218,6 @@ pub struct JobArgs {
     pub method: MethodArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
-    /// Let forms of convolutions compete before training, and keep what is found for the next run
-    #[arg(long, value_enum, value_name = "EFFORT", default_value = "off", help_heading = "Runtime")]
-    pub autotune: AutotuneArg,
-    /// The forms that a report names, for the same run again
-    #[arg(skip)]
-    pub forms: Option<Forms>,
 }
 
 impl JobArgs {
@@ -241,6 +235,12 @@ impl JobArgs {
 pub struct ForgetArgs {
     #[command(flatten)]
     pub job: JobArgs,
+    /// Let forms of convolutions compete before training, and keep what is found for the next run
+    #[arg(long, value_enum, value_name = "EFFORT", default_value = "off", help_heading = "Runtime")]
+    pub autotune: AutotuneArg,
+    /// The forms that a report names, for the same run again
+    #[arg(skip)]
+    pub forms: Option<Forms>,
     /// Folder that the result is written to
     #[arg(short, long = "out", value_name = "DIR", help_heading = None)]
     pub out: PathBuf,

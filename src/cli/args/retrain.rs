@@ -1,6 +1,6 @@
 //! What `retrain` takes.
 
-use super::{AutotuneArg, BatchNormArg, EngineArgs, JobArgs, MethodArgs, ModelArgs, PreprocessArgs};
+use super::{BatchNormArg, EngineArgs, JobArgs, MethodArgs, ModelArgs, PreprocessArgs};
 use clap::{Args, Parser};
 use std::path::PathBuf;
 
@@ -98,8 +98,6 @@ impl RetrainArgs {
                 ..method
             },
             engine: self.engine.clone(),
-            autotune: AutotuneArg::Off,
-            forms: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
-use std::{num::NonZero, path::Path};
+use std::{collections::BTreeMap, num::NonZero, path::Path};
 
 /// An opened runtime and where it came from.
 pub struct Opened {
@@ -50,11 +50,12 @@ pub fn measuring(engine: &Engine, path: &Path, live: bool) -> Result<Session, Ru
     if live { engine.on_cpu().session_from_file(path, true) } else { engine.session_from_file(path, false) }
 }
 
-/// What the processor calls itself, where the system tells.
-pub fn processor_name() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
+/// What the processor calls itself; empty where the system does not tell.
+pub fn processor_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of =
+        |key: &&str| text.lines().find_map(|line| Some(line.strip_prefix(*key)?.split_once(':')?.1.trim().to_owned()));
+    ["model name", "CPU implementer", "CPU part"].iter().filter_map(of).collect::<Vec<_>>().join(" ")
 }
 
 /// What ONNX Runtime chooses its kernels by.
@@ -86,7 +87,7 @@ impl Opened {
             device: self.engine.device().to_string(),
             threads: self.engine.threads(),
             tf32: self.engine.tf32(),
-            forms: (**self.engine.forms()).clone(),
+            forms: BTreeMap::new(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             cpu: instruction_sets(),
         })

@@ -91,8 +91,8 @@ impl Grid {
         self.count() * self.scheme.points() * 3 <= along(0) * along(1) * 2
     }
 
-    /// True where that also holds for so many images and channels, and the weight at the points, which is four times the
-    /// weight, is not too large to be kept.
+    /// True where that also holds for so many images and channels, and the weight at the points, which is up to four times
+    /// the weight, is not too large to be kept.
     pub fn suits(&self, s: Sizes) -> bool {
         s.c.min(s.m) >= CHANNELS && s.n * self.count() >= TILES && self.scheme.points() * s.c * s.m <= WEIGHT
     }

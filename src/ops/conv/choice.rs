@@ -110,6 +110,7 @@ impl Task {
         const SPREAD: usize = 64;
         let q = &self.geometry;
         let columns = q.n * q.c * q.taps() * q.windows() <= COPIED;
+        let pairs = q.windows() * q.positions();
         let products = q.n * q.m * q.c / q.g * q.taps() <= COPIED;
         let may = |form: &Form| match form {
             Form::Native => native && q.is_native(),
@@ -118,7 +119,7 @@ impl Task {
             Form::Flipped => self.map == Map::Input && q.axes.iter().all(|a| a.stride == 1),
             Form::Images => self.map == Map::Weight && columns && products,
             Form::Columns => columns,
-            Form::Dense => q.g == 1 && q.windows() * q.positions() <= SPREAD,
+            Form::Dense => q.g == 1 && pairs <= SPREAD && q.c * q.m * pairs <= COPIED,
         };
         let usual = self.usual(native);
         let others = Form::ALL.into_iter().filter(|form| *form != usual && may(form));
@@ -127,7 +128,7 @@ impl Task {
 
     fn has_tiles(&self) -> bool {
         let &Geometry { n, c, m, ref axes, .. } = &self.geometry;
-        Convolution::new(axes, Isa::detect()).has_tiles(Sizes { n, c, m })
+        Convolution::new(axes, Isa::detect()).has_tiles(Sizes { n, c, m }, self.map == Map::Input)
     }
 
     /// Shapes of the two arrays that the map reads.
@@ -158,7 +159,8 @@ pub(super) fn chosen(e: &Emit<'_>, map: Map, q: &Geometry) -> Form {
     let task = Task { map, geometry: q.clone() };
     let native = e.is_native();
     let told = if e.graph.has_forms() { e.graph.form(&task.to_string()).and_then(Form::named) } else { None };
-    told.filter(|form| native || !matches!(form, Form::Native | Form::Sums)).unwrap_or_else(|| task.usual(native))
+    // Whoever tells may be wrong, and some forms of large maps are larger than any memory.
+    told.filter(|form| task.candidates(native).contains(form)).unwrap_or_else(|| task.usual(native))
 }
 
 /// The form of the gradient to the input.

@@ -212,10 +212,12 @@ pub fn lower_forward(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpE
 fn lower_transposed(e: &mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError> {
     let q = transposed_geometry(e, y)?;
     let avoided = e.graph.avoids("ConvTranspose");
-    let form = match () {
-        () if e.is_native() && q.is_native() => Form::Native,
-        () if avoided => Form::Columns,
-        () => Form::Direct,
+    let form = if e.is_native() && q.is_native() {
+        Form::Native
+    } else if avoided {
+        Form::Columns
+    } else {
+        Form::Direct
     };
     if form == Form::Direct {
         return Ok(None);

@@ -30,24 +30,28 @@ fn kept(cache: &Path) -> (std::path::PathBuf, Value) {
 
 #[test]
 fn what_was_found_is_kept_and_gives_equal_bytes() {
+    // Noise and weights take as many at a time, so that all compete at once.
+    let tuned = |effort| tuned(effort).set("--noise-images", "32");
     let cache = temporary();
     let folder = cache.path().join("new");
     let first = tuned("full");
     let ran = with_cache(&first, &folder).says(&["autotune: ", " 0 known"]);
     assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.stderr);
     let (path, found) = kept(&folder);
-    let forms = found["forms"].as_object().expect("forms by task");
+    let tasks = found["tasks"].as_object().expect("winners by task");
     assert!(found["machine"].as_str().is_some_and(|m| m.contains("1 threads")), "{found}");
     for map in ["forward: ", "input: ", "weight: "] {
-        assert!(forms.keys().any(|task| task.starts_with(map)), "{map} {forms:?}");
+        assert!(tasks.keys().any(|task| task.starts_with(map)), "{map} {tasks:?}");
     }
     let second = tuned("full");
-    with_cache(&second, &folder).says(&[&format!("{} known, 0 timed", forms.len())]);
+    with_cache(&second, &folder).says(&[&format!("{} known, 0 timed", tasks.len())]);
     assert_eq!(fs::read(first.result()).expect("written"), fs::read(second.result()).expect("written"));
     assert_eq!(kept(&folder).1, found);
+    // What took more rounds serves where fewer are asked for.
+    with_cache(&tuned("fast"), &folder).says(&[", 0 timed"]);
 
     // What cannot be read, or is about another machine, is found again.
-    let other = serde_json::json!({ "machine": "another one", "forms": forms });
+    let other = serde_json::json!({ "machine": "another one", "tasks": tasks });
     for spoilt in ["{", &other.to_string()] {
         fs::write(&path, spoilt).expect("written");
         with_cache(&tuned("full"), &folder).says(&[" 0 known"]);
@@ -72,8 +76,8 @@ fn other_forms_stand_in_the_report() {
     let cache = temporary();
     with_cache(&tuned("full"), cache.path());
     let (path, mut found) = kept(cache.path());
-    for (task, form) in found["forms"].as_object_mut().expect("forms by task") {
-        *form = if task.starts_with("forward") { "direct" } else { "columns" }.into();
+    for (task, winner) in found["tasks"].as_object_mut().expect("winners by task") {
+        winner["form"] = if task.starts_with("forward") { "direct" } else { "columns" }.into();
     }
     fs::write(&path, found.to_string()).expect("written");
     // Adam would make as much of the rounding of a gradient that is all but zero as of any other.
@@ -81,7 +85,7 @@ fn other_forms_stand_in_the_report() {
     with_cache(&other, cache.path()).says(&["0 timed"]);
     usual.run();
     let forms = other.report()["runtime"]["forms"].clone();
-    assert_eq!(forms.as_object().map(serde_json::Map::len), found["forms"].as_object().map(serde_json::Map::len));
+    assert_eq!(forms.as_object().map(serde_json::Map::len), found["tasks"].as_object().map(serde_json::Map::len));
     assert_eq!(usual.report()["runtime"].get("forms"), None);
     let difference = |a: &Forget, b: &Forget| {
         let ran = run(["diff".as_ref(), a.result().as_os_str(), b.result().as_os_str(), "--json".as_ref()]).json();

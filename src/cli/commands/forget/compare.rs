@@ -1,6 +1,6 @@
 //! `compare`: UNSIR beside its controls and other methods, with the same number of steps and the same rates.
 
-use super::{Job, train::Lab};
+use super::{Job, train::Lab, tune::Tuner};
 use crate::{
     cli::{
         Status,
@@ -122,7 +122,7 @@ impl Job<'_> {
             let job = &*self;
             let recipe = &job.recipe;
             let Lab { noise, range, network, mut trials, answers } =
-                job.lab(recipe, &source, &mut progress, printer)?;
+                job.lab(recipe, &source, &mut Tuner::off(printer), &mut progress, printer)?;
             let (impair, repair) = if let Some(found) = rates {
                 found
             } else if plan::calibrates(&args.job.method) {

@@ -1,5 +1,5 @@
-//! `forget`: the main job. This file has the story; `read`, `train` (with `calibrate`), `finish` and `publish` have its
-//! chapters. `compare` and `retrain` are other jobs on the same material.
+//! `forget`: the main job. This file has the story; `read` (with `tune`), `train` (with `calibrate`), `finish` and `publish`
+//! have its chapters. `compare` and `retrain` are other jobs on the same material.
 
 mod calibrate;
 mod compare;
@@ -16,7 +16,7 @@ pub use compare::run as compare;
 pub use rederive::{Expected, run as rederive};
 pub use retrain::run as retrain;
 
-use self::seal::Sealing;
+use self::{seal::Sealing, tune::Tuner};
 use super::{output::Output, session::Opened};
 use crate::{
     cli::{
@@ -48,7 +48,7 @@ pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
     if sealing.signs() {
         output.alone(&job.model.external)?;
     }
-    let work = job.train(&output, printer)?;
+    let work = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
     let finished = job.finish(&output, &work, &args.gates, args.provenance.request_id.as_deref())?;
     job.judge_and_publish(output, &work, &finished, &args.gates, &sealing, printer)
 }

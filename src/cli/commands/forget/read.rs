@@ -129,7 +129,6 @@ impl<'a> Job<'a> {
         };
         job.collect_warnings();
         job.announce(printer);
-        job.tune(printer)?;
         Ok(job)
     }
 

@@ -1,6 +1,6 @@
 //! The same run again, as far as its weights: for `verify --rederive`.
 
-use super::{Job, folder_of, output_of, values};
+use super::{Job, folder_of, output_of, tune::Tuner, values};
 use crate::{
     cli::{args::ForgetArgs, commands::output, interrupt, plan, printer::Printer},
     provenance::{
@@ -56,7 +56,7 @@ pub fn run(args: &ForgetArgs, expected: &Expected<'_>, printer: Printer) -> Resu
         "this version does not make the settings of the run again: their digest is {parameters}, not {}",
         expected.parameters
     );
-    let work = job.train(&output, printer)?;
+    let work = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
     let folder = tempfile::tempdir()?;
     let info = StampInfo {
         forget: Vec::new(),
@@ -70,5 +70,6 @@ pub fn run(args: &ForgetArgs, expected: &Expected<'_>, printer: Printer) -> Resu
     let tensors = job.finished_tensors(&work)?;
     let stamped = stamp::finish(&source, folder.path(), &values(&tensors), info)?;
     output::write(&folder.path().join(output::MODEL), &stamped.model)?;
-    Ok(Some(Rederived { folder, weights: stamped.digests.weights, runtime: job.runtime.record()? }))
+    let runtime = RuntimeRecord { forms: work.forms, ..job.runtime.record()? };
+    Ok(Some(Rederived { folder, weights: stamped.digests.weights, runtime }))
 }

@@ -1,9 +1,10 @@
 //! Noise, impair, repair.
 
-use super::Job;
+use super::{Job, tune::Tuner};
 use crate::{
     cli::{commands::output::Output, plan, printer::Printer, progress::Progress},
     evaluate::Evaluation,
+    graph::Forms,
     report::{Warning, percent},
     tensor::Tensor,
     train::{BatchNorm, BatchedNetwork, Range, Site, Weights},
@@ -25,6 +26,8 @@ pub(super) struct Work {
     pub before: Evaluation,
     pub after_impair: Evaluation,
     pub warning: Option<Warning>,
+    /// Forms of convolutions that were not the usual ones.
+    pub forms: Forms,
 }
 
 /// What trials share: loaded once.
@@ -39,7 +42,7 @@ pub(super) struct Lab<'j> {
 
 impl Job<'_> {
     /// Noise, impair, repair; measures the source and the impaired model on the way.
-    pub(super) fn train(&self, output: &Output, printer: Printer) -> Result<Work> {
+    pub(super) fn train(&self, output: &Output, mut tuner: Tuner, printer: Printer) -> Result<Work> {
         let mut progress = Progress::new(printer);
         let source = self.network.weights()?;
         // Without held-out data there is nothing to warn of, and training starts at once.
@@ -52,7 +55,7 @@ impl Job<'_> {
         }
 
         let Lab { noise, range, network, mut trials, answers } =
-            self.lab(&self.recipe, &source, &mut progress, printer)?;
+            self.lab(&self.recipe, &source, &mut tuner, &mut progress, printer)?;
         let mut recipe = self.recipe.clone();
         let material = |rows: Vec<usize>| self.material(&noise, &network, answers.as_deref(), rows);
         let (mut calibration, mut taken) = (None, None);
@@ -95,6 +98,7 @@ impl Job<'_> {
             before,
             after_impair,
             warning,
+            forms: tuner.used,
         })
     }
 
@@ -103,6 +107,7 @@ impl Job<'_> {
         &self,
         recipe: &Recipe,
         source: &Weights,
+        tuner: &mut Tuner,
         progress: &mut Progress,
         printer: Printer,
     ) -> Result<Lab<'_>> {
@@ -110,18 +115,23 @@ impl Job<'_> {
         let images = self.at_once(recipe.noise.images, recipe.noise_batch_norm())?;
         let at_once = self.at_once(recipe.batch_size, recipe.batch_norm)?;
         let rows = self.rows(images);
-        let network = self.network.at_batch_of(engine, self.samples(&rows), recipe.noise_batch_norm())?;
+        let mut network = self.network.at_batch_of(engine, self.samples(&rows), recipe.noise_batch_norm())?;
+        // Most often noise and weights take the same.
+        let same = (at_once, recipe.batch_norm) == (images, recipe.noise_batch_norm());
+        if same {
+            network.set_forms(tuner.forms(engine, &[network.noise_tasks(), network.weight_tasks()].concat(), 1));
+        } else {
+            network.set_forms(tuner.forms(engine, &network.noise_tasks(), 2));
+        }
         let range = network.range(source, recipe.noise.range, &rows)?;
         printer.note(self.noise_note(range));
         let noise = unlearn::learn(&network, source, recipe, range, &rows, progress)?;
         let rows = self.rows(at_once);
-        // Most often both are the same.
-        let network = if (at_once, recipe.batch_norm) == (images, recipe.noise_batch_norm()) {
-            network
-        } else {
+        if !same {
             drop(network);
-            self.network.at_batch_of(engine, self.samples(&rows), recipe.batch_norm)?
-        };
+            network = self.network.at_batch_of(engine, self.samples(&rows), recipe.batch_norm)?;
+            network.set_forms(tuner.forms(engine, &network.weight_tasks(), 2));
+        }
         let judge = match recipe.batch_norm {
             BatchNorm::Frozen => None,
             BatchNorm::Batch => Some(self.network.at_batch_of(engine, self.samples(&rows), BatchNorm::Frozen)?),

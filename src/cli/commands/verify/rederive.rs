@@ -68,7 +68,10 @@ fn attempt(args: &VerifyArgs, found: &Examined, printer: Printer) -> Result<Find
     else {
         return Err(anyhow!("the report's settings are no run"));
     };
-    again.job.forms = serde_json::from_value(report["runtime"]["forms"].clone()).ok();
+    if let Some(forms) = report["runtime"].get("forms") {
+        let forms = serde_json::from_value(forms.clone()).context("the report's runtime.forms")?;
+        again.forms = Some(forms);
+    }
     let expected = forget::Expected { parameters: stamp.params, data: report["data"]["retain"]["digest"].as_str() };
     let Some(made) = forget::rederive(&again, &expected, Printer::new(!printer.talks(), true))? else {
         let detail = format!("--retain {}: not the data that the report names", retain.display());
