@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     path::PathBuf,
     time::{Duration, Instant},
@@ -70,7 +70,9 @@ impl Tuner {
     }
 
     /// The forms of these tasks that are not the usual ones; `parts` is over how many calls the time is spread.
-    pub fn forms(&mut self, engine: &Engine, tasks: &[Task], parts: u32) -> Forms {
+    pub fn forms(&mut self, engine: &Engine, mut tasks: Vec<Task>, parts: u32) -> Forms {
+        let mut seen = HashSet::new();
+        tasks.retain(|task| seen.insert(task.to_string()));
         let native = engine.device().has_native();
         let forms: Forms = match &mut self.way {
             Way::Rules => return Forms::new(),
@@ -80,7 +82,7 @@ impl Tuner {
             }
             Way::Timed { .. } if tasks.is_empty() => return Forms::new(),
             Way::Timed { rounds, limit, store } => {
-                compete(engine, tasks, *rounds, *limit / parts, store, self.printer);
+                compete(engine, &tasks, *rounds, *limit / parts, store, self.printer);
                 let other = |task: &Task| store.form(task).filter(|form| *form != task.usual(native));
                 let other = |task: &Task| Some((task.to_string(), other(task)?.name().to_owned()));
                 let forms: Forms = tasks.iter().filter_map(other).collect();
