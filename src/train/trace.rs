@@ -204,3 +204,44 @@ impl Traced {
         lower(&mut emit, &shapes[0]).ok().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(op: &str, inputs: &[&str], outputs: &[&str], dilations: &[i64]) -> Node {
+        let attrs = if dilations.is_empty() { Attrs::new() } else { [("dilations".into(), dilations.into())].into() };
+        let names = |of: &[&str]| of.iter().map(|&name| name.to_owned()).collect();
+        Node {
+            name: op.into(),
+            op: op.into(),
+            domain: String::new(),
+            inputs: names(inputs),
+            outputs: names(outputs),
+            attrs,
+        }
+    }
+
+    fn spelled(nodes: Vec<Node>) -> (Vec<String>, Option<usize>) {
+        let values = [("relu", 16), ("y", 4)].map(|(name, n)| (name.to_owned(), (DType::F32, vec![n])));
+        let mut traced = Traced { nodes, values: values.into(), known: HashMap::new() };
+        traced.pool_before_relu();
+        let spell = |n: &Node| format!("{} {} -> {}", n.op, n.inputs.join(" "), n.outputs.join(" "));
+        (traced.nodes.iter().map(spell).collect(), traced.shape("relu").map(|s| s[0]))
+    }
+
+    #[test]
+    fn a_maximum_goes_before_a_relu_that_nothing_else_reads() {
+        let nodes = |pool: Node| vec![node("Relu", &["x"], &["relu"], &[]), node("Neg", &["b"], &["c"], &[]), pool];
+        let (spelling, between) = spelled(nodes(node("MaxPool", &["relu"], &["y"], &[1, 1])));
+        assert_eq!(spelling, ["MaxPool x -> relu", "Neg b -> c", "Relu relu -> y"]);
+        assert_eq!(between, Some(4), "the value between has the smaller shape");
+        // Windows with gaps may read nothing; the places of maxima are those in the Relu's result.
+        for pool in [node("MaxPool", &["relu"], &["y"], &[2, 1]), node("MaxPool", &["relu"], &["y", "at"], &[])] {
+            assert_eq!(spelled(nodes(pool)).0[0], "Relu x -> relu");
+        }
+        let mut read = nodes(node("MaxPool", &["relu"], &["y"], &[]));
+        read.push(node("Add", &["y", "relu"], &["z"], &[]));
+        assert_eq!(spelled(read).0[0], "Relu x -> relu");
+    }
+}
