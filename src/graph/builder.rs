@@ -87,11 +87,6 @@ impl Builder {
         Self { forms, ..self }
     }
 
-    /// True where it was told any form.
-    pub fn has_forms(&self) -> bool {
-        !self.forms.is_empty()
-    }
-
     /// The form that it was told for this.
     pub fn form(&self, of: &str) -> Option<&str> {
         self.forms.get(of).map(String::as_str)

@@ -7,8 +7,8 @@
 //! Y[o] = sum X[p] W[t]        dX[p] = sum dY[o] W[t]^T        dW[t] = sum X[p]^T dY[o]
 //!
 //! Inputs with few channels go to [`narrow`](super::narrow), most windows of 3 x 3 to [`winograd`](super::winograd); this
-//! is what is left. Pairs in the padding are left out, so a 3x3 window costs nine products in the middle of a map and four in its corner.
-//! Batches are worked on in parts that stay in a core's cache.
+//! is what is left. Pairs in the padding are left out, so a 3x3 window costs nine products in the middle of a map and four
+//! in its corner. Batches are worked on in parts that stay in a core's cache.
 
 use super::{
     isa::Isa,

@@ -56,3 +56,26 @@ macro_rules! compiled {
 }
 #[cfg(target_arch = "x86_64")]
 pub(super) use compiled;
+
+/// `on_each!(name, of, (a: A, b: B))` is a function `name(isa, a, b)` that holds `of`, which has to be inlined always, compiled
+/// for every instruction set, without fused multiply-add: the numbers are the same on all.
+/// It wants `Isa` in scope, and on x86-64 `compiled`.
+macro_rules! on_each {
+    ($name:ident, $of:path, ($($arg:ident: $type:ty),*)) => {
+        fn $name(isa: Isa, $($arg: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                compiled!(wide, Isa::Avx512, "avx512f", $of, ($($arg: $type),*));
+                compiled!(narrow, Isa::Avx2, "avx2", $of, ($($arg: $type),*));
+                match isa {
+                    Isa::Avx512 => return wide($($arg),*),
+                    Isa::Avx2 => return narrow($($arg),*),
+                    Isa::Portable => (),
+                }
+            }
+            let _ = isa;
+            $of($($arg),*);
+        }
+    };
+}
+pub(super) use on_each;

@@ -5,7 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::isa::compiled;
 use super::{
-    isa::Isa,
+    isa::{Isa, on_each},
     pool::{Pool, chunks},
     room::Room,
     transpose::transpose,
@@ -44,22 +44,9 @@ pub fn max_gradient(pool: &dyn Pool, isa: Isa, plan: &Plan, x: &[f32], dy: &[f32
     });
 }
 
-/// The same of SIDE images that lie side by side: x and dx are [positions, SIDE], dy is [windows, SIDE].
-fn maxima(isa: Isa, plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        compiled!(wide, Isa::Avx512, "avx512f", any_maxima::<SIDE>, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
-        compiled!(narrow, Isa::Avx2, "avx2", any_maxima::<SIDE>, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
-        match isa {
-            Isa::Avx512 => return wide(plan, x, dy, dx),
-            Isa::Avx2 => return narrow(plan, x, dy, dx),
-            Isa::Portable => (),
-        }
-    }
-    let _ = isa;
-    any_maxima::<SIDE>(plan, x, dy, dx);
-}
+on_each!(maxima, any_maxima::<SIDE>, (plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]));
 
+/// The same of N images that lie side by side: x and dx are [positions, N], dy is [windows, N].
 #[inline(always)]
 fn any_maxima<const N: usize>(plan: &Plan, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     let (x, dy, dx) = (x.as_chunks::<N>().0, dy.as_chunks::<N>().0, dx.as_chunks_mut::<N>().0);

@@ -2,7 +2,7 @@
 
 use super::BatchedNetwork;
 use crate::{
-    graph::{Attrs, Forms, Node, Value},
+    graph::{Forms, Node, Value},
     ops::{
         Emit,
         conv::{self, Form, Map, Task},
@@ -10,11 +10,7 @@ use crate::{
     runtime::{Device, Engine, RuntimeError, State, Stepper},
     tensor::{DType, Tensor},
 };
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 /// Another form has to be faster than the usual one by this factor: less is what a machine varies by.
 const MARGIN: f64 = 0.95;
@@ -89,10 +85,11 @@ pub fn fastest(engine: &Engine, task: &Task, rounds: usize) -> Result<Form, Runt
     if forms.len() == 0 {
         return Ok(usual);
     }
-    let mut runs = vec![Run::new(engine, task, usual)?];
+    let numbers = task.reads().map(numbers);
+    let mut runs = vec![Run::new(engine, task, usual, &numbers)?];
     for form in forms {
         // A form that the device cannot run is no candidate.
-        runs.extend(Run::new(engine, task, form).ok());
+        runs.extend(Run::new(engine, task, form, &numbers).ok());
         // The best one stays, beside the usual one; the others leave at once, and their memory with them.
         let best = runs[1..].iter().map(|run| run.best).fold(LOST * runs[0].best, f64::min);
         runs.retain(|run| run.form == usual || run.best <= best);
@@ -115,8 +112,8 @@ struct Run {
 
 impl Run {
     /// Run twice: the first time is that of laying things out.
-    fn new(engine: &Engine, task: &Task, form: Form) -> Result<Self, RuntimeError> {
-        let stepper = stepper(engine, task, form)?;
+    fn new(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor; 2]) -> Result<Self, RuntimeError> {
+        let stepper = stepper(engine, task, form, numbers)?;
         let mut run = Self { form, stepper, best: f64::INFINITY };
         run.stepper.step()?;
         run.time()?;
@@ -133,52 +130,44 @@ impl Run {
 
 /// A graph of this task alone. On the CPU it reads its inputs where they are, and gives its result as it is; on a GPU both
 /// stay there, and one number comes back.
-fn stepper(engine: &Engine, task: &Task, form: Form) -> Result<Stepper, RuntimeError> {
+fn stepper(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor; 2]) -> Result<Stepper, RuntimeError> {
     const INPUTS: [&str; 2] = ["a", "b"];
     const RESULT: &str = "result";
     let mut b = engine.graph(18);
-    let shapes = task.reads();
-    let inputs: Vec<Value> = INPUTS.iter().zip(&shapes).map(|(name, s)| b.input(name, DType::F32, s)).collect();
-    let node = Node {
-        name: "task".into(),
-        op: "Conv".into(),
-        domain: String::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        attrs: Attrs::new(),
-    };
-    let known = HashMap::new();
-    let result = task.write(&mut Emit::new(&mut b, &node, &known, &[], 0, DType::F32), form, &inputs[0], &inputs[1]);
+    let fed = || INPUTS.into_iter().zip(numbers);
+    let inputs: Vec<Value> = fed().map(|(name, t)| b.input(name, DType::F32, t.shape())).collect();
+    let result = task.write(&mut b, form, &inputs[0], &inputs[1]);
     let what = format!("{} as {}", task, form.name());
     if engine.device() == Device::Cpu {
         b.output_as(&result, RESULT);
         let session = engine.session_of(&what, &b.finish())?;
-        let feeds: Vec<(&str, Vec<usize>)> = INPUTS.into_iter().zip(shapes.clone()).collect();
+        let feeds: Vec<(&str, Vec<usize>)> = fed().map(|(name, t)| (name, t.shape().to_vec())).collect();
         let mut stepper = session.stepper(Vec::new(), &feeds, &[RESULT])?;
-        for (name, shape) in INPUTS.iter().zip(&shapes) {
-            stepper.feed(name).copy_from_slice(&numbers(shape));
+        for (name, t) in fed() {
+            stepper.feed(name).copy_from_slice(&t.to_f32s());
         }
         return Ok(stepper);
     }
     let sum = b.op("ReduceSum", &[&result], &[("keepdims", 0i64.into())], &[]);
     b.output_as(&sum, RESULT);
     let mut state = Vec::new();
-    for (input, shape) in inputs.iter().zip(shapes) {
+    for (input, t) in inputs.iter().zip(numbers) {
         let (name, output) = (input.name().to_owned(), format!("{} again", input.name()));
+        let (shape, initial) = (t.shape().to_vec(), Some(Arc::new(t.clone())));
         let same = b.op("Identity", &[input], &[], &shape);
         b.output_as(&same, &output);
-        let initial = Some(Arc::new(Tensor::f32(shape.clone(), numbers(&shape))));
         state.push(State { input: name, output, shape, initial });
     }
     engine.session_of(&what, &b.finish())?.stepper(state, &[], &[RESULT])
 }
 
 /// Numbers from -0.5 to 0.5, none too small to be normal.
-fn numbers(shape: &[usize]) -> Vec<f32> {
+fn numbers(shape: Vec<usize>) -> Tensor {
     let mut state = 1u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 24) as f32 - 0.5
     };
-    (0..shape.iter().product()).map(|_| next()).collect()
+    let values = (0..shape.iter().product()).map(|_| next()).collect();
+    Tensor::f32(shape, values)
 }

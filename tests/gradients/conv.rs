@@ -1,6 +1,6 @@
 use crate::harness::{Case, any, case, engine};
 use onnx_unlearn::{
-    graph::{Attrs, Builder, Node},
+    graph::{Builder, Node},
     ops::{
         Emit,
         conv::{Axis, Form, Geometry, Map, Task, input_gradient, lower_forward},
@@ -140,17 +140,7 @@ fn session(q: &Geometry, map: Map, form: Form) -> (Session, Vec<(&'static str, T
     let feeds: Vec<(&str, Tensor)> = ["a", "b"].into_iter().zip(task.reads().map(|shape| any(&shape))).collect();
     let mut graph = Builder::new(18);
     let values: Vec<_> = feeds.iter().map(|(name, t)| graph.input(name, t.dtype(), t.shape())).collect();
-    let node = Node {
-        name: "conv".into(),
-        op: "Conv".into(),
-        domain: String::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        attrs: Attrs::new(),
-    };
-    let known = HashMap::new();
-    let mut emit = Emit::new(&mut graph, &node, &known, &[], 0, DType::F32);
-    let result = task.write(&mut emit, form, &values[0], &values[1]);
+    let result = task.write(&mut graph, form, &values[0], &values[1]);
     graph.output(&result);
     let label = format!("{map:?} {form:?} {q:?}");
     let session = engine().session(&label, &onnx_unlearn::onnx::export(&graph.finish()));

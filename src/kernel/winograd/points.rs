@@ -12,7 +12,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::super::isa::compiled;
-use super::{super::isa::Isa, TAPS};
+use super::{
+    super::isa::{Isa, on_each},
+    TAPS,
+};
 use std::{
     array::from_fn,
     ops::{Add, Mul, Sub},
@@ -210,25 +213,23 @@ pub struct Apart {
     pub tile: usize,
 }
 
-#[inline(always)]
-fn any_positions<const I: usize, const O: usize>(tiles: &[Place], x: &[f32], out: &mut [f32], apart: Apart)
-where
-    Positions: Turn<I, O>,
-{
-    for (t, places) in each::<I>(tiles) {
-        let write = |i, j, v: Lane| out[t * apart.tile + (i * O + j) * apart.point..][..SIDE].copy_from_slice(&v.0);
-        square::<Positions, I, O>(|i, j| read(places[i][j], x), write);
+impl Apart {
+    #[inline(always)]
+    fn at(&self, tile: usize, point: usize) -> usize {
+        tile * self.tile + point * self.point
     }
 }
 
 #[inline(always)]
-fn any_results_adjoint<const I: usize, const O: usize>(tiles: &[Place], dy: &[f32], out: &mut [f32], apart: Apart)
-where
-    ResultsAdjoint: Turn<I, O>,
-{
+fn any_to_points<T: Turn<I, O>, const I: usize, const O: usize>(
+    tiles: &[Place],
+    v: &[f32],
+    out: &mut [f32],
+    apart: Apart,
+) {
     for (t, places) in each::<I>(tiles) {
-        let write = |i, j, v: Lane| out[t * apart.tile + (i * O + j) * apart.point..][..SIDE].copy_from_slice(&v.0);
-        square::<ResultsAdjoint, I, O>(|i, j| read(places[i][j], dy), write);
+        let write = |i, j, v: Lane| out[apart.at(t, i * O + j)..][..SIDE].copy_from_slice(&v.0);
+        square::<T, I, O>(|i, j| read(places[i][j], v), write);
     }
 }
 
@@ -243,7 +244,7 @@ where
                 y[at..][..SIDE].copy_from_slice(&v.0);
             }
         };
-        let read = |i, j| Lane::read(&m[t * apart.tile + (i * I + j) * apart.point..][..SIDE]);
+        let read = |i, j| Lane::read(&m[apart.at(t, i * I + j)..][..SIDE]);
         square::<Results, I, O>(read, write);
     }
 }
@@ -264,26 +265,6 @@ where
 {
     let write = |i: usize, j: usize, v: Lane| out[(i * TAPS + j) * SIDE..][..SIDE].copy_from_slice(&v.0);
     square::<WindowAdjoint, I, TAPS>(|i, j| Lane::read(&u[(i * I + j) * SIDE..][..SIDE]), write);
-}
-
-/// A function that is compiled for every instruction set.
-macro_rules! on_each {
-    ($name:ident, $of:path, ($($arg:ident: $type:ty),*)) => {
-        fn $name(isa: Isa, $($arg: $type),*) {
-            #[cfg(target_arch = "x86_64")]
-            {
-                compiled!(wide, Isa::Avx512, "avx512f", $of, ($($arg: $type),*));
-                compiled!(narrow, Isa::Avx2, "avx2", $of, ($($arg: $type),*));
-                match isa {
-                    Isa::Avx512 => return wide($($arg),*),
-                    Isa::Avx2 => return narrow($($arg),*),
-                    Isa::Portable => (),
-                }
-            }
-            let _ = isa;
-            $of($($arg),*);
-        }
-    };
 }
 
 /// Tiles to the points or back: where they lie, what is turned, and what it becomes.
@@ -321,8 +302,8 @@ impl Scheme {
 
 macro_rules! scheme {
     ($results:literal results, $positions:literal positions behind $before:literal, $along:literal points) => {{
-        on_each!(positions, any_positions::<$positions, $along>, (at: &[Place], x: &[f32], out: &mut [f32], apart: Apart));
-        on_each!(adjoint, any_results_adjoint::<$results, $along>, (at: &[Place], y: &[f32], out: &mut [f32], apart: Apart));
+        on_each!(positions, any_to_points::<Positions, $positions, $along>, (at: &[Place], x: &[f32], out: &mut [f32], apart: Apart));
+        on_each!(adjoint, any_to_points::<ResultsAdjoint, $results, $along>, (at: &[Place], y: &[f32], out: &mut [f32], apart: Apart));
         on_each!(results, any_results::<$along, $results>, (at: &[Place], m: &[f32], y: &mut [f32], apart: Apart));
         on_each!(windows, any_window::<$along>, (g: &[f32], out: &mut [f32], point: usize));
         on_each!(back, any_window_adjoint::<$along>, (u: &[f32], out: &mut [f32]));

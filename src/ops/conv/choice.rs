@@ -2,11 +2,12 @@
 
 use super::{Geometry, forward, input_gradient, kernel, weight_gradient};
 use crate::{
-    graph::Value,
+    graph::{Attrs, Builder, Node, Value},
     kernel::{Axis, Convolution, Isa, Sizes},
     ops::Emit,
+    tensor::DType,
 };
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 /// How a convolution, forward or its gradients, is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +145,19 @@ impl Task {
         }
     }
 
-    /// Writes it in this form, from what it [reads](Self::reads).
-    pub fn write(&self, e: &mut Emit<'_>, form: Form, a: &Value, b: &Value) -> Value {
+    /// Writes it into a graph in this form, from what it [reads](Self::reads).
+    pub fn write(&self, graph: &mut Builder, form: Form, a: &Value, b: &Value) -> Value {
+        // Rules are written for a node; none of these asks it for anything.
+        let node = Node {
+            name: "task".into(),
+            op: "Conv".into(),
+            domain: String::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            attrs: Attrs::new(),
+        };
+        let known = HashMap::new();
+        let e = &mut Emit::new(graph, &node, &known, &[], 0, DType::F32);
         match self.map {
             Map::Forward => forward(e, &self.geometry, form, a, b),
             Map::Input => input_gradient(e, &self.geometry, form, a, b),
@@ -158,7 +170,7 @@ impl Task {
 pub(super) fn chosen(e: &Emit<'_>, map: Map, q: &Geometry) -> Form {
     let task = Task { map, geometry: q.clone() };
     let native = e.is_native();
-    let told = if e.graph.has_forms() { e.graph.form(&task.to_string()).and_then(Form::named) } else { None };
+    let told = e.graph.form(&task.to_string()).and_then(Form::named);
     // Whoever tells may be wrong, and some forms of large maps are larger than any memory.
     told.filter(|form| task.candidates(native).contains(form)).unwrap_or_else(|| task.usual(native))
 }
@@ -169,7 +181,7 @@ pub(super) fn chosen(e: &Emit<'_>, map: Map, q: &Geometry) -> Form {
 /// --ignored convolution_forms --nocapture` repeats them. On small maps the runtime's operators, which work image by
 /// image, run products too small for the machine; above, turning the kernel round is cheap beside what `Conv` gains over
 /// `ConvTranspose`.
-pub fn input_form(q: &Geometry) -> Form {
+fn input_form(q: &Geometry) -> Form {
     if covers(q) && q.windows() == 1 {
         Form::Dense
     } else if small(q) {
@@ -182,7 +194,7 @@ pub fn input_form(q: &Geometry) -> Form {
 }
 
 /// The form of the gradient to the weight.
-pub fn weight_form(q: &Geometry) -> Form {
+fn weight_form(q: &Geometry) -> Form {
     let many = q.windows() >= 256 && q.c >= 16;
     if covers(q) {
         Form::Dense
@@ -194,7 +206,7 @@ pub fn weight_form(q: &Geometry) -> Form {
 }
 
 /// The form of the convolution itself, where its weight changes from step to step.
-pub fn forward_form(q: &Geometry) -> Form {
+fn forward_form(q: &Geometry) -> Form {
     if covers(q) && q.windows() == 1 {
         Form::Dense
     } else if small(q) {

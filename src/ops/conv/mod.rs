@@ -10,7 +10,7 @@ mod forms;
 mod kernel;
 
 pub use super::window::Axis;
-pub use choice::{Form, Map, Task, forward_form, input_form, weight_form};
+pub use choice::{Form, Map, Task};
 pub(crate) use forms::scattered;
 pub use forms::{forward, input_gradient, weight_gradient};
 

@@ -119,10 +119,10 @@ impl Job<'_> {
         // Most often noise and weights take the same.
         let same = (at_once, recipe.batch_norm) == (images, recipe.noise_batch_norm());
         if same {
-            let tasks = [network.weight_tasks(), network.noise_tasks()].concat();
+            let tasks = || [network.weight_tasks(), network.noise_tasks()].concat();
             network.set_forms(tuner.forms(engine, tasks, 1));
         } else {
-            network.set_forms(tuner.forms(engine, network.noise_tasks(), 2));
+            network.set_forms(tuner.forms(engine, || network.noise_tasks(), 2));
         }
         let range = network.range(source, recipe.noise.range, &rows)?;
         printer.note(self.noise_note(range));
@@ -131,7 +131,7 @@ impl Job<'_> {
         if !same {
             drop(network);
             network = self.network.at_batch_of(engine, self.samples(&rows), recipe.batch_norm)?;
-            network.set_forms(tuner.forms(engine, network.weight_tasks(), 2));
+            network.set_forms(tuner.forms(engine, || network.weight_tasks(), 2));
         }
         let judge = match recipe.batch_norm {
             BatchNorm::Frozen => None,

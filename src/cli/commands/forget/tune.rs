@@ -70,19 +70,22 @@ impl Tuner {
     }
 
     /// The forms of these tasks that are not the usual ones; `parts` is over how many calls the time is spread.
-    pub fn forms(&mut self, engine: &Engine, mut tasks: Vec<Task>, parts: u32) -> Forms {
-        let mut seen = HashSet::new();
-        tasks.retain(|task| seen.insert(task.to_string()));
-        let native = engine.device().has_native();
+    pub fn forms(&mut self, engine: &Engine, tasks: impl FnOnce() -> Vec<Task>, parts: u32) -> Forms {
         let forms: Forms = match &mut self.way {
             Way::Rules => return Forms::new(),
             Way::Told(told) => {
-                let named = |task: &Task| told.get_key_value(&task.to_string());
-                tasks.iter().filter_map(named).map(|(task, form)| (task.clone(), form.clone())).collect()
+                let named = |task: Task| told.get_key_value(&task.to_string());
+                tasks().into_iter().filter_map(named).map(|(task, form)| (task.clone(), form.clone())).collect()
             }
-            Way::Timed { .. } if tasks.is_empty() => return Forms::new(),
             Way::Timed { rounds, limit, store } => {
+                let mut tasks = tasks();
+                if tasks.is_empty() {
+                    return Forms::new();
+                }
+                let mut seen = HashSet::new();
+                tasks.retain(|task| seen.insert(task.to_string()));
                 compete(engine, &tasks, *rounds, *limit / parts, store, self.printer);
+                let native = engine.device().has_native();
                 let other = |task: &Task| store.form(task).filter(|form| *form != task.usual(native));
                 let other = |task: &Task| Some((task.to_string(), other(task)?.name().to_owned()));
                 let forms: Forms = tasks.iter().filter_map(other).collect();
