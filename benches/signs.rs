@@ -146,7 +146,10 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
     for &lr in &args.lr {
         let phase = |lr| PhaseSettings { lr, epochs: 1 };
         match trials.run(&material, phase(lr), phase(lr / 2.0), &mut Silent) {
-            Ok(trial) => show(&mut trials, lr, [&trial.weights[0], &trial.weights[1]])?,
+            Ok(trial) => {
+                let [impaired, repaired] = &trial.weights;
+                show(&mut trials, lr, [&impaired.weights()?, &repaired.weights()?])?;
+            }
             Err(e) => println!("{class:>5} {lr:>8} {e}"),
         }
     }

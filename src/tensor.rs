@@ -1,7 +1,8 @@
 //! Holds an array: shape, element type, data. No arithmetic lives here, but for changing the element type.
 
+use crate::memory;
 use half::{bf16, f16};
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// Element types the tool can hold. The names are those of the ONNX type they stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,7 +144,7 @@ impl Tensor {
     pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
         let n = shape.iter().product();
-        Self::f32(shape, vec![0.0; n])
+        Self::f32(shape, memory::zeros(n))
     }
 
     /// Decodes row-major little-endian bytes (the layout of ONNX `raw_data`); `None` when the length does not fit.
@@ -154,7 +155,9 @@ impl Tensor {
         }
         let data = match dtype {
             DType::F32 => {
-                Data::F32(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+                let mut values = memory::room(n);
+                values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                Data::F32(values)
             }
             DType::F64 => Data::F64(
                 bytes
@@ -180,13 +183,24 @@ impl Tensor {
 
     /// The elements as row-major little-endian bytes.
     pub fn to_le_bytes(&self) -> Vec<u8> {
+        let mut bytes = memory::room(self.len() * self.dtype().size());
+        self.append_le_bytes(&mut bytes);
+        bytes
+    }
+
+    /// Puts the elements behind other bytes, as [`Tensor::to_le_bytes`] gives them.
+    pub fn append_le_bytes(&self, bytes: &mut Vec<u8>) {
         match &self.data {
-            Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::F64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::U8(v) | Data::Raw(_, v) => v.clone(),
-            Data::Bool(v) => v.iter().map(|&b| u8::from(b)).collect(),
+            Data::F32(v) => {
+                let at = bytes.len();
+                bytes.resize(at + 4 * v.len(), 0);
+                bytes[at..].chunks_exact_mut(4).zip(v).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+            }
+            Data::F64(v) => bytes.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Data::I32(v) => bytes.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Data::I64(v) => bytes.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Data::U8(v) | Data::Raw(_, v) => bytes.extend_from_slice(v),
+            Data::Bool(v) => bytes.extend(v.iter().map(|&b| u8::from(b))),
         }
     }
 
@@ -254,6 +268,11 @@ impl Tensor {
             Data::F64(v) if v.len() == 1 => Some(v[0]),
             _ => None,
         }
+    }
+
+    /// What [`Tensor::to_f32s`] gives, without a copy where the elements are float32.
+    pub fn f32s(&self) -> Cow<'_, [f32]> {
+        self.as_f32().map_or_else(|| self.to_f32s().into(), Into::into)
     }
 
     /// The elements of a numeric array as float32, rounded to nearest where float32 cannot hold them.

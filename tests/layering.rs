@@ -9,21 +9,22 @@ use std::{
 
 /// Every module and those of its siblings that it may name. A module may always name itself.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("tensor", &[]),
+    ("memory", &[]),
+    ("tensor", &["memory"]),
     ("graph", &["tensor", "kernel"]),
     ("kernel", &[]),
-    ("onnx", &["tensor", "graph"]),
+    ("onnx", &["memory", "tensor", "graph"]),
     ("ops", &["tensor", "graph", "kernel"]),
     ("autodiff", &["tensor", "graph", "ops"]),
-    ("runtime", &["tensor", "graph", "onnx", "kernel"]),
-    ("train", &["tensor", "graph", "onnx", "ops", "autodiff", "runtime"]),
+    ("runtime", &["memory", "tensor", "graph", "onnx", "kernel"]),
+    ("train", &["memory", "tensor", "graph", "onnx", "ops", "autodiff", "runtime"]),
     ("data", &["tensor"]),
     // `runtime` for its errors.
     ("unlearn", &["tensor", "data", "train", "runtime", "evaluate"]),
     ("evaluate", &["tensor", "data", "runtime"]),
     ("audit", &["tensor", "data", "train", "runtime", "unlearn", "evaluate"]),
     ("check", &["tensor", "data"]),
-    ("provenance", &["tensor", "onnx"]),
+    ("provenance", &["memory", "tensor", "onnx"]),
     (
         "report",
         &[
@@ -44,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "memory",
             "tensor",
             "graph",
             "onnx",
@@ -64,6 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// What only one module may name: crates, and ways to print or to end the process.
 const ONLY: &[(&str, &[&str])] = &[
+    ("memory", &["libc::"]),
     ("onnx", &["prost::"]),
     ("runtime", &["ort::"]),
     ("check", &["tract_onnx::", "tract_ndarray::"]),

@@ -16,7 +16,8 @@ pub const LAYER_NORM_GRADIENT: &str = "LayerNormalizationGradient";
 pub const EPSILON: &str = "epsilon";
 /// y = alpha `a`' `b`' + `bias` for matrices, which may be transposed; the bias is one number for each column.
 pub const PRODUCT: &str = "Product";
-/// The next w, M and V from `w`, `g`, `M`, `V`, `rate` and `floor`.
+/// The next w, M and V from `w`, `g`, `M`, `V`, `rate`, `floor` and `go`, which is 0 where all is to stay as it is. They may lie
+/// where the old ones lie. Further inputs are not read: the operator comes after them.
 pub const ADAM: &str = "Adam";
 /// Elementwise operators in one pass, `kernel::Chain`.
 pub const CHAIN: &str = "Chain";

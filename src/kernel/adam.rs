@@ -20,22 +20,19 @@ const RUN: usize = 1 << 14;
 
 /// M' = beta1 M + g, V' = beta2 V + g g, w' = w - rate M' / (sqrt(V') + floor)
 ///
-/// `old` are w, g, M and V, `new` are w', M' and V'.
+/// `arrays` are w, M and V, which are written over.
 ///
 /// # Panics
 /// When the arrays are not of one length.
-pub fn step(pool: &dyn Pool, s: Step, old: [&[f32]; 4], new: [&mut [f32]; 3]) {
-    let [w, g, m, v] = old;
-    assert!(new.iter().all(|n| n.len() == w.len()) && old.iter().all(|o| o.len() == w.len()), "arrays of one length");
-    chunks_of_each(pool, new.into(), RUN, |i, new| {
-        let [to_w, to_m, to_v] = new else { unreachable!("three arrays are handed out") };
-        let range = i * RUN..i * RUN + to_w.len();
-        let old = w[range.clone()].iter().zip(&g[range.clone()]).zip(&m[range.clone()]).zip(&v[range]);
-        let new = to_w.iter_mut().zip(to_m.iter_mut()).zip(to_v.iter_mut());
-        for ((((w, g), m), v), ((to_w, to_m), to_v)) in old.zip(new) {
-            *to_m = s.beta1 * m + g;
-            *to_v = s.beta2 * v + g * g;
-            *to_w = w - s.rate * (*to_m / (to_v.sqrt() + s.floor));
+pub fn step(pool: &dyn Pool, s: Step, g: &[f32], arrays: [&mut [f32]; 3]) {
+    assert!(arrays.iter().all(|a| a.len() == g.len()), "arrays of one length");
+    chunks_of_each(pool, arrays.into(), RUN, |i, arrays| {
+        let [w, m, v] = arrays else { unreachable!("three arrays are handed out") };
+        let g = &g[i * RUN..][..w.len()];
+        for (((w, g), m), v) in w.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
+            *m = s.beta1 * *m + g;
+            *v = s.beta2 * *v + g * g;
+            *w -= s.rate * (*m / (v.sqrt() + s.floor));
         }
     });
 }

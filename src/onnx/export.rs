@@ -2,8 +2,9 @@
 
 use super::{
     schema::{
-        AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-        TensorShapeProto, TypeProto, TypeProtoValue, TypeTensor, ValueInfoProto, attribute_type, data_type,
+        AttributeProto, Dimension, DimensionValue, EXTERNAL, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+        StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoValue, TypeTensor, ValueInfoProto,
+        attribute_type, data_type,
     },
     subgraph,
 };
@@ -12,12 +13,22 @@ use crate::{
     tensor::{DType, Tensor},
 };
 use prost::Message;
+use std::sync::Arc;
 
 /// IR version of exported graphs: every ONNX Runtime the tool accepts reads it.
 const IR_VERSION: i64 = 10;
 
+/// Where the elements of a constant are said to lie that the reader is given by name.
+const GIVEN: &str = "given";
+
 /// The bytes of a model file that holds `graph`.
 pub fn export(graph: &Graph) -> Vec<u8> {
+    export_without(graph, |_| false)
+}
+
+/// The same without the elements of the constants that `given` picks: who reads it has to be given them, by name.
+pub fn export_without(graph: &Graph, given: impl Fn(&Tensor) -> bool) -> Vec<u8> {
+    let constant = |(name, t): (&String, &Arc<Tensor>)| if given(t) { elsewhere(name, t) } else { tensor(name, t) };
     let import = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
     let mut opset_import = vec![import("", graph.opset)];
     let nodes: Vec<NodeProto> = graph.nodes.iter().map(node).collect();
@@ -34,7 +45,7 @@ pub fn export(graph: &Graph) -> Vec<u8> {
         graph: Some(GraphProto {
             name: Some("step".into()),
             node: nodes,
-            initializer: graph.constants.iter().map(|(name, t)| tensor(name, t)).collect(),
+            initializer: graph.constants.iter().map(constant).collect(),
             input: graph.inputs.iter().map(port).collect(),
             output: graph.outputs.iter().map(port).collect(),
             ..GraphProto::default()
@@ -104,11 +115,19 @@ fn attribute(name: &str, value: &Attr) -> AttributeProto {
 }
 
 pub(super) fn tensor(name: &str, t: &Tensor) -> TensorProto {
+    TensorProto { raw_data: Some(t.to_le_bytes().into()), ..empty(name, t) }
+}
+
+fn elsewhere(name: &str, t: &Tensor) -> TensorProto {
+    let location = StringStringEntryProto { key: Some("location".into()), value: Some(GIVEN.into()) };
+    TensorProto { external_data: vec![location], data_location: Some(EXTERNAL), ..empty(name, t) }
+}
+
+fn empty(name: &str, t: &Tensor) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
         dims: t.shape().iter().map(|&d| d as i64).collect(),
         data_type: Some(wire_type(t.dtype())),
-        raw_data: Some(t.to_le_bytes().into()),
         ..TensorProto::default()
     }
 }

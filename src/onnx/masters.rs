@@ -202,6 +202,35 @@ impl Encoding {
         }
         values
     }
+
+    /// The elements, in the type of the tensor `original` of the file, that stand for the real numbers `after`; `before` is
+    /// what its own stand for.
+    fn encode(&self, name: &str, original: &Tensor, before: &Tensor, after: &Tensor) -> Result<Tensor, String> {
+        let values = after.to_f32s();
+        let (dtype, shape) = (original.dtype(), original.shape());
+        match (self, original.data()) {
+            // What training did not move keeps the digits that float32 cannot hold.
+            (Self::Float, Data::F64(stored)) => {
+                let moved = before.to_f32s().into_iter().zip(values).map(|(a, b)| f64::from(b) - f64::from(a));
+                Ok(Tensor::new(shape.to_vec(), Data::F64(stored.iter().zip(moved).map(|(s, d)| s + d).collect())))
+            }
+            (Self::Float, _) => {
+                let written = Tensor::from_f32s(dtype, shape, values);
+                let overflow = written.to_f32s().iter().position(|v| !v.is_finite());
+                match overflow {
+                    None => Ok(written),
+                    Some(at) => {
+                        Err(format!("tensor {name:?}: trained value {} does not fit {dtype}", after.to_f32s()[at]))
+                    }
+                }
+            }
+            (Self::Quantized { scale, zero, axis }, _) => {
+                let mut values = values;
+                each(&mut values, shape, *axis, scale.len(), |v, k| *v = (*v / scale[k]).round_ties_even() + zero[k]);
+                Ok(Tensor::from_f32s(dtype, shape, values))
+            }
+        }
+    }
 }
 
 /// Calls `f` with every element and its index on `axis`; always 0 where there is one entry for all.
@@ -216,34 +245,9 @@ impl Masters {
     /// A trained tensor in the type of the file: `before` and `after` are its real numbers before and after training.
     ///
     /// Fails where a number does not fit into the type.
-    pub fn write_back(&self, name: &str, before: &Tensor, after: &Tensor) -> Result<Tensor, String> {
-        let values = after.to_f32s();
-        let Some((original, encoding)) = self.originals.get(name) else {
-            return Ok(Tensor::f32(after.shape(), values));
-        };
-        let (dtype, shape) = (original.dtype(), original.shape());
-        match (encoding, original.data()) {
-            // What training did not move keeps the digits that float32 cannot hold.
-            (Encoding::Float, Data::F64(stored)) => {
-                let moved = before.to_f32s().into_iter().zip(values).map(|(a, b)| f64::from(b) - f64::from(a));
-                Ok(Tensor::new(shape.to_vec(), Data::F64(stored.iter().zip(moved).map(|(s, d)| s + d).collect())))
-            }
-            (Encoding::Float, _) => {
-                let written = Tensor::from_f32s(dtype, shape, values);
-                let overflow = written.to_f32s().iter().position(|v| !v.is_finite());
-                match overflow {
-                    None => Ok(written),
-                    Some(at) => {
-                        Err(format!("tensor {name:?}: trained value {} does not fit {dtype}", after.to_f32s()[at]))
-                    }
-                }
-            }
-            (Encoding::Quantized { scale, zero, axis }, _) => {
-                let mut values = values;
-                each(&mut values, shape, *axis, scale.len(), |v, k| *v = (*v / scale[k]).round_ties_even() + zero[k]);
-                Ok(Tensor::from_f32s(dtype, shape, values))
-            }
-        }
+    pub fn write_back(&self, name: &str, before: &Tensor, after: &Arc<Tensor>) -> Result<Arc<Tensor>, String> {
+        let Some((original, encoding)) = self.originals.get(name) else { return Ok(Arc::clone(after)) };
+        encoding.encode(name, original, before, after).map(Arc::new)
     }
 
     /// The real numbers that a tensor of the file stands for.

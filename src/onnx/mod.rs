@@ -15,7 +15,7 @@ mod subgraph;
 mod unfuse;
 pub mod wire;
 
-pub use export::{dtype_of, export, wire_type};
+pub use export::{dtype_of, export, export_without, wire_type};
 pub use import::{ImportError, Model, of_bytes, read};
 pub use lift::{LiftError, OLDEST_OPSET, STEP_OPSET, lift};
 pub use masters::{Masters, masters};

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::dtype_of;
 use super::external::{ExternalError, ExternalRef};
 use super::schema::StringStringEntryProto;
-use super::wire::{Frame, Layout, Splice, Storage, TensorSpan, WireError, layout, varints};
+use super::wire::{Content, Frame, Layout, Splice, Storage, TensorSpan, WireError, layout, varints};
 use crate::tensor::{DType, Tensor};
 
 /// What every metadata key of this tool begins with.
@@ -24,6 +24,9 @@ pub const NAMESPACE: &str = "dev.onnx-unlearn.";
 
 /// Protobuf readers take no message of 2 GiB or more.
 const MAX_MODEL_BYTES: usize = i32::MAX as usize;
+
+/// Bytes that the metadata of a run seldom passes, for which there is room behind a patched model.
+const METADATA: usize = 1 << 14;
 
 /// What to change in a model.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +109,32 @@ fn type_name(data_type: i32) -> String {
 /// that holds the given elements already is left as it lies. Own metadata of the source goes, the new entries stand once
 /// each, sorted by key, at the end of the model.
 pub fn patch_bytes<'a>(source: &[u8], patch: &Patch<'a>) -> Result<Patched<'a>, PatchError> {
+    let (splice, external) = changes(source, patch)?;
+    let mut model = splice.apply(source, METADATA);
+    append_metadata(&mut model, &patch.metadata)?;
+    Ok(Patched { model: fitting(model)?, external })
+}
+
+/// Finds out what [`patch_bytes`] would refuse of these tensors, without making the new bytes.
+pub fn check(source: &[u8], tensors: BTreeMap<&str, &Tensor>) -> Result<(), PatchError> {
+    changes(source, &Patch { tensors, metadata: Vec::new() }).map(drop)
+}
+
+/// Puts metadata into a model, as [`patch_bytes`] does; the bytes stay where they are if there is none to be dropped.
+pub fn with_metadata(mut model: Vec<u8>, metadata: Vec<(String, String)>) -> Result<Vec<u8>, PatchError> {
+    if layout(&model)?.metadata.iter().any(|m| m.key.starts_with(NAMESPACE)) {
+        return Ok(patch_bytes(&model, &Patch { tensors: BTreeMap::new(), metadata })?.model);
+    }
+    append_metadata(&mut model, &metadata)?;
+    fitting(model)
+}
+
+fn fitting(model: Vec<u8>) -> Result<Vec<u8>, PatchError> {
+    if model.len() > MAX_MODEL_BYTES { Err(PatchError::TooLarge(model.len())) } else { Ok(model) }
+}
+
+/// What a patch changes in the model file, and in every external file.
+fn changes<'a>(source: &[u8], patch: &Patch<'a>) -> Result<(Splice<'a>, Vec<ExternalPatch<'a>>), PatchError> {
     let layout = layout(source)?;
     let claims = layout.external.iter().map(|(name, entries)| reference(name, entries));
     let claims = claims.collect::<Result<Vec<_>, _>>()?;
@@ -116,9 +145,13 @@ pub fn patch_bytes<'a>(source: &[u8], patch: &Patch<'a>) -> Result<Patched<'a>, 
         match &span.storage {
             Storage::Inline(ranges) => {
                 check_length(span, tensor, ranges.iter().map(|r| r.len() as u64).sum())?;
+                if let [range] = &ranges[..] {
+                    splice.put(range.clone(), Content::Elements(tensor));
+                    continue;
+                }
                 let mut bytes = tensor.to_le_bytes();
                 for range in ranges.iter().rev() {
-                    splice.put(range.clone(), bytes.split_off(bytes.len() - range.len()));
+                    splice.put(range.clone(), Content::Bytes(bytes.split_off(bytes.len() - range.len())));
                 }
             }
             Storage::Varint(lists) => put_varints(&mut splice, source, span, lists, tensor)?,
@@ -133,15 +166,10 @@ pub fn patch_bytes<'a>(source: &[u8], patch: &Patch<'a>) -> Result<Patched<'a>, 
     }
     let changed = !patch.tensors.is_empty() || !patch.metadata.is_empty();
     for entry in layout.metadata.iter().filter(|m| changed && m.key.starts_with(NAMESPACE)) {
-        splice.put(entry.span.clone(), Vec::new());
-    }
-    let mut model = splice.apply(source);
-    append_metadata(&mut model, &patch.metadata)?;
-    if model.len() > MAX_MODEL_BYTES {
-        return Err(PatchError::TooLarge(model.len()));
+        splice.put(entry.span.clone(), Content::Bytes(Vec::new()));
     }
     let external = external.into_iter().map(|(location, writes)| ExternalPatch { location, writes }).collect();
-    Ok(Patched { model, external })
+    Ok((splice, external))
 }
 
 /// Copies one external file from the source's folder into the output folder and makes its changes in the copy.
@@ -211,7 +239,7 @@ fn check_length(span: &TensorSpan, tensor: &Tensor, held: u64) -> Result<(), Pat
 
 /// Puts the elements into the lists and single values of a typed field; each list keeps its number of entries.
 fn put_varints(
-    splice: &mut Splice,
+    splice: &mut Splice<'_>,
     source: &[u8],
     span: &TensorSpan,
     lists: &[Frame],
@@ -233,7 +261,7 @@ fn put_varints(
         for element in elements.by_ref().take(count) {
             encode_varint(entry(dtype, element), &mut value);
         }
-        splice.put(list.value.clone(), value);
+        splice.put(list.value.clone(), Content::Bytes(value));
         splice.inside(list);
     }
     span.enclosing.iter().for_each(|frame| splice.inside(frame));

@@ -19,7 +19,7 @@ use super::schema::ModelProto;
 pub(super) use self::layout::varints;
 pub use self::layout::{Holder, Layout, MetadataSpan, Storage, TensorSpan, layout};
 pub use self::splice::Frame;
-pub(super) use self::splice::Splice;
+pub(super) use self::splice::{Content, Splice};
 
 /// Messages may lie this deep inside the model, the limit protobuf readers share.
 pub const MAX_DEPTH: usize = 100;

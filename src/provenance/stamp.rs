@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::digest::{CONTENT, Digest, DigestError, Digests, digest, model_digest};
-use crate::onnx::patch::{Patch, PatchError, patch_bytes, write_external};
+use super::digest::{CONTENT, Digest, DigestError, Digests, digest_shared, model_digest};
+use crate::onnx::Bytes;
+use crate::onnx::patch::{Patch, PatchError, patch_bytes, with_metadata, write_external};
 use crate::onnx::wire::{WireError, layout};
 use crate::tensor::Tensor;
 
@@ -263,7 +264,8 @@ pub fn finish(
     for external in &patched.external {
         write_external(folder, out_dir, external)?;
     }
-    let after = digest(&patched.model, out_dir).map_err(|e| StampError::Digest(Box::new(e)))?;
+    let model = Bytes::from(patched.model);
+    let after = digest_shared(&model, out_dir).map_err(|e| StampError::Digest(Box::new(e)))?;
     if after.graph != before.graph {
         return Err(StampError::GraphChanged { expected: before.graph, found: after.graph });
     }
@@ -272,8 +274,7 @@ pub fn finish(
         return Err(StampError::Undeclared(name.clone()));
     }
     let stamp = Stamp::new(&after, before, info, earlier.as_ref());
-    let metadata = Patch { tensors: BTreeMap::new(), metadata: stamp.to_metadata()? };
-    let model = patch_bytes(&patched.model, &metadata)?.model;
+    let model = with_metadata(model.into(), stamp.to_metadata()?)?;
     let digests = Digests { file: Digest::of(&model), ..after };
     Ok(Stamped { model, digests, stamp, changed })
 }

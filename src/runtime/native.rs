@@ -111,7 +111,7 @@ impl Operator for Own {
             Kind::Input | Kind::Weight | Kind::MaxPool => vec![float(), float()],
             Kind::Sums => vec![float()],
             Kind::LayerNorm => vec![float(), float(), float()],
-            Kind::Adam => (0..6).map(|_| float()).collect(),
+            Kind::Adam => (0..6).map(|_| float()).chain([OperatorInput::variadic(1)]).collect(),
             Kind::Chain => vec![OperatorInput::variadic(1).homogenous(TensorElementType::Float32)],
         }
     }
@@ -288,20 +288,34 @@ fn tensor(shape: Vec<i64>) -> ValueType {
 }
 
 fn adam_step(context: &ComputeContext, count: usize, beta1: f32, beta2: f32) -> Result<()> {
-    let pool = Threads { context, count };
-    let inputs = (0..6).map(|i| input(context, i)).collect::<Result<Vec<_>>>()?;
-    let slices = inputs.iter().map(|v| Ok(v.try_extract_tensor::<f32>()?.1)).collect::<Result<Vec<&[f32]>>>()?;
-    let shape = inputs[0].shape().to_vec();
-    let mut outputs = (0..3).map(|i| output(context, i, &shape)).collect::<Result<Vec<_>>>()?;
-    let [w, m, v] = outputs.as_mut_slice() else { return Err(Error::new("three outputs")) };
-    let new = [
+    let number = |i| Ok::<f32, Error>(input(context, i)?.try_extract_tensor::<f32>()?.1[0]);
+    let (rate, floor, go) = (number(4)?, number(5)?, number(6)?);
+    let mut arrays = [updated(context, 0, 0)?, updated(context, 2, 1)?, updated(context, 3, 2)?];
+    if go == 0.0 {
+        return Ok(());
+    }
+    let [w, m, v] = &mut arrays;
+    let arrays = [
         w.try_extract_tensor_mut::<f32>()?.1,
         m.try_extract_tensor_mut::<f32>()?.1,
         v.try_extract_tensor_mut::<f32>()?.1,
     ];
-    let step = adam::Step { beta1, beta2, rate: slices[4][0], floor: slices[5][0] };
-    adam::step(&pool, step, [slices[0], slices[1], slices[2], slices[3]], new);
+    let g = input(context, 1)?;
+    let step = adam::Step { beta1, beta2, rate, floor };
+    adam::step(&Threads { context, count }, step, g.try_extract_tensor::<f32>()?.1, arrays);
     Ok(())
+}
+
+/// Output `to` with the elements of input `from`, which may lie in the same place.
+fn updated(context: &ComputeContext, from: usize, to: usize) -> Result<ValueRefMut<'_>> {
+    let old = input(context, from)?;
+    let mut new = output(context, to, old.shape())?;
+    let there = old.try_extract_tensor::<f32>()?.1.as_ptr();
+    // No slice of one is at hand while there is one of the other.
+    if new.try_extract_tensor_mut::<f32>()?.1.as_ptr() != there {
+        new.try_extract_tensor_mut::<f32>()?.1.copy_from_slice(old.try_extract_tensor::<f32>()?.1);
+    }
+    Ok(new)
 }
 
 fn layer_norm_gradient(context: &ComputeContext, count: usize, isa: Isa, epsilon: f32) -> Result<()> {

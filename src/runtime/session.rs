@@ -1,29 +1,36 @@
-//! The only file that speaks to `ort`: opens the library, runs graphs, and steps graphs whose state stays on the device.
+//! Opens the library, and graphs and files in it; runs them.
 
-use crate::{
-    graph::{Builder, Forms, Graph, Node},
-    onnx,
-    tensor::{DType, Data, Tensor},
+use super::{
+    stepper::{State, Stepper},
+    value::{borrowed, copied, dtype_of},
 };
-use half::{bf16, f16};
+use crate::{
+    graph::{Builder, Forms, Graph, Node, Port},
+    onnx,
+    tensor::{DType, Tensor},
+};
 use ort::{
+    AsPointer,
     ep::{self, ArenaExtendStrategy},
     logging::LogLevel,
-    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::{
-        IoBinding, SessionInputValue,
+        SessionInputValue,
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
-    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueRef},
+    value::TensorRef,
 };
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    ffi::CString,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 use thiserror::Error;
+
+/// Constants of more elements stay out of the models that sessions are opened on.
+const SMALL: usize = 1024;
 
 /// What went wrong in the runtime, with the step it was in.
 #[derive(Debug, Error)]
@@ -144,7 +151,7 @@ impl Engine {
                 // The library notes the domain of the tool's own operators with the first session, and fails where two
                 // sessions on different threads are the first; under the lock there is one.
                 let first = Self::on(environment.clone(), Device::Cpu, 1);
-                first.session("a first graph", &crate::runtime::probe_graph())?;
+                first.session("a first graph", &super::probe_graph())?;
                 *opened = Some((path.to_owned(), environment.clone()));
                 environment
             }
@@ -213,24 +220,8 @@ impl Engine {
         Builder::new(opset).avoiding(device.avoided()).with_native(device.has_native()).with_forms(self.forms.clone())
     }
 
-    /// Opens a session on a model in memory; `what` names it in errors.
-    pub fn session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
-        self.opened(what, self.builder(GraphOptimizationLevel::All), model)
-    }
-
-    fn opened(
-        &self,
-        what: &str,
-        builder: Result<SessionBuilder, ort::Error>,
-        model: &[u8],
-    ) -> Result<Session, RuntimeError> {
-        let mut builder = builder.map_err(|e| self.failed(what, &e))?;
-        let inner = builder.commit_from_memory(model).map_err(|e| self.failed(what, &e))?;
-        Ok(Session { inner, device: self.device, what: what.to_owned() })
-    }
-
-    /// Opens a session on a graph.
-    pub fn session_of(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
+    /// Opens a session on a graph; `what` names it in errors.
+    pub fn session(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
         let mut builder = self.builder(GraphOptimizationLevel::All);
         // The blocked layout suits convolutions that the runtime computes itself, and lays out once; pooling alone would be turned
         // to it and back.
@@ -238,7 +229,35 @@ impl Engine {
         if !graph.nodes.iter().any(laid_out) {
             builder = builder.and_then(|b| Ok(b.with_disabled_optimizers("NchwcTransformer")?));
         }
-        self.opened(what, builder, &onnx::export(graph))
+        let mut builder = builder.map_err(|e| self.failed(what, &e))?;
+        // The constants of a graph for a GPU travel with it.
+        let given = |t: &Tensor| self.device == Device::Cpu && is_large(t);
+        let model = onnx::export_without(graph, given);
+        for (name, tensor) in graph.constants.iter().filter(|(_, t)| given(t)) {
+            give(&mut builder, name, tensor).map_err(|e| self.failed(what, &e))?;
+        }
+        let inner = builder.commit_from_memory(&model).map_err(|e| self.failed(what, &e))?;
+        // The library has copies where it needs some, but says nowhere that it reads nothing else.
+        let constants = graph.constants.values().filter(|t| given(t)).cloned().collect();
+        Ok(Session { inner, device: self.device, what: what.to_owned(), fed: Vec::new(), _given: constants })
+    }
+
+    /// Opens a session on a graph without optimising it: what runs is what the graph says, every value stays.
+    pub fn plain_session(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
+        let mut graph = graph.clone();
+        // Nothing is prepared for constants, so the large ones may as well be fed, from where they lie.
+        let mut fed = Vec::new();
+        for (name, tensor) in std::mem::take(&mut graph.constants) {
+            if is_large(&tensor) {
+                graph.inputs.push(Port::fixed(name.clone(), tensor.dtype(), tensor.shape()));
+                fed.push((name, tensor));
+            } else {
+                graph.constants.insert(name, tensor);
+            }
+        }
+        let mut builder = self.builder(GraphOptimizationLevel::Disable).map_err(|e| self.failed(what, &e))?;
+        let inner = builder.commit_from_memory(&onnx::export(&graph)).map_err(|e| self.failed(what, &e))?;
+        Ok(Session { inner, device: self.device, what: what.to_owned(), fed, _given: Vec::new() })
     }
 
     /// Opens a session on a model file, with its external data beside it. With `plain` there are no graph optimisations.
@@ -247,12 +266,7 @@ impl Engine {
         let level = if plain { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
         let mut builder = self.builder(level).map_err(|e| self.failed(&what, &e))?;
         let inner = builder.commit_from_file(path).map_err(|e| self.failed(&what, &e))?;
-        Ok(Session { inner, device: self.device, what })
-    }
-
-    /// Opens a session without graph optimisations: what runs is what the graph says, every value stays.
-    pub fn plain_session(&self, what: &str, model: &[u8]) -> Result<Session, RuntimeError> {
-        self.opened(what, self.builder(GraphOptimizationLevel::Disable), model)
+        Ok(Session { inner, device: self.device, what, fed: Vec::new(), _given: Vec::new() })
     }
 
     fn builder(&self, level: GraphOptimizationLevel) -> Result<SessionBuilder, ort::Error> {
@@ -284,13 +298,9 @@ impl Engine {
 
     /// Runs one convolution: the provider loads cuDNN only then.
     fn try_cuda(&self) -> Result<(), RuntimeError> {
-        let mut graph = crate::runtime::probe_graph();
-        let run = |bytes: &[u8]| -> Result<(), RuntimeError> {
-            let mut session = self.session("a trial convolution", bytes)?;
-            session.run(&[("x", &Tensor::zeros([1, 1, 4, 4]))])?;
-            Ok(())
-        };
-        run(&std::mem::take(&mut graph)).map_err(|e| RuntimeError::Cuda { device: self.device, reason: e.to_string() })
+        let run =
+            || self.session("a trial convolution", &super::probe_graph())?.run(&[("x", &Tensor::zeros([1, 1, 4, 4]))]);
+        run().map(drop).map_err(|e| RuntimeError::Cuda { device: self.device, reason: e.to_string() })
     }
 
     fn failed(&self, what: &str, e: &impl fmt::Display) -> RuntimeError {
@@ -298,17 +308,40 @@ impl Engine {
     }
 }
 
+/// True for a constant that is not copied into the model of a session.
+fn is_large(tensor: &Tensor) -> bool {
+    tensor.len() > SMALL && tensor.as_f32().is_some()
+}
+
+/// Gives a session to be opened a constant of its model, whose elements stay where they are.
+fn give(builder: &mut SessionBuilder, name: &str, tensor: &Tensor) -> Result<(), ort::Error> {
+    let value = TensorRef::from_array_view((tensor.shape().to_vec(), tensor.as_f32().unwrap_or_default()))?;
+    let name = CString::new(name)?;
+    let add = ort::api().AddExternalInitializers;
+    // SAFETY: both arrays have the one entry that is announced, and the options take over what they point to. The session
+    // reads the elements for as long as it lives; whoever opens it keeps the tensor with it.
+    #[expect(unsafe_code, reason = "ort takes such constants only where it can own them")]
+    unsafe {
+        ort::Error::result_from_status(add(builder.ptr_mut(), &name.as_ptr(), &value.ptr(), 1))
+    }
+}
+
 /// A graph ready to run.
 pub struct Session {
-    inner: ort::session::Session,
-    device: Device,
-    what: String,
+    pub(super) inner: ort::session::Session,
+    pub(super) device: Device,
+    pub(super) what: String,
+    /// Constants that are fed at every run.
+    fed: Vec<(String, Arc<Tensor>)>,
+    /// Constants that the session may read where they lie; dropped after it, because fields go in order.
+    _given: Vec<Arc<Tensor>>,
 }
 
 impl Session {
     /// Names of the inputs that have to be fed.
     pub fn inputs(&self) -> Vec<String> {
-        self.inner.inputs().iter().map(|i| i.name().to_owned()).collect()
+        let inputs = self.inner.inputs().iter().map(ort::value::Outlet::name);
+        inputs.filter(|name| !self.fed.iter().any(|(fed, _)| fed == name)).map(str::to_owned).collect()
     }
 
     /// Element type of an input; `None` where there is no such input or the tool does not hold its type.
@@ -336,8 +369,9 @@ impl Session {
     pub fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
         let what = self.what.clone();
         let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
-        for (name, tensor) in feeds {
-            inputs.push(((*name).into(), borrowed(name, tensor)?));
+        let constants = self.fed.iter().map(|(name, tensor)| (name.as_str(), tensor.as_ref()));
+        for (name, tensor) in feeds.iter().copied().chain(constants) {
+            inputs.push((name.into(), borrowed(name, tensor)?));
         }
         let outputs = self.inner.run(inputs).map_err(|e| failed(&what, &e))?;
         outputs.iter().map(|(name, value)| copied(name, &value, &what)).collect()
@@ -356,254 +390,6 @@ impl Session {
     }
 }
 
-/// One array that a step graph reads under one name and writes anew under another.
-pub struct State {
-    /// Name of the graph input.
-    pub input: String,
-    /// Name of the graph output.
-    pub output: String,
-    /// Length of every axis.
-    pub shape: Vec<usize>,
-    /// Value before the first step; zeros when `None`.
-    pub initial: Option<Arc<Tensor>>,
-}
-
-struct Slot {
-    output: String,
-    shape: Vec<usize>,
-    /// Two buffers: every step reads one and writes the other.
-    buffers: [OrtTensor<f32>; 2],
-}
-
-/// A step graph with its state on the device.
-pub struct Stepper {
-    session: Session,
-    bindings: [IoBinding; 2],
-    slots: Vec<Slot>,
-    feeds: Vec<(String, OrtTensor<f32>)>,
-    read: Vec<String>,
-    /// Which of the two buffers holds the current state.
-    current: usize,
-}
-
-impl Stepper {
-    fn new(
-        session: Session,
-        state: Vec<State>,
-        batch: &[(&str, Vec<usize>)],
-        read: &[&str],
-    ) -> Result<Self, RuntimeError> {
-        let what = session.what.clone();
-        let fail = |e: ort::Error| failed(&what, &e);
-        let allocator = match session.device {
-            Device::Cpu => Allocator::default(),
-            Device::Cuda(id) => {
-                let info = MemoryInfo::new(AllocationDevice::CUDA, id, AllocatorType::Device, MemoryType::Default);
-                Allocator::new(&session.inner, info.map_err(fail)?).map_err(fail)?
-            }
-        };
-        let host =
-            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(fail)?;
-        let mut bindings =
-            [session.inner.create_binding().map_err(fail)?, session.inner.create_binding().map_err(fail)?];
-        let mut slots = Vec::new();
-        for s in state {
-            let mut buffers = [
-                OrtTensor::<f32>::new(&allocator, s.shape.clone()).map_err(fail)?,
-                OrtTensor::<f32>::new(&allocator, s.shape.clone()).map_err(fail)?,
-            ];
-            fill(&mut buffers[0], &s, session.device).map_err(fail)?;
-            for (i, binding) in bindings.iter_mut().enumerate() {
-                binding.bind_input(&s.input, &buffers[i]).map_err(fail)?;
-                binding.bind_output(&s.output, &mut buffers[1 - i]).map_err(fail)?;
-            }
-            slots.push(Slot { output: s.output, shape: s.shape, buffers });
-        }
-        let mut feeds = Vec::new();
-        for (name, shape) in batch {
-            let tensor = OrtTensor::<f32>::new(&Allocator::default(), shape.clone()).map_err(fail)?;
-            feeds.push(((*name).to_owned(), tensor));
-        }
-        for name in read {
-            for binding in &mut bindings {
-                binding.bind_output_to_device(*name, &host).map_err(fail)?;
-            }
-        }
-        let read = read.iter().map(|s| (*s).to_owned()).collect();
-        Ok(Self { session, bindings, slots, feeds, read, current: 0 })
-    }
-
-    /// The buffer of a batch input, to be written before [`Stepper::step`].
-    ///
-    /// # Panics
-    /// When the stepper was made without this input.
-    pub fn feed(&mut self, name: &str) -> &mut [f32] {
-        let (_, tensor) = self.feeds.iter_mut().find(|(n, _)| n == name).expect("a batch input of this stepper");
-        tensor.extract_tensor_mut().1
-    }
-
-    /// Runs one step and gives back the values to read, in the order they were named.
-    pub fn step(&mut self) -> Result<Vec<f32>, RuntimeError> {
-        let what = &self.session.what;
-        let fail = |e: ort::Error| failed(what, &e);
-        let binding = &mut self.bindings[self.current];
-        for (name, tensor) in &self.feeds {
-            // Binding copies to the device where the device is not the CPU, so it has to follow every write.
-            binding.bind_input(name.as_str(), tensor).map_err(fail)?;
-        }
-        let outputs = self.session.inner.run_binding(binding).map_err(fail)?;
-        let mut values = Vec::new();
-        for name in &self.read {
-            let value = outputs.get(name).ok_or_else(|| failed(what, &format!("output {name:?} is missing")))?;
-            values.push(value.try_extract_tensor::<f32>().map_err(fail)?.1[0]);
-        }
-        drop(outputs);
-        self.current = 1 - self.current;
-        Ok(values)
-    }
-
-    /// Copies one state array back, by the name of its output.
-    pub fn state(&self, output: &str) -> Result<Tensor, RuntimeError> {
-        let what = &self.session.what;
-        let slot = self.slots.iter().find(|s| s.output == output);
-        let slot = slot.ok_or_else(|| failed(what, &format!("no state {output:?}")))?;
-        let buffer = &slot.buffers[self.current];
-        let data = match self.session.device {
-            Device::Cpu => buffer.extract_tensor().1.to_vec(),
-            Device::Cuda(_) => {
-                let host = buffer.to(AllocationDevice::CPU, 0).map_err(|e| failed(what, &e))?;
-                host.extract_tensor().1.to_vec()
-            }
-        };
-        Ok(Tensor::f32(slot.shape.clone(), data))
-    }
-
-    /// Sets one state array, by the name of its output (zeros when `value` is `None`).
-    pub fn set_state(&mut self, output: &str, value: Option<&Arc<Tensor>>) -> Result<(), RuntimeError> {
-        let what = self.session.what.clone();
-        let current = self.current;
-        let device = self.session.device;
-        let slot = self.slots.iter_mut().find(|s| s.output == output);
-        let slot = slot.ok_or_else(|| failed(&what, &format!("no state {output:?}")))?;
-        let state =
-            State { input: String::new(), output: String::new(), shape: slot.shape.clone(), initial: value.cloned() };
-        fill(&mut slot.buffers[current], &state, device).map_err(|e| failed(&what, &e))
-    }
-}
-
-fn fill(buffer: &mut OrtTensor<f32>, state: &State, device: Device) -> Result<(), ort::Error> {
-    let zeros;
-    let values: &[f32] = if let Some(values) = state.initial.as_ref().and_then(|t| t.as_f32()) {
-        values
-    } else {
-        zeros = vec![0.0; state.shape.iter().product()];
-        &zeros
-    };
-    match device {
-        Device::Cpu => buffer.extract_tensor_mut().1.copy_from_slice(values),
-        Device::Cuda(_) => {
-            let host = OrtTensor::from_array((state.shape.clone(), values.to_vec()))?;
-            host.copy_into(buffer)?;
-        }
-    }
-    Ok(())
-}
-
-fn failed(what: &str, e: &impl fmt::Display) -> RuntimeError {
+pub(super) fn failed(what: &str, e: &impl fmt::Display) -> RuntimeError {
     RuntimeError::Runtime { context: format!("running {what}"), reason: e.to_string() }
-}
-
-fn borrowed<'t>(name: &str, tensor: &'t Tensor) -> Result<SessionInputValue<'t>, RuntimeError> {
-    let shape = tensor.shape().to_vec();
-    let value = match tensor.data() {
-        Data::F32(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
-        Data::F64(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
-        Data::I32(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
-        Data::I64(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
-        Data::U8(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
-        Data::Bool(v) => TensorRef::from_array_view((shape, v.as_slice())).map(Into::into),
-        Data::Raw(DType::F16, v) => return owned(name, shape, pairs(v).map(f16::from_bits).collect()),
-        Data::Raw(DType::BF16, v) => return owned(name, shape, pairs(v).map(bf16::from_bits).collect()),
-        Data::Raw(DType::I8, v) => return owned(name, shape, v.iter().map(|b| b.cast_signed()).collect()),
-        Data::Raw(DType::I16, v) => return owned(name, shape, pairs(v).map(u16::cast_signed).collect()),
-        Data::Raw(DType::U16, v) => return owned(name, shape, pairs(v).collect()),
-        Data::Raw(dtype, _) => return Err(RuntimeError::Type { name: name.into(), dtype: dtype.to_string() }),
-    };
-    value.map_err(|e| failed(name, &e))
-}
-
-/// A copy, for types that are held as bytes.
-fn owned<'t, T>(name: &str, shape: Vec<usize>, values: Vec<T>) -> Result<SessionInputValue<'t>, RuntimeError>
-where
-    T: PrimitiveTensorElementType + Clone + fmt::Debug + 'static,
-{
-    OrtTensor::from_array((shape, values)).map(Into::into).map_err(|e| failed(name, &e))
-}
-
-fn pairs(bytes: &[u8]) -> impl Iterator<Item = u16> {
-    bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]))
-}
-
-fn copied(
-    name: &str,
-    value: &ValueRef<'_, ort::value::DynValueTypeMarker>,
-    what: &str,
-) -> Result<Tensor, RuntimeError> {
-    let fail = |e: ort::Error| failed(what, &e);
-    let value: &DynValue = value;
-    let unknown = |dtype: String| RuntimeError::Type { name: name.into(), dtype };
-    let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-        return Err(unknown(value.dtype().to_string()));
-    };
-    let tensor = value;
-    let shape: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
-    let data = match ty {
-        TensorElementType::Float32 => Data::F32(tensor.try_extract_tensor::<f32>().map_err(fail)?.1.to_vec()),
-        TensorElementType::Float64 => Data::F64(tensor.try_extract_tensor::<f64>().map_err(fail)?.1.to_vec()),
-        TensorElementType::Int32 => Data::I32(tensor.try_extract_tensor::<i32>().map_err(fail)?.1.to_vec()),
-        TensorElementType::Int64 => Data::I64(tensor.try_extract_tensor::<i64>().map_err(fail)?.1.to_vec()),
-        TensorElementType::Uint8 => Data::U8(tensor.try_extract_tensor::<u8>().map_err(fail)?.1.to_vec()),
-        TensorElementType::Bool => Data::Bool(tensor.try_extract_tensor::<bool>().map_err(fail)?.1.to_vec()),
-        TensorElementType::Int8 => {
-            let v = tensor.try_extract_tensor::<i8>().map_err(fail)?.1;
-            Data::Raw(DType::I8, v.iter().map(|x| x.to_le_bytes()[0]).collect())
-        }
-        TensorElementType::Int16 => {
-            let v = tensor.try_extract_tensor::<i16>().map_err(fail)?.1;
-            Data::Raw(DType::I16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
-        }
-        TensorElementType::Uint16 => {
-            let v = tensor.try_extract_tensor::<u16>().map_err(fail)?.1;
-            Data::Raw(DType::U16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
-        }
-        TensorElementType::Float16 => {
-            let v = tensor.try_extract_tensor::<f16>().map_err(fail)?.1;
-            Data::Raw(DType::F16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
-        }
-        TensorElementType::Bfloat16 => {
-            let v = tensor.try_extract_tensor::<bf16>().map_err(fail)?.1;
-            Data::Raw(DType::BF16, v.iter().flat_map(|x| x.to_le_bytes()).collect())
-        }
-        other => return Err(unknown(other.to_string())),
-    };
-    Ok(Tensor::new(shape, data))
-}
-
-fn dtype_of(ty: TensorElementType) -> Option<DType> {
-    Some(match ty {
-        TensorElementType::Float32 => DType::F32,
-        TensorElementType::Float64 => DType::F64,
-        TensorElementType::Float16 => DType::F16,
-        TensorElementType::Bfloat16 => DType::BF16,
-        TensorElementType::Int8 => DType::I8,
-        TensorElementType::Int16 => DType::I16,
-        TensorElementType::Int32 => DType::I32,
-        TensorElementType::Int64 => DType::I64,
-        TensorElementType::Uint8 => DType::U8,
-        TensorElementType::Uint16 => DType::U16,
-        TensorElementType::Uint32 => DType::U32,
-        TensorElementType::Uint64 => DType::U64,
-        TensorElementType::Bool => DType::Bool,
-        _ => return None,
-    })
 }

@@ -5,7 +5,6 @@ use super::{
     steps::{BatchedNetwork, fed},
 };
 use crate::{
-    onnx,
     runtime::Session,
     tensor::{DType, Tensor},
 };
@@ -43,7 +42,7 @@ impl BatchedNetwork<'_> {
             b.output_as(gradient, &format!("onnx-unlearn:d/{name}"));
         }
         b.output_as(&ce.loss, fed::LOSS);
-        let session = self.engine.session("the gradients", &onnx::export(&b.finish()))?;
+        let session = self.engine.session("the gradients", &b.finish())?;
         Ok(Gradient { session, input: self.row.input() })
     }
 

@@ -104,6 +104,11 @@ pub enum TrainError {
     Pattern { path: PathBuf, flag: &'static str, pattern: String },
     #[error("{}: BatchNormalization with the statistics of the batch: {reason}", path.display())]
     BatchNorm { path: PathBuf, reason: String },
+    #[error(
+        "{}: the weights of a large model cannot be kept there while it is trained: {source}; give another folder, with room, in \
+         TMPDIR", folder.display()
+    )]
+    NoRoom { folder: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
@@ -228,7 +233,7 @@ impl Network {
     }
 
     /// Trained weights in the element types of the file.
-    pub fn write_back(&self, weights: &Weights) -> Result<BTreeMap<String, Tensor>, TrainError> {
+    pub fn write_back(&self, weights: &Weights) -> Result<Weights, TrainError> {
         let write = |(name, after): (&String, &Arc<Tensor>)| {
             let tensor = self.masters.write_back(name, &self.graph.constants[name], after);
             tensor.map(|t| (name.clone(), t)).map_err(|reason| {

@@ -58,21 +58,27 @@ impl Optimizer {
         }
     }
 
+    /// True where [`Optimizer::update`] writes the new arrays over the old ones, and leaves that be where `go` is 0: with Adam
+    /// where the device has the tool's own operators.
+    pub fn overwrites(&self, native: bool) -> bool {
+        native && matches!(self, Self::Adam { .. })
+    }
+
     /// Writes the update of `w` from gradient `g`. `state` are the arrays named by [`Optimizer::state`], `rate` and
-    /// `floor` the numbers of [`Optimizer::schedule`] as values of rank 0, so that a weight keeps its rank. Gives the new `w` and the new state.
+    /// `floor` the numbers of [`Optimizer::schedule`] as values of rank 0, so that a weight keeps its rank. Gives the new
+    /// `w` and the new state.
     pub fn update(
         &self,
         b: &mut Builder,
         w: &Value,
         g: &Value,
         state: &[Value],
-        rate: &Value,
-        floor: &Value,
+        [rate, floor, go]: [&Value; 3],
     ) -> (Value, Vec<Value>) {
         let full = w.shape().to_vec();
         let (direction, state) = match (*self, state) {
-            (Self::Adam { beta1, beta2, .. }, [m, v]) if b.is_native() => {
-                let names = [w, g, m, v, rate, floor].map(Value::name);
+            (Self::Adam { beta1, beta2, .. }, [m, v]) if self.overwrites(b.is_native()) => {
+                let names = [w, g, m, v, rate, floor, go].map(Value::name);
                 let attrs = [(native::BETA1, (beta1 as f32).into()), (native::BETA2, (beta2 as f32).into())];
                 let mut next = b.raw(NATIVE, native::ADAM, &names, &attrs, &[full.clone(), full.clone(), full]);
                 return (next.remove(0), next);

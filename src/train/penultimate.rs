@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     graph::{Attr, Graph, Node, Port},
-    onnx::{self, Model},
+    onnx::Model,
     runtime::{Engine, RuntimeError, Session},
     tensor::Tensor,
 };
@@ -117,9 +117,8 @@ impl Penultimate {
 
     /// A session whose outputs are the value and the logits; `live` as for [`Reading::live_batch_norm`].
     pub fn session(&self, engine: &Engine, live: bool) -> Result<Session, PenultimateError> {
-        let bytes = onnx::export(&self.graph);
         let what = "the penultimate layer";
-        Ok(if live { engine.on_cpu().plain_session(what, &bytes)? } else { engine.session(what, &bytes)? })
+        Ok(if live { engine.on_cpu().plain_session(what, &self.graph)? } else { engine.session(what, &self.graph)? })
     }
 
     /// The features of `batch` samples, [batch, features] flat: the value itself, of a convolution its average over places.

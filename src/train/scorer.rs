@@ -65,7 +65,7 @@ impl BatchedNetwork<'_> {
         self.traced.replay(&mut b, true);
         let scores = self.scores(&mut b);
         b.output(&scores);
-        let session = self.engine.session_of("the scores", &b.finish())?;
+        let session = self.engine.session("the scores", &b.finish())?;
         let asked = session.inputs();
         let names = weights.keys().filter(|name| asked.contains(name)).cloned().collect();
         Ok(Scorer {

@@ -2,15 +2,16 @@
 
 use super::{
     batch_norm::Running,
-    network::Weights,
+    network::{TrainError, Weights},
     optimizer::Optimizer,
+    snapshot::Snapshot,
     steps::{Range, fed},
 };
 use crate::{
     runtime::{RuntimeError, Stepper},
     tensor::Tensor,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Learns noise, step by step.
 pub struct NoiseStepper {
@@ -157,6 +158,25 @@ impl WeightStepper {
             weights.insert(r.name.clone(), Arc::new(self.stepper.state(&r.next)?));
         }
         Ok(weights)
+    }
+
+    /// The same, for later.
+    pub fn snapshot(&self) -> Result<Snapshot, TrainError> {
+        let names = self.names.iter().map(|name| (name.clone(), format!("{name}/next")));
+        let state: BTreeMap<String, String> =
+            names.chain(self.running.iter().map(|r| (r.name.clone(), r.next.clone()))).collect();
+        let shape = |(name, output): (&String, &String)| Some((name.clone(), self.stepper.shape(output)?.to_vec()));
+        let shapes = state.iter().filter_map(shape).collect();
+        Snapshot::new(shapes, |name, take| Ok(self.stepper.show_state(&state[name], take)?))
+    }
+
+    /// Starts anew from what they were, with a fresh optimizer.
+    pub fn restart_from(&mut self, snapshot: &Snapshot) -> Result<(), TrainError> {
+        snapshot.each(|name, tensor| {
+            let moved = self.running.iter().find(|r| r.name == name).map(|r| r.next.clone());
+            Ok(self.stepper.set_state(&moved.unwrap_or_else(|| format!("{name}/next")), Some(tensor))?)
+        })?;
+        Ok(self.fresh_optimizer()?)
     }
 
     /// Starts anew from these weights and running statistics, with a fresh optimizer.

@@ -3,6 +3,7 @@
 use super::{
     batch_norm::Running,
     head::Layout,
+    in_place,
     inputs::{self, Row, Site},
     loss::{self, Loss},
     network::{Network, TrainError, Weights},
@@ -13,7 +14,6 @@ use super::{
 use crate::{
     autodiff,
     graph::{Builder, Value},
-    onnx,
     runtime::{Engine, State, Stepper},
     tensor::{DType, Tensor},
 };
@@ -102,13 +102,22 @@ impl BatchedNetwork<'_> {
         self.traced.shape(name).unwrap_or_default()
     }
 
-    /// Bytes that a training step with Adam holds at most: every value and its gradient, and for each weight its gradient and
-    /// two buffers of it and its moments; in a step that takes a part of a batch, the sums of the gradients as well. The
-    /// runtime reuses memory where it can, so a step takes less.
-    pub fn memory(&self, part: bool) -> usize {
-        let values = self.values();
+    /// Bytes that a training step holds at most: every value and its gradient, and for each weight its gradient and what the
+    /// optimizer reads and writes; in a step that takes a part of a batch, the sums of the gradients as well. The runtime
+    /// reuses memory where it can, so a step takes less.
+    pub fn memory(&self, optimizer: Optimizer, part: bool) -> usize {
         let weights: usize = self.network.trained().map(|w| self.network.graph.constants[w].len()).sum();
-        size_of::<f32>() * (2 * values + if part { 13 } else { 7 } * weights)
+        let arrays = match (optimizer.overwrites(self.engine.device().has_native()), part) {
+            // The weight, two moments and the gradient.
+            (true, false) => 4,
+            // The sum of gradients before and after.
+            (true, true) => 6,
+            // The weight and two moments before and after, and the gradient.
+            (false, false) => 7,
+            // The sums before and after, and all that is kept in case that the part is not the last.
+            (false, true) => 13,
+        };
+        size_of::<f32>() * (2 * self.values() + arrays * weights)
     }
 
     /// Elements of all values that the nodes compute from a batch.
@@ -230,7 +239,7 @@ impl BatchedNetwork<'_> {
         self.traced.replay(&mut b, false);
         let clean = b.value(&format!("{name}{}", fed::CLEAN)).cloned().expect("the site has been opened");
         b.output(&clean);
-        let mut session = self.engine.on_cpu().session("the values behind the input", &onnx::export(&b.finish()))?;
+        let mut session = self.engine.on_cpu().session("the values behind the input", &b.finish())?;
         Ok(session.run(&[])?.swap_remove(0).to_f32s())
     }
 
@@ -369,6 +378,7 @@ impl BatchedNetwork<'_> {
                     output: r.next.clone(),
                     shape: initial.shape().to_vec(),
                     initial: Some(Arc::clone(initial)),
+                    in_place: false,
                 }
             })
             .collect()
@@ -417,6 +427,8 @@ impl BatchedNetwork<'_> {
     ) -> Vec<State> {
         let rate = b.input(fed::RATE, DType::F32, &[]);
         let floor = b.input(fed::FLOOR, DType::F32, &[]);
+        let in_place = optimizer.overwrites(b.is_native());
+        let go = last.map_or_else(|| b.constant(Tensor::scalar(1.0)), |last| last.number.clone());
         let mut states = Vec::new();
         for (w, gradient, initial) in updates {
             let shape = w.shape().to_vec();
@@ -425,12 +437,13 @@ impl BatchedNetwork<'_> {
                 .iter()
                 .map(|part| b.input(&format!("onnx-unlearn:{part}/{}", w.name()), DType::F32, &shape))
                 .collect();
-            let (next, moved) = optimizer.update(b, w, gradient, &slots, &rate, &floor);
+            let (next, moved) = optimizer.update(b, w, gradient, &slots, [&rate, &floor, &go]);
             let mut keep = |from: &Value, to: &Value, initial: Option<Arc<Tensor>>| {
-                let to = &last.map_or(to.clone(), |last| last.then(b, to, from));
+                let waits = last.filter(|_| !in_place);
+                let to = &waits.map_or(to.clone(), |last| last.then(b, to, from));
                 let output = format!("{}/next", from.name());
                 b.output_as(to, &output);
-                states.push(State { input: from.name().to_owned(), output, shape: shape.clone(), initial });
+                states.push(State { input: from.name().to_owned(), output, shape: shape.clone(), initial, in_place });
             };
             keep(w, &next, initial.clone());
             for (slot, value) in slots.iter().zip(&moved) {
@@ -452,12 +465,13 @@ impl BatchedNetwork<'_> {
             let next = b.value(&r.next).cloned().expect("the statistics are written out with the graph");
             b.output(&next);
         }
-        let graph = b.finish();
+        let mut graph = b.finish();
+        in_place::wait_for_readers(&mut graph);
         let mut feeds = feeds.to_vec();
         for name in [fed::RATE, fed::FLOOR] {
             feeds.push((name, vec![]));
         }
-        let session = self.engine.session_of(what, &graph)?;
+        let session = self.engine.session(what, &graph)?;
         let asked = session.inputs();
         feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
         Ok(session.stepper(state, &feeds, read)?)
@@ -465,19 +479,24 @@ impl BatchedNetwork<'_> {
 }
 
 /// Tells the last part of a batch that is fed in parts.
-struct Last(Value);
+struct Last {
+    /// 1 with the last part, 0 with the others.
+    number: Value,
+    is_last: Value,
+}
 
 impl Last {
     fn declare(b: &mut Builder) -> Self {
-        let last = b.input(fed::LAST, DType::F32, &[]);
+        let number = b.input(fed::LAST, DType::F32, &[]);
         let half = b.constant(Tensor::scalar(0.5));
-        Self(b.op("Greater", &[&last, &half], &[], &[]))
+        let is_last = b.op("Greater", &[&number, &half], &[], &[]);
+        Self { number, is_last }
     }
 
     /// `then` with the last part, `before` with the others.
     fn then(&self, b: &mut Builder, then: &Value, before: &Value) -> Value {
         let shape = before.shape().to_vec();
-        b.op("Where", &[&self.0, then, before], &[], &shape)
+        b.op("Where", &[&self.is_last, then, before], &[], &shape)
     }
 
     /// Makes `gradient` the sum over the parts so far, which starts anew after the last one.
@@ -489,6 +508,8 @@ impl Last {
         let kept = self.then(b, &zero, gradient);
         let output = format!("{}/next", so_far.name());
         b.output_as(&kept, &output);
-        State { input: so_far.name().to_owned(), output, shape, initial: None }
+        // The sum so far is read by the addition alone, which is done by then.
+        let in_place = b.is_native();
+        State { input: so_far.name().to_owned(), output, shape, initial: None, in_place }
     }
 }

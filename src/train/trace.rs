@@ -2,7 +2,6 @@
 
 use crate::{
     graph::{Attr, Attrs, Builder, Graph, Node, Port, Value},
-    onnx,
     ops::{self, Emit},
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
@@ -99,7 +98,7 @@ pub fn trace(
         }));
         probe.outputs = made.iter().copied().map(|name| Port::open(shape_of(name))).collect();
         probe.outputs.extend(made.iter().copied().filter(|name| wanted(name)).map(Port::open));
-        let mut session = engine.plain_session("the model, to learn its shapes", &onnx::export(&probe))?;
+        let mut session = engine.plain_session("the model, to learn its shapes", &probe)?;
         let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
         for (name, found) in session.outputs().into_iter().zip(session.run(&feeds)?) {
             if let Some(name) = name.strip_prefix(SHAPE_OF) {
@@ -113,18 +112,12 @@ pub fn trace(
     Ok(Traced { nodes, values, known })
 }
 
-/// Element types of all values that nodes of `graph` make. Opening the graph tells them, without the weights.
+/// Element types of all values that nodes of `graph` make. Opening the graph tells them.
 fn types(engine: &Engine, graph: &Graph) -> Result<BTreeMap<String, DType>, RuntimeError> {
     let mut graph = graph.clone();
-    let large: Vec<String> = graph.constants.iter().filter(|(_, t)| t.len() > 1024).map(|(n, _)| n.clone()).collect();
-    for name in large {
-        if let Some(t) = graph.constants.remove(&name) {
-            graph.inputs.push(Port::fixed(name, t.dtype(), t.shape()));
-        }
-    }
     let made = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
     graph.outputs = made.map(Port::open).collect();
-    engine.plain_session("the model, to learn its types", &onnx::export(&graph))?.output_types()
+    engine.plain_session("the model, to learn its types", &graph)?.output_types()
 }
 
 impl Traced {

@@ -140,7 +140,7 @@ fn stepper(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor; 2]) -> R
     let what = format!("{} as {}", task, form.name());
     if engine.device() == Device::Cpu {
         b.output_as(&result, RESULT);
-        let session = engine.session_of(&what, &b.finish())?;
+        let session = engine.session(&what, &b.finish())?;
         let feeds: Vec<(&str, Vec<usize>)> = fed().map(|(name, t)| (name, t.shape().to_vec())).collect();
         let mut stepper = session.stepper(Vec::new(), &feeds, &[RESULT])?;
         for (name, t) in fed() {
@@ -156,9 +156,9 @@ fn stepper(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor; 2]) -> R
         let (shape, initial) = (t.shape().to_vec(), Some(Arc::new(t.clone())));
         let same = b.op("Identity", &[input], &[], &shape);
         b.output_as(&same, &output);
-        state.push(State { input: name, output, shape, initial });
+        state.push(State { input: name, output, shape, initial, in_place: false });
     }
-    engine.session_of(&what, &b.finish())?.stepper(state, &[], &[RESULT])
+    engine.session(&what, &b.finish())?.stepper(state, &[], &[RESULT])
 }
 
 /// Numbers from -0.5 to 0.5, none too small to be normal.

@@ -4,7 +4,7 @@ use super::{
     Calibrator, Depth, Material, Outcome, PhaseRecord, PhaseSettings, Row, Trial, Trials, UnlearnError, Watch,
     ladder::{self, Search},
 };
-use crate::train::Weights;
+use crate::train::Snapshot;
 use std::time::Instant;
 
 /// Times that a gentler repair is tried without telling which is better.
@@ -29,7 +29,7 @@ pub(super) struct Course<'a, 't> {
 
 impl Course<'_, '_> {
     /// The first phase of a trial; none where it diverges.
-    pub fn impair(&mut self, lr: f64) -> Result<Option<(Weights, PhaseRecord)>, UnlearnError> {
+    pub fn impair(&mut self, lr: f64) -> Result<Option<(Snapshot, PhaseRecord)>, UnlearnError> {
         self.started = Instant::now();
         let settings = PhaseSettings { lr, ..self.calibrator.recipe.impair };
         borne(self.trials.impair(self.material, settings, self.watch))
@@ -39,7 +39,7 @@ impl Course<'_, '_> {
     /// where it diverged.
     pub fn repair(
         &mut self,
-        impaired: Option<&(Weights, PhaseRecord)>,
+        impaired: Option<&(Snapshot, PhaseRecord)>,
         impair_lr: f64,
         repair_lr: f64,
     ) -> Result<bool, UnlearnError> {
@@ -52,7 +52,7 @@ impl Course<'_, '_> {
             Some(Trial { weights: [_, weights], phases: [first, second] }) => Row {
                 steps: first.steps + second.steps,
                 loss: Some([first.last_loss, second.last_loss]),
-                ..self.calibrator.judged(self.trials, weights, self.held)?
+                ..self.calibrator.judged(self.trials, &weights.weights()?, self.held)?
             },
             // The rate is beyond what the model bears, which is an answer.
             None => Row { retain: None, ..self.source.clone() },

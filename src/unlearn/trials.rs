@@ -4,7 +4,7 @@ use super::{Mix, PhaseRecord, PhaseSettings, Recipe, UnlearnError, Watch, train}
 use crate::{
     data::Dataset,
     evaluate::{Evaluation, Scores},
-    train::{BatchedNetwork, Scorer, TrainError, WeightStepper, Weights},
+    train::{BatchedNetwork, Scorer, Snapshot, TrainError, WeightStepper, Weights},
 };
 use ndarray::ArrayView1;
 
@@ -30,7 +30,7 @@ pub struct Material<'d> {
 #[derive(Clone, Debug)]
 pub struct Trial {
     /// Weights after impair and after repair.
-    pub weights: [Weights; 2],
+    pub weights: [Snapshot; 2],
     /// What the phases did.
     pub phases: [PhaseRecord; 2],
 }
@@ -59,8 +59,9 @@ impl Trials {
         repair: PhaseSettings,
         watch: &mut dyn Watch,
     ) -> Result<Trial, UnlearnError> {
-        let impaired = self.impair(material, impair, watch)?;
-        self.repair(material, &impaired, repair, watch)
+        let (impaired, first) = self.impair(material, impair, watch)?;
+        let (repaired, second) = self.phase(&material.repair, repair, "repair", watch)?;
+        Ok(Trial { weights: [impaired, repaired], phases: [first, second] })
     }
 
     /// The first phase of a trial: its weights, and what it did.
@@ -69,7 +70,7 @@ impl Trials {
         material: &Material<'_>,
         settings: PhaseSettings,
         watch: &mut dyn Watch,
-    ) -> Result<(Weights, PhaseRecord), UnlearnError> {
+    ) -> Result<(Snapshot, PhaseRecord), UnlearnError> {
         self.stepper.restart(&self.start)?;
         self.phase(&material.impair, settings, "impair", watch)
     }
@@ -78,12 +79,12 @@ impl Trials {
     pub fn repair(
         &mut self,
         material: &Material<'_>,
-        impaired: &(Weights, PhaseRecord),
+        impaired: &(Snapshot, PhaseRecord),
         settings: PhaseSettings,
         watch: &mut dyn Watch,
     ) -> Result<Trial, UnlearnError> {
         let (weights, first) = impaired.clone();
-        self.stepper.restart(&weights)?;
+        self.stepper.restart_from(&weights)?;
         let (repaired, second) = self.phase(&material.repair, settings, "repair", watch)?;
         Ok(Trial { weights: [weights, repaired], phases: [first, second] })
     }
@@ -95,9 +96,9 @@ impl Trials {
         settings: PhaseSettings,
         name: &'static str,
         watch: &mut dyn Watch,
-    ) -> Result<(Weights, PhaseRecord), UnlearnError> {
+    ) -> Result<(Snapshot, PhaseRecord), UnlearnError> {
         let record = train(&mut self.stepper, mix, settings, self.batch, self.seed, name, watch)?;
-        Ok((self.stepper.weights()?, record))
+        Ok((self.stepper.snapshot()?, record))
     }
 
     /// The weights that trials start from.

@@ -3,7 +3,6 @@
 use onnx_unlearn::{
     autodiff,
     graph::{Builder, Graph, NATIVE},
-    onnx,
     runtime::{Engine, Session},
     tensor::{DType, Data, Tensor},
     train,
@@ -58,7 +57,7 @@ impl Rules {
         }
         let step = b.finish();
         let written = step.to_string();
-        let session = engine.session("the gradients", &onnx::export(&step)).map_err(|e| format!("{e}\n{written}"))?;
+        let session = engine.session("the gradients", &step).map_err(|e| format!("{e}\n{written}"))?;
         Ok(Self { session, outputs, written })
     }
 

@@ -143,7 +143,7 @@ fn session(q: &Geometry, map: Map, form: Form) -> (Session, Vec<(&'static str, T
     let result = task.write(&mut graph, form, &values[0], &values[1]);
     graph.output(&result);
     let label = format!("{map:?} {form:?} {q:?}");
-    let session = engine().session(&label, &onnx_unlearn::onnx::export(&graph.finish()));
+    let session = engine().session(&label, &graph.finish());
     (session.unwrap_or_else(|e| panic!("{label}: {e}")), feeds)
 }
 
@@ -220,7 +220,7 @@ fn without_conv_transpose() {
         }
         let graph = graph.finish();
         assert!(graph.nodes.iter().all(|n| n.op != "ConvTranspose"), "{q:?}");
-        let mut session = engine().session("avoided", &onnx_unlearn::onnx::export(&graph)).expect("opens");
+        let mut session = engine().session("avoided", &graph).expect("opens");
         let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
         for got in session.run(&feeds).expect("runs") {
             same(&got, &want, &format!("{q:?}"));
@@ -250,7 +250,7 @@ fn lowered_forward() {
         graph.forward(node, &[y]);
         let own = graph.value("y").expect("the node's output").clone();
         graph.output(&own);
-        let mut session = engine().session("lowered", &onnx_unlearn::onnx::export(&graph.finish())).expect("opens");
+        let mut session = engine().session("lowered", &graph.finish()).expect("opens");
         let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
         let both = session.run(&feeds).expect("runs");
         same(&both[0], &both[1], &format!("{q:?}"));

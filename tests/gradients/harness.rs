@@ -183,8 +183,7 @@ impl Case {
         let engine = engine();
         let graph = self.graph();
         let feeds = self.feeds();
-        let written = onnx::export(&self.forward());
-        let mut forward = engine.session(&label, &written).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let mut forward = engine.session(&label, &self.forward()).unwrap_or_else(|e| panic!("{label}: {e}"));
         let outputs = run(&mut forward, &feeds, &label);
         same_when_lifted(&engine, &graph, &feeds, &outputs, &label);
         let seeds = output_seeds(&outputs);
@@ -212,7 +211,7 @@ impl Case {
         let engine = engine();
         let graph = self.graph();
         let feeds = self.feeds();
-        let mut forward = engine.session(&label, &onnx::export(&graph)).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let mut forward = engine.session(&label, &graph).unwrap_or_else(|e| panic!("{label}: {e}"));
         let ones = |y: &Tensor| Tensor::f32(y.shape(), vec![1.0; y.len()]);
         let seeds: Vec<Tensor> = run(&mut forward, &feeds, &label).iter().map(ones).collect();
         let gradients = self.gradients(&engine, graph, &feeds, &seeds, &label);
@@ -290,8 +289,7 @@ fn same_when_lifted(engine: &Engine, graph: &Graph, feeds: &[(String, Tensor)], 
     if lifted.nodes == graph.nodes {
         return;
     }
-    let mut session =
-        engine.session(label, &onnx::export(&lifted)).unwrap_or_else(|e| panic!("{label}: {e}\n{lifted}"));
+    let mut session = engine.session(label, &lifted).unwrap_or_else(|e| panic!("{label}: {e}\n{lifted}"));
     for (i, (a, b)) in outputs.iter().zip(run(&mut session, feeds, label)).enumerate() {
         assert_eq!(a.shape(), b.shape(), "{label}: output {i}");
         let (Some(a), Some(b)) = (a.as_f32(), b.as_f32()) else { continue };

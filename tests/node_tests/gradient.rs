@@ -7,7 +7,6 @@ use crate::{
 use onnx_unlearn::{
     data::Seeded,
     graph::Graph,
-    onnx,
     runtime::{Engine, Session},
     tensor::Tensor,
 };
@@ -54,7 +53,7 @@ impl Compared {
 /// Compares at the given values; where those show little, beside them, and beside their tenth. What is smooth is decided
 /// by the differences alone, so that a wrong rule cannot hide itself, and a disagreement counts wherever it is seen.
 pub fn compare(engine: &Engine, graph: &Graph, feeds: &Feeds, name: &str) -> Result<Compared, String> {
-    let mut forward = engine.session("the graph", &onnx::export(graph)).map_err(|e| e.to_string())?;
+    let mut forward = engine.session("the graph", graph).map_err(|e| e.to_string())?;
     let mut rules = Rules::new(engine, graph, feeds, &BTreeSet::from([name.to_owned()]), true)?;
     let mut best = at(&mut forward, &mut rules, feeds, name)?;
     for factor in [1.0, 0.1] {

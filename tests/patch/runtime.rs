@@ -78,7 +78,10 @@ fn typed_elements_arrive_in_the_runtime() {
     let (q, scale) = (tensor(DType::I8, &[0x9c, 0x64]), Tensor::f32([1], vec![0.25]));
     let result = patched(&source, &[("c", &c), ("w", &w), ("q", &q), ("scale", &scale)]);
     assert!(result.len() > source.len(), "a Constant node and initializers have grown");
-    let mut session = common::engine(Device::Cpu).session("the patched model", &result).unwrap();
+    let folder = common::temporary();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, &result).unwrap();
+    let mut session = common::engine(Device::Cpu).session_from_file(&path, false).unwrap();
     let y = session.run(&[("x", &Tensor::f32([2], vec![1.0, 2.0]))]).unwrap();
     assert_eq!(y[0].as_f32().unwrap(), [(1.0 + 1.5) * 0.5 - 25.0, (2.0 - 1.0) * 4.0 + 25.0]);
 }

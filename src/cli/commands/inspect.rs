@@ -7,7 +7,7 @@ use crate::{
     graph::Port,
     onnx::{self, Model},
     provenance::stamp,
-    train::{BatchNorm, Choice, Head, Network, Reading, Site, Stored, TrainError, live_batch_norm},
+    train::{BatchNorm, Choice, Head, Network, Optimizer, Reading, Site, Stored, TrainError, live_batch_norm},
 };
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -98,7 +98,7 @@ fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(u
     ensure!(batch > 0, "--batch-size 0: expected at least 1");
     let runtime = session::open(&args.engine)?;
     let samples = samples::zeros(&network.inputs, batch, resize)?;
-    Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory(false))
+    Ok(network.at_batch_of(&runtime.engine, samples, BatchNorm::Frozen)?.memory(Optimizer::ADAM, false))
 }
 
 /// What tract can do with the file: run it, on a sample of zeros, where it is known how it is fed.

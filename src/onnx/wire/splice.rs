@@ -6,6 +6,7 @@ use std::ops::Range;
 use prost::encoding::encode_varint;
 
 use super::RawField;
+use crate::{memory, tensor::Tensor};
 
 /// A field and the length that stands before its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,20 +23,43 @@ impl Frame {
     }
 }
 
+/// What goes into a place.
+pub(in crate::onnx) enum Content<'t> {
+    Bytes(Vec<u8>),
+    /// The elements of a tensor at their full width.
+    Elements(&'t Tensor),
+}
+
+impl Content<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Elements(tensor) => tensor.len() * tensor.dtype().size(),
+        }
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Bytes(bytes) => out.extend_from_slice(bytes),
+            Self::Elements(tensor) => tensor.append_le_bytes(out),
+        }
+    }
+}
+
 /// Changes to a message, collected in any order and made all at once. All places are those of the unchanged bytes.
 #[derive(Default)]
-pub(in crate::onnx) struct Splice {
+pub(in crate::onnx) struct Splice<'t> {
     /// Where a changed place begins; where it ends and what goes there.
-    edits: BTreeMap<usize, (usize, Vec<u8>)>,
+    edits: BTreeMap<usize, (usize, Content<'t>)>,
     /// The frames around changed places, by where their values begin.
     frames: BTreeMap<usize, Frame>,
 }
 
-impl Splice {
+impl<'t> Splice<'t> {
     /// Replaces the bytes of `place`, which overlaps no other place. The frames around it must be named where the
     /// number of bytes may change.
-    pub fn put(&mut self, place: Range<usize>, bytes: Vec<u8>) {
-        self.edits.insert(place.start, (place.end, bytes));
+    pub fn put(&mut self, place: Range<usize>, content: Content<'t>) {
+        self.edits.insert(place.start, (place.end, content));
     }
 
     /// Names a frame around a changed place; naming it again changes nothing.
@@ -45,31 +69,32 @@ impl Splice {
         }
     }
 
-    /// The changed bytes. A length that did not change keeps its bytes, every other one is a varint of minimal length.
-    pub fn apply(mut self, source: &[u8]) -> Vec<u8> {
+    /// The changed bytes, with room for `spare` more. A length that did not change keeps its bytes, every other one is a varint
+    /// of minimal length.
+    pub fn apply(mut self, source: &[u8], spare: usize) -> Vec<u8> {
         // An inner frame begins later than an outer one. So it comes first, and its own length, which lies in the outer
         // one's value, may grow in time to be counted there.
         for frame in std::mem::take(&mut self.frames).into_values().rev() {
             let (mut gone, mut new) = (0, 0);
-            for (start, (end, bytes)) in self.edits.range(frame.value.clone()) {
+            for (start, (end, content)) in self.edits.range(frame.value.clone()) {
                 gone += end - start;
-                new += bytes.len();
+                new += content.len();
             }
             if gone != new {
                 let mut length = Vec::new();
                 encode_varint((frame.value.len() - gone + new) as u64, &mut length);
-                self.put(frame.length, length);
+                self.put(frame.length, Content::Bytes(length));
             }
         }
         let (gone, new) = self
             .edits
             .iter()
-            .fold((0, 0), |(gone, new), (start, (end, bytes))| (gone + end - start, new + bytes.len()));
-        let mut out = Vec::with_capacity(source.len() - gone + new);
+            .fold((0, 0), |(gone, new), (start, (end, content))| (gone + end - start, new + content.len()));
+        let mut out = memory::room(source.len() - gone + new + spare);
         let mut at = 0;
-        for (start, (end, bytes)) in self.edits {
+        for (start, (end, content)) in self.edits {
             out.extend_from_slice(&source[at..start]);
-            out.extend(bytes);
+            content.append(&mut out);
             at = end;
         }
         out.extend_from_slice(&source[at..]);

@@ -16,7 +16,6 @@ use super::{BatchedNetwork, Traced, TrainError, Weights};
 use crate::{
     autodiff::{self, NotDifferentiable},
     graph::{Builder, Node, Value},
-    onnx,
     ops::{self, Flow},
     runtime::Engine,
     tensor::{DType, Tensor},
@@ -241,7 +240,7 @@ fn values(
             b.output(&value);
         }
     }
-    let mut session = engine.plain_session("the model, for the values of a batch", &onnx::export(&b.finish()))?;
+    let mut session = engine.plain_session("the model, for the values of a batch", &b.finish())?;
     let mut values: Values = weights.iter().map(|(name, w)| (name.clone(), Arc::clone(w))).collect();
     values.extend(fed.iter().map(|(name, t)| (name.clone(), Arc::new(t.clone()))));
     let fed: Vec<(&str, &Tensor)> = fed.iter().map(|(name, t)| (name.as_str(), t)).collect();

@@ -9,7 +9,6 @@ use super::{
 use crate::{
     autodiff::NotDifferentiable,
     graph::{Builder, Node},
-    onnx,
     runtime::{Engine, RuntimeError, Session},
     tensor::{DType, Tensor},
     train::Traced,
@@ -234,7 +233,7 @@ impl Subject<'_> {
         }
         let graph = alone::graph(self.opset, self.traced, self.node, Some(name), &self.heard, self.arithmetic);
         let what = format!("node {}", self.node.label());
-        let session = self.engine.plain_session(&what, &onnx::export(&graph.ok_or(Failed::Alone)?))?;
+        let session = self.engine.plain_session(&what, &graph.ok_or(Failed::Alone)?)?;
         Ok(Moving::new(session, at, name))
     }
 
@@ -261,7 +260,7 @@ impl Subject<'_> {
         for (name, value) in &found {
             b.output_as(value, &gradient_of(name));
         }
-        Ok(self.engine.session(&format!("the gradient of node {}", self.node.label()), &onnx::export(&b.finish()))?)
+        Ok(self.engine.session(&format!("the gradient of node {}", self.node.label()), &b.finish())?)
     }
 
     /// The gradient of one input; zeros where the rule gives none.

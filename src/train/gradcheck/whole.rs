@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     graph::Graph,
-    onnx,
     runtime::{RuntimeError, Session},
     tensor::{DType, Data, Tensor},
     train::{BatchedNetwork, TrainError, Weights, loss, steps},
@@ -124,7 +123,7 @@ impl Whole<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<EndToEnd, TrainError> {
         let graph = graph(self.batched, weights, self.fed, &mut arithmetic);
-        let mut session = self.batched.engine.on_cpu().session("the loss in float64", &onnx::export(&graph))?;
+        let mut session = self.batched.engine.on_cpu().session("the loss in float64", &graph)?;
         let nodes = self.batched.traced.nodes.iter().zip(&arithmetic);
         let float32: BTreeSet<String> =
             nodes.filter(|(_, a)| **a == Arithmetic::Float32).map(|(n, _)| n.op.clone()).collect();

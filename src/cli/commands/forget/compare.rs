@@ -159,7 +159,7 @@ impl Job<'_> {
                     if let Some(material) = rivals.material(method.rival) {
                         let impair = phase(recipe.impair, impair * method.rival.direction());
                         let trial = trials.run(&material, impair, phase(recipe.repair, repair), &mut progress)?;
-                        return Ok((trials.evaluate(&trial.weights[1], eval, rows)?, trial.phases.to_vec()));
+                        return Ok((trials.evaluate(&trial.weights[1].weights()?, eval, rows)?, trial.phases.to_vec()));
                     }
                     // The stored statistics are those of the source model.
                     let batch_norm = plan::batch_norm(&args.job.method, BatchNorm::Batch);

@@ -14,15 +14,15 @@ use crate::{
     evaluate::{Classifier, Evaluation, Scores},
     onnx,
     provenance::stamp::{self, Source, StampInfo, Stamped},
-    report::{CheckRecord, Masking, Measured},
+    report::{CheckRecord, Masking, Measured, TrainedTensor},
     runtime::Device,
     tensor::Tensor,
     train::{self, MASKED_SCORE, Weights},
 };
 use anyhow::{Context, Result, ensure};
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Samples in a batch when measuring, unless the file fixes another number.
@@ -33,7 +33,10 @@ const CHECKED_AT_ONCE: usize = 4;
 /// The finished files, in the staging folder.
 pub(super) struct Finished {
     pub folder: PathBuf,
+    /// Without the bytes, which are in the folder.
     pub stamped: Stamped,
+    /// How far each changed tensor is from what it was.
+    pub trained: Vec<TrainedTensor>,
     pub check: CheckRecord,
     pub measured: Measured,
     pub masking: Option<Masking>,
@@ -41,11 +44,11 @@ pub(super) struct Finished {
 
 impl Job<'_> {
     /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them. Where
-    /// the output is masked, what is measured for the verdict are the weights before that.
+    /// the output is masked, what is measured for the verdict are the weights before that. Leaves none in `work`.
     pub(super) fn finish(
         &self,
         output: &Output,
-        work: &Work,
+        work: &mut Work,
         gates: &GateArgs,
         request: Option<&str>,
     ) -> Result<Finished> {
@@ -61,15 +64,22 @@ impl Job<'_> {
             params,
             request: request.map(str::to_owned),
         };
-        let source = Source { bytes: &self.model.bytes, folder: folder_of(&self.args.model), digests: &self.source };
-        let tensors = self.finished_tensors(work)?;
-        let stamped = stamp::finish(&source, &folder, &values(&tensors), info)?;
         let path = folder.join(output::MODEL);
-        output::write(&path, &stamped.model)?;
+        let stamped = {
+            let bytes = self.original.bytes()?;
+            let source = Source { bytes: &bytes, folder: folder_of(&self.args.model), digests: &self.source };
+            let tensors = self.finished_tensors(work)?;
+            let mut stamped = stamp::finish(&source, &folder, &values(&tensors), info)?;
+            drop(bytes);
+            output::write(&path, &std::mem::take(&mut stamped.model))?;
+            stamped
+        };
+        let trained = self.trained(&stamped.changed, &work.weights)?;
         let mut classifier = self.classifier(&path)?;
-        let check = self.check(&path, &mut classifier, gates)?;
+        let (feeds, ours) = self.answers(&mut classifier, gates)?;
         let (on, data, rows) = self.measured_on();
         let published = classifier.evaluate(data, &rows, || !interrupt::asked())?;
+        drop(classifier);
         let (after_repair, masking) = match &self.mask {
             None => (published, None),
             Some(bias) => {
@@ -77,12 +87,16 @@ impl Job<'_> {
                 (unmasked, Some(self.masking(bias, published)?))
             }
         };
+        // The second engine needs room for a large model of its own.
+        work.weights.clear();
+        let check = self.check(&path, &feeds, &ours, gates);
         let (before, after_impair) = (work.before.clone(), work.after_impair.clone());
-        Ok(Finished { folder, stamped, check, measured: Measured { on, before, after_impair, after_repair }, masking })
+        let measured = Measured { on, before, after_impair, after_repair };
+        Ok(Finished { folder, stamped, trained, check, measured, masking })
     }
 
     /// The tensors of the finished file.
-    pub(super) fn finished_tensors(&self, work: &Work) -> Result<BTreeMap<String, Tensor>> {
+    pub(super) fn finished_tensors(&self, work: &Work) -> Result<Weights> {
         let mut tensors = self.network.write_back(&work.weights)?;
         if let Some(bias) = &self.mask {
             self.mask(bias, &mut tensors)?;
@@ -91,11 +105,11 @@ impl Job<'_> {
     }
 
     /// Masks the output of the forgotten classes in the tensors to be written.
-    fn mask(&self, bias: &str, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
-        let stored = tensors.get(bias).or_else(|| self.model.graph.constants.get(bias).map(AsRef::as_ref));
+    fn mask(&self, bias: &str, tensors: &mut Weights) -> Result<()> {
+        let stored = tensors.get(bias).or_else(|| self.model.graph.constants.get(bias));
         let stored = stored.with_context(|| format!("--drop-output mask: the model has no tensor {bias:?}"))?;
         let masked = train::masked(stored, &self.recipe.forget);
-        tensors.insert(bias.to_owned(), masked);
+        tensors.insert(bias.to_owned(), Arc::new(masked));
         Ok(())
     }
 
@@ -160,7 +174,7 @@ impl Job<'_> {
     pub(super) fn write_weights(&self, folder: &Path, weights: &Weights) -> Result<()> {
         let tensors = self.network.write_back(weights)?;
         let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
-        let patched = onnx::patch::patch_bytes(&self.model.bytes, &patch)?;
+        let patched = onnx::patch::patch_bytes(&self.original.bytes()?, &patch)?;
         let from = folder_of(&self.args.model);
         for external in &patched.external {
             onnx::patch::write_external(from, folder, external)?;
@@ -176,13 +190,14 @@ impl Job<'_> {
         result
     }
 
-    fn check(&self, path: &Path, classifier: &mut Classifier<'_>, gates: &GateArgs) -> Result<CheckRecord> {
+    /// What the second engine is fed, a few samples at a time, and what ONNX Runtime makes of it.
+    fn answers(&self, classifier: &mut Classifier<'_>, gates: &GateArgs) -> Result<(Vec<Feeds>, Vec<Tensor>)> {
         let data = self.measured_on().1;
         let n = self.input.batch.unwrap_or(gates.check_samples.min(data.len()));
         // Spread over the data, which is often sorted by class.
         let rows: Vec<usize> = (0..n).map(|i| (i * data.len() / n).min(data.len() - 1)).collect();
-        // A few samples at a time, in equal parts and never one by one: activations of large images take memory. Where scores
-        // depend on the whole batch, it stays together.
+        // In equal parts and never one by one: activations of large images take memory. Where scores depend on the whole batch,
+        // it stays together.
         let together = self.input.batch.is_some() || self.network.has_live_batch_norm();
         let fits = |part: &usize| n.is_multiple_of(*part);
         let part = if together { n } else { (2..=CHECKED_AT_ONCE).rev().find(fits).unwrap_or(n) };
@@ -193,18 +208,47 @@ impl Job<'_> {
         let ours = feeds.iter().map(|feeds| classifier.run(feeds)).collect::<Result<Vec<_>, _>>()?;
         classifier.batch = usual;
         classifier.constants = self.network.constants_at(usual)?;
+        Ok((feeds, ours))
+    }
+
+    /// Runs the file in the second engine and compares.
+    fn check(&self, path: &Path, feeds: &[Feeds], ours: &[Tensor], gates: &GateArgs) -> CheckRecord {
         let tolerance = Tolerance { absolute: gates.check_atol, relative: gates.check_rtol };
-        let threshold = data.multi_hot().then(|| classifier.scores.threshold());
+        let data = self.measured_on().1;
+        let scores = Scores::of(self.network.head.behind.as_deref(), self.layout.independent);
+        let threshold = data.multi_hot().then(|| scores.threshold());
+        let threads = self.runtime.engine.threads();
         let compared = check::load(path)
-            .and_then(|loaded| {
-                loaded.run(&feeds, classifier.output, Preparation::Optimized, self.runtime.engine.threads())
-            })
-            .and_then(|theirs| check::compare(&theirs, &ours, threshold, tolerance));
-        Ok(match compared {
+            .and_then(|loaded| loaded.run(feeds, &self.network.head.output, Preparation::Optimized, threads))
+            .and_then(|theirs| check::compare(&theirs, ours, threshold, tolerance));
+        match compared {
             Ok(comparison) => CheckRecord::Compared { engine: "tract-onnx 0.23.9", comparison },
             Err(e @ (CheckError::Load(_) | CheckError::Run(_) | CheckError::Shape { .. })) => {
                 CheckRecord::NotChecked { reason: e.to_string() }
             }
-        })
+        }
+    }
+
+    fn trained(&self, changed: &[String], weights: &Weights) -> Result<Vec<TrainedTensor>> {
+        let source = self.network.weights()?;
+        Ok(changed.iter().map(|name| self.trained_tensor(name, &source, weights)).collect())
+    }
+
+    fn trained_tensor(&self, name: &str, source: &Weights, weights: &Weights) -> TrainedTensor {
+        let stored = self.model.graph.constants.get(name);
+        let before = source.get(name).or(stored).map(|t| t.f32s()).unwrap_or_default();
+        // A bias that was masked, but not trained.
+        let after = weights.get(name).map_or_else(|| before.clone(), |t| t.f32s());
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+        let change = norm(&mut before.iter().zip(after.iter()).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+        let size = norm(&mut before.iter().map(|&a| f64::from(a)));
+        TrainedTensor {
+            name: name.to_owned(),
+            shape: stored.map(|t| t.shape().to_vec()).unwrap_or_default(),
+            change,
+            relative_change: if size > 0.0 { change / size } else { 0.0 },
+            statistic: weights.contains_key(name)
+                && self.network.stored.iter().any(|s| s.name == name && s.frozen.is_some()),
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod calibrate;
 mod compare;
 mod finish;
+mod original;
 mod publish;
 mod read;
 mod rederive;
@@ -16,7 +17,7 @@ pub use compare::run as compare;
 pub use rederive::{Expected, run as rederive};
 pub use retrain::run as retrain;
 
-use self::{seal::Sealing, tune::Tuner};
+use self::{original::Original, seal::Sealing, tune::Tuner};
 use super::{output::Output, session::Opened};
 use crate::{
     cli::{
@@ -30,7 +31,7 @@ use crate::{
     provenance::digest::Digests,
     report::{DataRecord, Gates, Number, Parameters, Warning},
     tensor::Tensor,
-    train::{Layout, Network},
+    train::{Layout, Network, Weights},
     unlearn::Recipe,
 };
 use anyhow::Result;
@@ -48,8 +49,8 @@ pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
     if sealing.signs() {
         output.alone(&job.model.external)?;
     }
-    let work = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
-    let finished = job.finish(&output, &work, &args.gates, args.provenance.request_id.as_deref())?;
+    let mut work = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
+    let finished = job.finish(&output, &mut work, &args.gates, args.provenance.request_id.as_deref())?;
     job.judge_and_publish(output, &work, &finished, &args.gates, &sealing, printer)
 }
 
@@ -61,7 +62,9 @@ fn output_of(args: &ForgetArgs) -> Result<Output> {
 struct Job<'a> {
     args: &'a JobArgs,
     runtime: Opened,
+    /// Without its bytes, which `original` has.
     model: Model,
+    original: Original,
     source: Digests,
     network: Network,
     names: ClassNames,
@@ -108,8 +111,8 @@ impl Job<'_> {
     }
 }
 
-fn values(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<&str, &Tensor> {
-    tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+fn values(tensors: &Weights) -> BTreeMap<&str, &Tensor> {
+    tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.as_ref())).collect()
 }
 
 fn folder_of(file: &Path) -> &Path {

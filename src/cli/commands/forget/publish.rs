@@ -14,9 +14,8 @@ use crate::{
     },
     report::{
         self, CheckRecord, GateOutcome, Identity, LIMITATIONS, NoiseRecord, Notebook, Report, Routing, RuntimeRecord,
-        SCHEMA_VERSION, TrainedTensor, Verdict,
+        SCHEMA_VERSION, Verdict,
     },
-    train::Weights,
     unlearn::Variant,
 };
 use anyhow::{Result, bail};
@@ -83,8 +82,6 @@ impl Job<'_> {
     }
 
     fn report(&self, work: &Work, finished: &Finished, verdict: Verdict, sealing: &Sealing) -> Result<Report> {
-        let source = self.network.weights()?;
-        let trained = finished.stamped.changed.iter().map(|name| self.trained_tensor(name, &source, &work.weights));
         let forget: Vec<&str> = self.recipe.forget.iter().map(|&c| self.names.name(c)).collect();
         let file_name = |p: &Path| p.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
         let changed = &finished.stamped.changed;
@@ -107,7 +104,7 @@ impl Job<'_> {
             classes: self.names.all().to_vec(),
             runtime: RuntimeRecord { forms: work.forms.clone(), ..self.runtime.record()? },
             head: self.network.head.clone(),
-            trained: trained.collect(),
+            trained: finished.trained.clone(),
             frozen: frozen.cloned().collect(),
             data: sealing.commit(&self.data),
             phases: work.phases.clone(),
@@ -129,24 +126,6 @@ impl Job<'_> {
             warnings: self.warnings.iter().chain(&work.warning).map(ToString::to_string).collect(),
             limitations: LIMITATIONS.to_vec(),
         })
-    }
-
-    fn trained_tensor(&self, name: &str, source: &Weights, weights: &Weights) -> TrainedTensor {
-        let stored = self.model.graph.constants.get(name);
-        let before = source.get(name).or(stored).map(|t| t.to_f32s()).unwrap_or_default();
-        // A bias that was masked, but not trained.
-        let after = weights.get(name).map_or_else(|| before.clone(), |t| t.to_f32s());
-        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-        let change = norm(&mut before.iter().zip(&after).map(|(&a, &b)| f64::from(a) - f64::from(b)));
-        let size = norm(&mut before.iter().map(|&a| f64::from(a)));
-        TrainedTensor {
-            name: name.to_owned(),
-            shape: stored.map(|t| t.shape().to_vec()).unwrap_or_default(),
-            change,
-            relative_change: if size > 0.0 { change / size } else { 0.0 },
-            statistic: weights.contains_key(name)
-                && self.network.stored.iter().any(|s| s.name == name && s.frozen.is_some()),
-        }
     }
 }
 

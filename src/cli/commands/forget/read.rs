@@ -1,6 +1,6 @@
 //! Reads everything before any training: what is wrong is said before the work, not after it.
 
-use super::{Job, folder_of, values};
+use super::{Job, folder_of, original::Original, values};
 use crate::{
     cli::{
         args::{DropOutputArg, JobArgs},
@@ -34,7 +34,7 @@ impl<'a> Job<'a> {
     ) -> Result<Self> {
         let mut preprocess = plan::preprocess(&args.preprocess)?;
         let choice = plan::choice(&args.choice)?;
-        let model = onnx::read(&args.model)?;
+        let mut model = onnx::read(&args.model)?;
         let folder = folder_of(&args.model);
         // A model that cannot be stamped is refused before the work, not after it.
         let source = digest_shared(&model.bytes, folder)
@@ -43,8 +43,7 @@ impl<'a> Job<'a> {
         // So is one whose weights cannot be written back.
         let weights = network.weights()?;
         let tensors = network.write_back(&weights)?;
-        let patch = onnx::patch::Patch { tensors: values(&tensors), metadata: Vec::new() };
-        onnx::patch::patch_bytes(&model.bytes, &patch).with_context(|| args.model.display().to_string())?;
+        onnx::patch::check(&model.bytes, values(&tensors)).with_context(|| args.model.display().to_string())?;
         let runtime = session::open(&args.engine)?;
         printer.note(runtime.describe());
         let mut warnings: Vec<Warning> = runtime.warning.iter().cloned().collect();
@@ -73,6 +72,8 @@ impl<'a> Job<'a> {
             args.forget,
             if before.is_empty() { "" } else { " but those forgotten before" }
         );
+
+        let original = Original::new(&args.model, std::mem::take(&mut model.bytes), source.file)?;
 
         let load = |flag: &'static str, path: &Path, drop: &[usize], per_class| {
             let plan = LoadPlan {
@@ -111,6 +112,7 @@ impl<'a> Job<'a> {
             args,
             runtime,
             model,
+            original,
             source,
             network,
             names,

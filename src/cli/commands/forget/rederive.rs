@@ -66,7 +66,8 @@ pub fn run(args: &ForgetArgs, expected: &Expected<'_>, printer: Printer) -> Resu
         params: Digest([0; 32]),
         request: None,
     };
-    let source = Source { bytes: &job.model.bytes, folder: folder_of(&args.job.model), digests: &job.source };
+    let bytes = job.original.bytes()?;
+    let source = Source { bytes: &bytes, folder: folder_of(&args.job.model), digests: &job.source };
     let tensors = job.finished_tensors(&work)?;
     let stamped = stamp::finish(&source, folder.path(), &values(&tensors), info)?;
     output::write(&folder.path().join(output::MODEL), &stamped.model)?;

@@ -64,7 +64,7 @@ impl Job<'_> {
             (recipe.impair.lr, recipe.repair.lr) = found.rates();
             (calibration, taken) = (Some(found), trial);
         }
-        let Trial { weights: [impaired, weights], phases: trained } = if let Some(trial) = taken {
+        let Trial { weights: [impaired, repaired], phases: trained } = if let Some(trial) = taken {
             trial
         } else {
             let all = material((0..self.retain.len()).collect());
@@ -74,7 +74,8 @@ impl Job<'_> {
         drop(trials);
         let phases: Vec<PhaseRecord> = noise.records.into_iter().chain(trained).collect();
         let before = first.map_or_else(|| self.evaluate_file(&self.args.model), Ok)?;
-        let after_impair = self.evaluate_weights(&output.scratch("impaired")?, &impaired)?;
+        let after_impair = self.evaluate_weights(&output.scratch("impaired")?, &impaired.weights()?)?;
+        drop(impaired);
         for phase in &phases {
             printer.note(format!(
                 "{:>7}: {} steps in {:.1} s ({:.0} ms a step), loss {:.4} to {:.4}{}",
@@ -90,7 +91,7 @@ impl Job<'_> {
         Ok(Work {
             recipe,
             calibration,
-            weights,
+            weights: repaired.weights()?,
             phases,
             objective: noise.objective,
             noise: noise.noise,
@@ -157,7 +158,8 @@ impl Job<'_> {
         };
         let (one, two) = (at(few)?, at(2 * few)?);
         let memory = |n: usize, part: bool| {
-            let (first, grown) = (one.memory(part), two.memory(part).saturating_sub(one.memory(part)));
+            let of = |network: &BatchedNetwork<'_>| network.memory(self.recipe.optimizer, part);
+            let (first, grown) = (of(&one), of(&two).saturating_sub(of(&one)));
             first + grown * n.saturating_sub(one.batch) / (two.batch - one.batch).max(1)
         };
         if memory(samples, false) <= limit {
