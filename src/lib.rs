@@ -19,7 +19,6 @@ pub mod cli;
 pub mod data;
 pub mod evaluate;
 pub mod graph;
-pub mod memory;
 pub mod onnx;
 pub mod ops;
 pub mod provenance;

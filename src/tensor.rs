@@ -1,6 +1,5 @@
 //! Holds an array: shape, element type, data. No arithmetic lives here, but for changing the element type.
 
-use crate::memory;
 use half::{bf16, f16};
 use std::{borrow::Cow, fmt};
 
@@ -144,7 +143,7 @@ impl Tensor {
     pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
         let n = shape.iter().product();
-        Self::f32(shape, memory::zeros(n))
+        Self::f32(shape, vec![0.0; n])
     }
 
     /// Decodes row-major little-endian bytes (the layout of ONNX `raw_data`); `None` when the length does not fit.
@@ -155,9 +154,7 @@ impl Tensor {
         }
         let data = match dtype {
             DType::F32 => {
-                let mut values = memory::room(n);
-                values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-                Data::F32(values)
+                Data::F32(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
             }
             DType::F64 => Data::F64(
                 bytes
@@ -183,7 +180,7 @@ impl Tensor {
 
     /// The elements as row-major little-endian bytes.
     pub fn to_le_bytes(&self) -> Vec<u8> {
-        let mut bytes = memory::room(self.len() * self.dtype().size());
+        let mut bytes = Vec::with_capacity(self.len() * self.dtype().size());
         self.append_le_bytes(&mut bytes);
         bytes
     }

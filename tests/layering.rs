@@ -9,22 +9,21 @@ use std::{
 
 /// Every module and those of its siblings that it may name. A module may always name itself.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("memory", &[]),
-    ("tensor", &["memory"]),
+    ("tensor", &[]),
     ("graph", &["tensor", "kernel"]),
     ("kernel", &[]),
-    ("onnx", &["memory", "tensor", "graph"]),
+    ("onnx", &["tensor", "graph"]),
     ("ops", &["tensor", "graph", "kernel"]),
     ("autodiff", &["tensor", "graph", "ops"]),
-    ("runtime", &["memory", "tensor", "graph", "onnx", "kernel"]),
-    ("train", &["memory", "tensor", "graph", "onnx", "ops", "autodiff", "runtime"]),
+    ("runtime", &["tensor", "graph", "onnx", "kernel"]),
+    ("train", &["tensor", "graph", "onnx", "ops", "autodiff", "runtime"]),
     ("data", &["tensor"]),
     // `runtime` for its errors.
     ("unlearn", &["tensor", "data", "train", "runtime", "evaluate"]),
     ("evaluate", &["tensor", "data", "runtime"]),
     ("audit", &["tensor", "data", "train", "runtime", "unlearn", "evaluate"]),
     ("check", &["tensor", "data"]),
-    ("provenance", &["memory", "tensor", "onnx"]),
+    ("provenance", &["tensor", "onnx"]),
     (
         "report",
         &[
@@ -45,7 +44,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "memory",
             "tensor",
             "graph",
             "onnx",
@@ -66,7 +64,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// What only one module may name: crates, and ways to print or to end the process.
 const ONLY: &[(&str, &[&str])] = &[
-    ("memory", &["libc::"]),
     ("onnx", &["prost::"]),
     ("runtime", &["ort::"]),
     ("check", &["tract_onnx::", "tract_ndarray::"]),

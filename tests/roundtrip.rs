@@ -10,7 +10,9 @@ use std::fs;
 use std::path::Path;
 
 use onnx_unlearn::onnx::external::{ExternalError, ExternalRef};
-use onnx_unlearn::onnx::patch::{ExternalPatch, Patch, PatchError, Patched, patch_bytes, write_external};
+use onnx_unlearn::onnx::patch::{
+    ExternalPatch, Patch, PatchError, Patched, patch_bytes, with_metadata, write_external,
+};
 use onnx_unlearn::onnx::schema::{
     AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, attribute_type, data_type,
 };
@@ -179,6 +181,15 @@ fn metadata_is_replaced_sorted_at_the_end_and_foreign_entries_stay() {
     let keys: Vec<_> = wire::layout(&patched).unwrap().metadata.into_iter().map(|m| m.key).collect();
     assert_eq!(keys, ["names", "other", "dev.onnx-unlearn.a", "dev.onnx-unlearn.b"]);
     assert_eq!(patch_bytes(&patched, &entries).unwrap().model, patched, "patching again changes nothing");
+    // Whether there are own entries to be dropped or not.
+    let mut bare = source.clone();
+    for entry in wire::layout(&source).unwrap().metadata.iter().rev().filter(|m| m.key.starts_with("dev.onnx-unlearn."))
+    {
+        bare.drain(entry.span.clone());
+    }
+    for model in [source, bare] {
+        assert_eq!(with_metadata(model, entries.metadata.clone()).unwrap(), patched);
+    }
 }
 
 #[test]

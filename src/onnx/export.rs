@@ -23,12 +23,13 @@ const GIVEN: &str = "given";
 
 /// The bytes of a model file that holds `graph`.
 pub fn export(graph: &Graph) -> Vec<u8> {
-    export_without(graph, |_| false)
+    export_without(graph, |_, _| false)
 }
 
-/// The same without the elements of the constants that `given` picks: who reads it has to be given them, by name.
-pub fn export_without(graph: &Graph, given: impl Fn(&Tensor) -> bool) -> Vec<u8> {
-    let constant = |(name, t): (&String, &Arc<Tensor>)| if given(t) { elsewhere(name, t) } else { tensor(name, t) };
+/// The same without the elements of the constants that `given` picks by name and contents: who reads it has to be given them.
+pub fn export_without(graph: &Graph, given: impl Fn(&str, &Tensor) -> bool) -> Vec<u8> {
+    let constant =
+        |(name, t): (&String, &Arc<Tensor>)| if given(name, t) { elsewhere(name, t) } else { tensor(name, t) };
     let import = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
     let mut opset_import = vec![import("", graph.opset)];
     let nodes: Vec<NodeProto> = graph.nodes.iter().map(node).collect();

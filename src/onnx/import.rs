@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     graph::{Attr, Attrs, Graph, Node, Port},
-    memory,
     tensor::{DType, Data, Tensor},
 };
 use prost::bytes::Bytes;
@@ -79,7 +78,7 @@ fn list(reasons: &[String]) -> String {
 
 /// Reads the model at `path`.
 pub fn read(path: &Path) -> Result<Model, ImportError> {
-    let bytes = memory::file(path).map_err(|source| ImportError::Io { path: path.into(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| ImportError::Io { path: path.into(), source })?;
     of_bytes(path, bytes.into())
 }
 

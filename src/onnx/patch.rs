@@ -112,12 +112,14 @@ pub fn patch_bytes<'a>(source: &[u8], patch: &Patch<'a>) -> Result<Patched<'a>, 
     let (splice, external) = changes(source, patch)?;
     let mut model = splice.apply(source, METADATA);
     append_metadata(&mut model, &patch.metadata)?;
-    Ok(Patched { model: fitting(model)?, external })
+    fitting(model.len())?;
+    Ok(Patched { model, external })
 }
 
-/// Finds out what [`patch_bytes`] would refuse of these tensors, without making the new bytes.
+/// Finds out what [`patch_bytes`] would refuse of these tensors, with the metadata of a run, without making the new bytes.
 pub fn check(source: &[u8], tensors: BTreeMap<&str, &Tensor>) -> Result<(), PatchError> {
-    changes(source, &Patch { tensors, metadata: Vec::new() }).map(drop)
+    let (mut splice, _) = changes(source, &Patch { tensors, metadata: Vec::new() })?;
+    fitting(splice.size(source) + METADATA)
 }
 
 /// Puts metadata into a model, as [`patch_bytes`] does; the bytes stay where they are if there is none to be dropped.
@@ -126,11 +128,12 @@ pub fn with_metadata(mut model: Vec<u8>, metadata: Vec<(String, String)>) -> Res
         return Ok(patch_bytes(&model, &Patch { tensors: BTreeMap::new(), metadata })?.model);
     }
     append_metadata(&mut model, &metadata)?;
-    fitting(model)
+    fitting(model.len())?;
+    Ok(model)
 }
 
-fn fitting(model: Vec<u8>) -> Result<Vec<u8>, PatchError> {
-    if model.len() > MAX_MODEL_BYTES { Err(PatchError::TooLarge(model.len())) } else { Ok(model) }
+fn fitting(bytes: usize) -> Result<(), PatchError> {
+    if bytes > MAX_MODEL_BYTES { Err(PatchError::TooLarge(bytes)) } else { Ok(()) }
 }
 
 /// What a patch changes in the model file, and in every external file.

@@ -9,7 +9,7 @@ mod refusal;
 mod tensor;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::str::FromStr;
@@ -17,7 +17,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::memory;
 use crate::onnx::schema::{ModelProto, TensorProto};
 use crate::onnx::{Bytes, wire};
 
@@ -128,7 +127,7 @@ pub struct Digests {
 
 /// Digests of a model file on disk; external data is looked for beside it.
 pub fn digest_file(path: &Path) -> Result<Digests, DigestError> {
-    let bytes = memory::file(path).map_err(|source| DigestError::Io { path: path.into(), source })?;
+    let bytes = fs::read(path).map_err(|source| DigestError::Io { path: path.into(), source })?;
     digest_shared(&bytes.into(), path.parent().unwrap_or(Path::new("")))
 }
 

@@ -21,7 +21,7 @@ use ort::{
 };
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ffi::CString,
     fmt,
     path::{Path, PathBuf},
@@ -230,15 +230,16 @@ impl Engine {
             builder = builder.and_then(|b| Ok(b.with_disabled_optimizers("NchwcTransformer")?));
         }
         let mut builder = builder.map_err(|e| self.failed(what, &e))?;
-        // The constants of a graph for a GPU travel with it.
-        let given = |t: &Tensor| self.device == Device::Cpu && is_large(t);
+        // The constants of a graph for a GPU travel with it. The library refuses those that nothing reads.
+        let read: HashSet<&str> = graph.nodes.iter().flat_map(Node::reads).collect();
+        let given = |name: &str, t: &Tensor| self.device == Device::Cpu && is_large(t) && read.contains(name);
         let model = onnx::export_without(graph, given);
-        for (name, tensor) in graph.constants.iter().filter(|(_, t)| given(t)) {
+        for (name, tensor) in graph.constants.iter().filter(|(name, t)| given(name, t)) {
             give(&mut builder, name, tensor).map_err(|e| self.failed(what, &e))?;
         }
         let inner = builder.commit_from_memory(&model).map_err(|e| self.failed(what, &e))?;
         // The library has copies where it needs some, but says nowhere that it reads nothing else.
-        let constants = graph.constants.values().filter(|t| given(t)).cloned().collect();
+        let constants = graph.constants.iter().filter(|(name, t)| given(name, t)).map(|(_, t)| Arc::clone(t)).collect();
         Ok(Session { inner, device: self.device, what: what.to_owned(), fed: Vec::new(), _given: constants })
     }
 
@@ -377,7 +378,7 @@ impl Session {
         outputs.iter().map(|(name, value)| copied(name, &value, &what)).collect()
     }
 
-    /// Takes over the session for stepping. `state` names pairs of input and output with their first value; the output
+    /// Takes over the session, which is no plain one, for stepping. `state` names pairs of input and output with their first value; the output
     /// of one step is the input of the next and never leaves the device. `batch` are inputs written before a step,
     /// `read` outputs of one float read after it.
     pub fn stepper(

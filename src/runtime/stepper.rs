@@ -1,7 +1,7 @@
 //! Steps graphs whose state stays on the device.
 
 use super::session::{Device, RuntimeError, Session, failed};
-use crate::{memory, tensor::Tensor};
+use crate::tensor::Tensor;
 use ort::{
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::IoBinding,
@@ -40,26 +40,23 @@ impl Slot {
 
 /// Where an array of the state lies.
 enum Buffer {
-    /// In memory of this program, which is there sooner than what the library would get.
+    /// In memory of this program, which is zero as it comes, and taken from the system when it is written.
     Host(OrtTensor<f32>),
     /// In memory of a device.
     Device(OrtTensor<f32>),
 }
 
 impl Buffer {
-    fn new(session: &Session, shape: &[usize], values: Option<&Tensor>) -> Result<Self, ort::Error> {
+    fn new(session: &Session, shape: &[usize]) -> Result<Self, ort::Error> {
         match session.device {
             Device::Cpu => {
-                let values = values.and_then(Tensor::as_f32);
-                let values = values.map_or_else(|| memory::zeros(shape.iter().product()), memory::copied);
-                Ok(Self::Host(OrtTensor::from_array((shape.to_vec(), values))?))
+                let zeros = vec![0.0; shape.iter().product()];
+                Ok(Self::Host(OrtTensor::from_array((shape.to_vec(), zeros))?))
             }
             Device::Cuda(id) => {
                 let info = MemoryInfo::new(AllocationDevice::CUDA, id, AllocatorType::Device, MemoryType::Default)?;
                 let allocator = Allocator::new(&session.inner, info)?;
-                let mut buffer = Self::Device(OrtTensor::new(&allocator, shape.to_vec())?);
-                buffer.fill(values)?;
-                Ok(buffer)
+                Ok(Self::Device(OrtTensor::new(&allocator, shape.to_vec())?))
             }
         }
     }
@@ -134,9 +131,11 @@ impl Stepper {
             [session.inner.create_binding().map_err(fail)?, session.inner.create_binding().map_err(fail)?];
         let mut slots = Vec::new();
         for s in state {
-            let mut buffers = vec![Buffer::new(&session, &s.shape, s.initial.as_deref()).map_err(fail)?];
-            if !s.in_place {
-                buffers.push(Buffer::new(&session, &s.shape, None).map_err(fail)?);
+            let buffers = (0..if s.in_place { 1 } else { 2 }).map(|_| Buffer::new(&session, &s.shape));
+            let mut buffers = buffers.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+            // Memory of the host is zero as it comes.
+            if s.initial.is_some() || session.device != Device::Cpu {
+                buffers[0].fill(s.initial.as_deref()).map_err(fail)?;
             }
             let mut slot = Slot { output: s.output, shape: s.shape, buffers };
             for (i, binding) in bindings.iter_mut().enumerate() {
@@ -197,7 +196,7 @@ impl Stepper {
     /// Copies one state array back, by the name of its output.
     pub fn state(&self, output: &str) -> Result<Tensor, RuntimeError> {
         let mut copy = Vec::new();
-        self.show_state(output, &mut |values| copy = memory::copied(values))?;
+        self.show_state(output, &mut |values| copy = values.to_vec())?;
         Ok(Tensor::f32(self.shape(output).unwrap_or_default(), copy))
     }
 

@@ -41,6 +41,9 @@ fn all_before(node: usize, needs: &[Vec<usize>]) -> Vec<bool> {
     before
 }
 
+/// Operators whose result is their first input in the same memory, whatever else they read.
+const VIEWS: &[&str] = &["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+
 /// The nodes that bring an array together with anything but constants. What is made of it alone may be a view of the same
 /// memory, and its readers read the array.
 fn readers(graph: &Graph, array: &str) -> Vec<usize> {
@@ -48,7 +51,9 @@ fn readers(graph: &Graph, array: &str) -> Vec<usize> {
     let mut readers = Vec::new();
     for (i, node) in graph.nodes.iter().enumerate() {
         if node.reads().any(|name| views.contains(name)) {
-            let alone = node.reads().all(|name| views.contains(name) || graph.constants.contains_key(name));
+            let first = node.input(0).is_some_and(|name| views.contains(name));
+            let alone = node.reads().all(|name| views.contains(name) || graph.constants.contains_key(name))
+                || first && node.domain.is_empty() && VIEWS.contains(&node.op.as_str());
             let given = node.outputs.iter().any(|name| graph.outputs.iter().any(|o| o.name == *name));
             if alone && !given && !overwrites(node) {
                 views.extend(node.outputs.iter().filter(|o| !o.is_empty()).map(String::as_str));
@@ -78,8 +83,11 @@ mod tests {
         let names = [&w, &gradient, &m, &v, &number, &number, &number].map(|v| v.name().to_owned());
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let next = b.raw(NATIVE, native::ADAM, &names, &[], &[vec![2, 2], vec![2, 2], vec![2, 2]]);
-        let view = b.op("Transpose", &[&w], &[], &[2, 2]);
-        let late = b.op("MatMul", &[&view, &x], &[], &[2, 2]);
+        // A view, although its shape is no constant.
+        let shape = b.input("shape", DType::I64, &[2]);
+        let view = b.op("Reshape", &[&w, &shape], &[], &[2, 2]);
+        let turned = b.op("Transpose", &[&view], &[], &[2, 2]);
+        let late = b.op("MatMul", &[&turned, &x], &[], &[2, 2]);
         b.output_as(&next[0], "w/next");
         b.output_as(&late, "late");
         let mut graph = b.finish();

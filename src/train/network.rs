@@ -105,10 +105,9 @@ pub enum TrainError {
     #[error("{}: BatchNormalization with the statistics of the batch: {reason}", path.display())]
     BatchNorm { path: PathBuf, reason: String },
     #[error(
-        "{}: the weights of a large model cannot be kept there while it is trained: {source}; give another folder, with room, in \
-         TMPDIR", folder.display()
+        "the weights that were written to a temporary file in {} cannot be read back: {source}", folder.display()
     )]
-    NoRoom { folder: PathBuf, source: std::io::Error },
+    Lost { folder: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }

@@ -1,8 +1,8 @@
-//! The weights at one moment of training. Those of a large model lie in a temporary file without a name, so that a trial does
-//! not hold the model several times over.
+//! The weights at one moment of training. Those of a large model lie in a temporary file without a name if there is room for it, so
+//! that a trial does not hold the model several times over.
 
 use super::network::{TrainError, Weights};
-use crate::{memory, tensor::Tensor};
+use crate::tensor::Tensor;
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
@@ -41,22 +41,18 @@ impl Snapshot {
         mut show: impl FnMut(&str, &mut dyn FnMut(&[f32])) -> Result<(), TrainError>,
     ) -> Result<Self, TrainError> {
         let elements: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        if elements * size_of::<f32>() <= most {
-            let mut weights = Weights::new();
-            for (name, shape) in shapes {
-                let mut copy = Vec::new();
-                show(&name, &mut |values| copy = memory::copied(values))?;
-                weights.insert(name, Arc::new(Tensor::f32(shape, copy)));
-            }
-            return Ok(Self(Held::Memory(weights)));
+        if elements * size_of::<f32>() > most
+            && let Some(file) = written(&shapes, &mut show)?
+        {
+            return Ok(Self(Held::File(Arc::new(file), shapes)));
         }
-        let mut file = tempfile::tempfile().map_err(no_room)?;
-        for (name, _) in &shapes {
-            let mut written = Ok(());
-            show(name, &mut |values| written = write(&mut file, values))?;
-            written.map_err(no_room)?;
+        let mut weights = Weights::new();
+        for (name, shape) in shapes {
+            let mut copy = Vec::new();
+            show(&name, &mut |values| copy = values.to_vec())?;
+            weights.insert(name, Arc::new(Tensor::f32(shape, copy)));
         }
-        Ok(Self(Held::File(Arc::new(file), shapes)))
+        Ok(Self(Held::Memory(weights)))
     }
 
     /// The weights, in memory.
@@ -78,11 +74,27 @@ impl Snapshot {
             Held::Memory(weights) => weights.iter().try_for_each(|(name, tensor)| take(name, tensor)),
             Held::File(file, shapes) => {
                 let mut file = file.as_ref();
-                file.rewind().map_err(no_room)?;
-                shapes.iter().try_for_each(|(name, shape)| take(name, &Arc::new(read(file, shape).map_err(no_room)?)))
+                file.rewind().map_err(lost)?;
+                shapes.iter().try_for_each(|(name, shape)| take(name, &Arc::new(read(file, shape).map_err(lost)?)))
             }
         }
     }
+}
+
+/// A file with the tensors; none where the system has no room for it, which is no reason to lose what was trained.
+fn written(
+    shapes: &[(String, Vec<usize>)],
+    show: &mut impl FnMut(&str, &mut dyn FnMut(&[f32])) -> Result<(), TrainError>,
+) -> Result<Option<File>, TrainError> {
+    let Ok(mut file) = tempfile::tempfile() else { return Ok(None) };
+    for (name, _) in shapes {
+        let mut written = Ok(());
+        show(name, &mut |values| written = write(&mut file, values))?;
+        if written.is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(file))
 }
 
 /// Writes numbers a part at a time, so that there is no second array of them.
@@ -97,7 +109,7 @@ fn write(file: &mut File, values: &[f32]) -> io::Result<()> {
 }
 
 fn read(mut file: &File, shape: &[usize]) -> io::Result<Tensor> {
-    let mut values: Vec<f32> = memory::zeros(shape.iter().product());
+    let mut values = vec![0.0f32; shape.iter().product()];
     let mut bytes = vec![0; size_of::<f32>() * PART.min(values.len())];
     for part in values.chunks_mut(PART) {
         let bytes = &mut bytes[..size_of_val(part)];
@@ -107,8 +119,8 @@ fn read(mut file: &File, shape: &[usize]) -> io::Result<Tensor> {
     Ok(Tensor::f32(shape, values))
 }
 
-fn no_room(source: io::Error) -> TrainError {
-    TrainError::NoRoom { folder: std::env::temp_dir(), source }
+fn lost(source: io::Error) -> TrainError {
+    TrainError::Lost { folder: std::env::temp_dir(), source }
 }
 
 #[cfg(test)]

@@ -170,13 +170,12 @@ impl WeightStepper {
         Snapshot::new(shapes, |name, take| Ok(self.stepper.show_state(&state[name], take)?))
     }
 
-    /// Starts anew from what they were, with a fresh optimizer.
+    /// Starts anew from what they were; `unlearn::train` begins with a fresh optimizer.
     pub fn restart_from(&mut self, snapshot: &Snapshot) -> Result<(), TrainError> {
         snapshot.each(|name, tensor| {
             let moved = self.running.iter().find(|r| r.name == name).map(|r| r.next.clone());
             Ok(self.stepper.set_state(&moved.unwrap_or_else(|| format!("{name}/next")), Some(tensor))?)
-        })?;
-        Ok(self.fresh_optimizer()?)
+        })
     }
 
     /// Starts anew from these weights and running statistics, with a fresh optimizer.

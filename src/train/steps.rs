@@ -504,7 +504,7 @@ impl Last {
         let shape = gradient.shape().to_vec();
         let so_far = b.input(&format!("onnx-unlearn:sum/{name}"), DType::F32, &shape);
         *gradient = b.op("Add", &[&so_far, gradient], &[], &shape);
-        let zero = b.constant(Tensor::zeros(shape.as_slice()));
+        let zero = b.constant(Tensor::scalar(0.0));
         let kept = self.then(b, &zero, gradient);
         let output = format!("{}/next", so_far.name());
         b.output_as(&kept, &output);

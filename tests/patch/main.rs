@@ -13,7 +13,7 @@ mod runtime;
 mod stream;
 
 use models::{TYPES, constant, draw, entry, model_of, raw, tensor, typed};
-use onnx_unlearn::onnx::patch::{Patch, Patched, patch_bytes};
+use onnx_unlearn::onnx::patch::{Patch, Patched, check, patch_bytes};
 use onnx_unlearn::onnx::schema::{GraphProto, ModelProto, TensorProto};
 use onnx_unlearn::onnx::wire;
 use onnx_unlearn::tensor::{DType, Tensor};
@@ -27,6 +27,7 @@ fn patched(source: &[u8], tensors: &[(&str, &Tensor)]) -> Vec<u8> {
     let patch = Patch { tensors: tensors.iter().copied().collect(), metadata: vec![] };
     let Patched { model, external } = patch_bytes(source, &patch).unwrap();
     assert!(external.is_empty());
+    check(source, patch.tensors).unwrap();
     model
 }
 

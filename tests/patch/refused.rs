@@ -1,6 +1,6 @@
 //! Every way in which new elements do not fit the file.
 
-use onnx_unlearn::onnx::patch::{Patch, PatchError, patch_bytes};
+use onnx_unlearn::onnx::patch::{Patch, PatchError, check, patch_bytes};
 use onnx_unlearn::onnx::schema::TensorProto;
 use onnx_unlearn::tensor::{DType, Tensor};
 use prost::Message;
@@ -11,7 +11,9 @@ use super::protobuf::field;
 fn error(t: TensorProto, new: &Tensor) -> PatchError {
     let source = model_of(vec![TensorProto { name: Some("w".into()), ..t }]);
     let patch = Patch { tensors: [("w", new)].into(), metadata: vec![] };
-    patch_bytes(&source, &patch).unwrap_err()
+    let error = patch_bytes(&source, &patch).unwrap_err();
+    assert_eq!(check(&source, [("w", new)].into()).unwrap_err().to_string(), error.to_string());
+    error
 }
 
 #[test]
@@ -117,4 +119,7 @@ fn a_model_that_would_pass_2_gib_is_refused() {
     assert_eq!(with(2).unwrap(), source.len());
     let error = with(0x3c00).unwrap_err();
     assert!(matches!(error, PatchError::TooLarge(size) if size == source.len() + 20), "{error}");
+    // There is no room for a stamp.
+    let found = check(&source, [("w", &tensor(DType::F16, &[2; 20]))].into());
+    assert!(matches!(found, Err(PatchError::TooLarge(size)) if size > source.len()), "{found:?}");
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use prost::encoding::encode_varint;
 
 use super::RawField;
-use crate::{memory, tensor::Tensor};
+use crate::tensor::Tensor;
 
 /// A field and the length that stands before its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,28 +69,36 @@ impl<'t> Splice<'t> {
         }
     }
 
-    /// The changed bytes, with room for `spare` more. A length that did not change keeps its bytes, every other one is a varint
-    /// of minimal length.
-    pub fn apply(mut self, source: &[u8], spare: usize) -> Vec<u8> {
+    /// Puts new lengths before the frames whose values change theirs: varints of minimal length.
+    fn settle(&mut self) {
         // An inner frame begins later than an outer one. So it comes first, and its own length, which lies in the outer
         // one's value, may grow in time to be counted there.
         for frame in std::mem::take(&mut self.frames).into_values().rev() {
-            let (mut gone, mut new) = (0, 0);
-            for (start, (end, content)) in self.edits.range(frame.value.clone()) {
-                gone += end - start;
-                new += content.len();
-            }
+            let (gone, new) = self.sizes(frame.value.clone());
             if gone != new {
                 let mut length = Vec::new();
                 encode_varint((frame.value.len() - gone + new) as u64, &mut length);
                 self.put(frame.length, Content::Bytes(length));
             }
         }
-        let (gone, new) = self
-            .edits
-            .iter()
-            .fold((0, 0), |(gone, new), (start, (end, content))| (gone + end - start, new + content.len()));
-        let mut out = memory::room(source.len() - gone + new + spare);
+    }
+
+    /// Bytes that go from a range, and bytes that come.
+    fn sizes(&self, range: Range<usize>) -> (usize, usize) {
+        let edits = self.edits.range(range);
+        edits.fold((0, 0), |(gone, new), (start, (end, content))| (gone + end - start, new + content.len()))
+    }
+
+    /// Number of bytes of the changed message.
+    pub fn size(&mut self, source: &[u8]) -> usize {
+        self.settle();
+        let (gone, new) = self.sizes(0..usize::MAX);
+        source.len() - gone + new
+    }
+
+    /// The changed bytes, with room for `spare` more. A length that did not change keeps its bytes.
+    pub fn apply(mut self, source: &[u8], spare: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.size(source) + spare);
         let mut at = 0;
         for (start, (end, content)) in self.edits {
             out.extend_from_slice(&source[at..start]);

@@ -13,7 +13,10 @@ use crate::{
     },
     evaluate::{Classifier, Evaluation, Scores},
     onnx,
-    provenance::stamp::{self, Source, StampInfo, Stamped},
+    provenance::{
+        digest::Digests,
+        stamp::{self, Source, StampInfo, Stamped},
+    },
     report::{CheckRecord, Masking, Measured, TrainedTensor},
     runtime::Device,
     tensor::Tensor,
@@ -33,8 +36,9 @@ const CHECKED_AT_ONCE: usize = 4;
 /// The finished files, in the staging folder.
 pub(super) struct Finished {
     pub folder: PathBuf,
-    /// Without the bytes, which are in the folder.
-    pub stamped: Stamped,
+    pub digests: Digests,
+    /// Names of the tensors that are not those of the source.
+    pub changed: Vec<String>,
     /// How far each changed tensor is from what it was.
     pub trained: Vec<TrainedTensor>,
     pub check: CheckRecord,
@@ -44,11 +48,12 @@ pub(super) struct Finished {
 
 impl Job<'_> {
     /// Writes the finished bytes into the staging folder, stamped; runs them in the second engine and measures them. Where
-    /// the output is masked, what is measured for the verdict are the weights before that. Leaves none in `work`.
+    /// the output is masked, what is measured for the verdict are the weights before that.
     pub(super) fn finish(
         &self,
         output: &Output,
-        work: &mut Work,
+        work: &Work,
+        weights: Weights,
         gates: &GateArgs,
         request: Option<&str>,
     ) -> Result<Finished> {
@@ -65,16 +70,10 @@ impl Job<'_> {
             request: request.map(str::to_owned),
         };
         let path = folder.join(output::MODEL);
-        let stamped = {
-            let bytes = self.original.bytes()?;
-            let source = Source { bytes: &bytes, folder: folder_of(&self.args.model), digests: &self.source };
-            let tensors = self.finished_tensors(work)?;
-            let mut stamped = stamp::finish(&source, &folder, &values(&tensors), info)?;
-            drop(bytes);
-            output::write(&path, &std::mem::take(&mut stamped.model))?;
-            stamped
-        };
-        let trained = self.trained(&stamped.changed, &work.weights)?;
+        let Stamped { model, digests, changed, .. } = self.stamped(&folder, &weights, info)?;
+        output::write(&path, &model)?;
+        drop(model);
+        let trained = self.trained(&changed, &weights)?;
         let mut classifier = self.classifier(&path)?;
         let (feeds, ours) = self.answers(&mut classifier, gates)?;
         let (on, data, rows) = self.measured_on();
@@ -83,25 +82,27 @@ impl Job<'_> {
         let (after_repair, masking) = match &self.mask {
             None => (published, None),
             Some(bias) => {
-                let unmasked = self.evaluate_weights(&output.scratch("unmasked")?, &work.weights)?;
+                let unmasked = self.evaluate_weights(&output.scratch("unmasked")?, &weights)?;
                 (unmasked, Some(self.masking(bias, published)?))
             }
         };
         // The second engine needs room for a large model of its own.
-        work.weights.clear();
+        drop(weights);
         let check = self.check(&path, &feeds, &ours, gates);
         let (before, after_impair) = (work.before.clone(), work.after_impair.clone());
         let measured = Measured { on, before, after_impair, after_repair };
-        Ok(Finished { folder, stamped, trained, check, measured, masking })
+        Ok(Finished { folder, digests, changed, trained, check, measured, masking })
     }
 
-    /// The tensors of the finished file.
-    pub(super) fn finished_tensors(&self, work: &Work) -> Result<Weights> {
-        let mut tensors = self.network.write_back(&work.weights)?;
+    /// The finished bytes with these weights; external data goes into `folder`.
+    pub(super) fn stamped(&self, folder: &Path, weights: &Weights, info: StampInfo) -> Result<Stamped> {
+        let mut tensors = self.network.write_back(weights)?;
         if let Some(bias) = &self.mask {
             self.mask(bias, &mut tensors)?;
         }
-        Ok(tensors)
+        let bytes = self.original.bytes()?;
+        let source = Source { bytes: &bytes, folder: folder_of(&self.args.model), digests: &self.source };
+        Ok(stamp::finish(&source, folder, &values(&tensors), info)?)
     }
 
     /// Masks the output of the forgotten classes in the tensors to be written.

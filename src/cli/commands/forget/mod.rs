@@ -49,8 +49,8 @@ pub fn run(args: &ForgetArgs, printer: Printer) -> Result<Status> {
     if sealing.signs() {
         output.alone(&job.model.external)?;
     }
-    let mut work = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
-    let finished = job.finish(&output, &mut work, &args.gates, args.provenance.request_id.as_deref())?;
+    let (work, weights) = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
+    let finished = job.finish(&output, &work, weights, &args.gates, args.provenance.request_id.as_deref())?;
     job.judge_and_publish(output, &work, &finished, &args.gates, &sealing, printer)
 }
 

@@ -1,11 +1,11 @@
 //! The bytes of the source model, which the result is made from when training is done. Those of a large file are not held
 //! until then: they are read again, and have to be the same.
 
-use crate::{memory, onnx::Bytes, provenance::digest::Digest};
+use crate::{onnx::Bytes, provenance::digest::Digest};
 use anyhow::{Context, Result, ensure};
 use std::{
     fs::File,
-    io::Seek as _,
+    io::{Read as _, Seek as _},
     path::{Path, PathBuf},
 };
 
@@ -25,7 +25,8 @@ impl Original {
     }
 
     fn holding(most: usize, path: &Path, bytes: Bytes, digest: Digest) -> Result<Self> {
-        if bytes.len() <= most {
+        // What is no file can be read once.
+        if bytes.len() <= most || !path.is_file() {
             return Ok(Self::Held(bytes));
         }
         // A file that is open stays what it is when another one takes its name.
@@ -34,20 +35,22 @@ impl Original {
     }
 
     pub fn bytes(&self) -> Result<Bytes> {
-        let Self::OnDisk { path, file, digest } = self else {
-            let Self::Held(bytes) = self else { unreachable!("there are two kinds") };
-            return Ok(bytes.clone());
-        };
-        let mut from_start = file;
-        let read = from_start.rewind().and_then(|()| memory::rest(file));
-        let bytes = read.with_context(|| format!("cannot read {}", path.display()))?;
-        ensure!(
-            Digest::of(&bytes) == *digest,
-            "{}: has been changed since it was read, so that the result would not be made from what was trained; nothing was \
-             written: run again, and leave the file as it is until the end",
-            path.display()
-        );
-        Ok(bytes.into())
+        match self {
+            Self::Held(bytes) => Ok(bytes.clone()),
+            Self::OnDisk { path, file, digest } => {
+                let mut file = file;
+                let mut bytes = Vec::new();
+                let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+                read.with_context(|| format!("cannot read {} again", path.display()))?;
+                ensure!(
+                    Digest::of(&bytes) == *digest,
+                    "{}: has been changed since it was read, so that the result would not be made from what was trained; \
+                     nothing was written: run again, and leave the file as it is until the end",
+                    path.display()
+                );
+                Ok(bytes.into())
+            }
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Job<'_> {
     fn report(&self, work: &Work, finished: &Finished, verdict: Verdict, sealing: &Sealing) -> Result<Report> {
         let forget: Vec<&str> = self.recipe.forget.iter().map(|&c| self.names.name(c)).collect();
         let file_name = |p: &Path| p.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-        let changed = &finished.stamped.changed;
+        let changed = &finished.changed;
         let frozen = self.network.stored.iter().filter(|s| s.frozen.is_some() && !changed.contains(&s.name));
         Ok(Report {
             schema_version: SCHEMA_VERSION,
@@ -100,7 +100,7 @@ impl Job<'_> {
             parameters: self.parameters(&work.recipe),
             calibration: work.calibration.clone(),
             source: Identity::new(file_name(&self.args.model), &self.source),
-            result: Identity::new(output::MODEL.into(), &finished.stamped.digests),
+            result: Identity::new(output::MODEL.into(), &finished.digests),
             classes: self.names.all().to_vec(),
             runtime: RuntimeRecord { forms: work.forms.clone(), ..self.runtime.record()? },
             head: self.network.head.clone(),

@@ -1,12 +1,12 @@
 //! The same run again, as far as its weights: for `verify --rederive`.
 
-use super::{Job, folder_of, output_of, tune::Tuner, values};
+use super::{Job, output_of, tune::Tuner};
 use crate::{
     cli::{args::ForgetArgs, commands::output, interrupt, plan, printer::Printer},
     provenance::{
         diff,
         digest::Digest,
-        stamp::{self, Source, StampInfo},
+        stamp::{self, StampInfo},
     },
     report::RuntimeRecord,
 };
@@ -56,7 +56,7 @@ pub fn run(args: &ForgetArgs, expected: &Expected<'_>, printer: Printer) -> Resu
         "this version does not make the settings of the run again: their digest is {parameters}, not {}",
         expected.parameters
     );
-    let work = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
+    let (work, weights) = job.train(&output, Tuner::new(args, &job.runtime, printer)?, printer)?;
     let folder = tempfile::tempdir()?;
     let info = StampInfo {
         forget: Vec::new(),
@@ -66,10 +66,7 @@ pub fn run(args: &ForgetArgs, expected: &Expected<'_>, printer: Printer) -> Resu
         params: Digest([0; 32]),
         request: None,
     };
-    let bytes = job.original.bytes()?;
-    let source = Source { bytes: &bytes, folder: folder_of(&args.job.model), digests: &job.source };
-    let tensors = job.finished_tensors(&work)?;
-    let stamped = stamp::finish(&source, folder.path(), &values(&tensors), info)?;
+    let stamped = job.stamped(folder.path(), &weights, info)?;
     output::write(&folder.path().join(output::MODEL), &stamped.model)?;
     let runtime = RuntimeRecord { forms: work.forms, ..job.runtime.record()? };
     Ok(Some(Rederived { folder, weights: stamped.digests.weights, runtime }))

@@ -17,7 +17,6 @@ pub(super) struct Work {
     /// The settings that were used, found ones included.
     pub recipe: Recipe,
     pub calibration: Option<Calibration>,
-    pub weights: Weights,
     pub phases: Vec<PhaseRecord>,
     pub objective: Vec<Vec<f32>>,
     /// Class and its noise, [images, ...], standardised.
@@ -41,8 +40,8 @@ pub(super) struct Lab<'j> {
 }
 
 impl Job<'_> {
-    /// Noise, impair, repair; measures the source and the impaired model on the way.
-    pub(super) fn train(&self, output: &Output, mut tuner: Tuner, printer: Printer) -> Result<Work> {
+    /// Noise, impair, repair; measures the source and the impaired model on the way. Gives the weights that came out as well.
+    pub(super) fn train(&self, output: &Output, mut tuner: Tuner, printer: Printer) -> Result<(Work, Weights)> {
         let mut progress = Progress::new(printer);
         let source = self.network.weights()?;
         // Without held-out data there is nothing to warn of, and training starts at once.
@@ -88,10 +87,9 @@ impl Job<'_> {
                 phase.accuracy.map_or(String::new(), |a| format!(", training accuracy {}", percent(a)))
             ));
         }
-        Ok(Work {
+        let work = Work {
             recipe,
             calibration,
-            weights: repaired.weights()?,
             phases,
             objective: noise.objective,
             noise: noise.noise,
@@ -100,7 +98,8 @@ impl Job<'_> {
             after_impair,
             warning,
             forms: tuner.used,
-        })
+        };
+        Ok((work, repaired.weights()?))
     }
 
     /// Learns the noise and loads what trials share, with the settings of `recipe`.

@@ -1,0 +1,105 @@
+//! Steps of the weights: batches that are fed in parts, and starting anew.
+
+mod common;
+
+use onnx_unlearn::{
+    data::Seeded,
+    onnx,
+    runtime::Device,
+    tensor::Tensor,
+    train::{BatchNorm, Network, Optimizer, Snapshot, WeightStepper, Weights},
+};
+
+const CLASSES: usize = 10;
+const BATCH: usize = 7;
+const LR: f64 = 0.001;
+
+struct Data {
+    x: Vec<f32>,
+    targets: Vec<f32>,
+}
+
+impl Data {
+    fn new() -> Self {
+        let mut targets = vec![0.0; BATCH * CLASSES];
+        targets.chunks_exact_mut(CLASSES).enumerate().for_each(|(i, row)| row[i % CLASSES] = 1.0);
+        Self { x: Seeded::new(3, "samples").normal(BATCH * 28 * 28), targets }
+    }
+
+    fn step(&self, stepper: &mut WeightStepper) -> f32 {
+        stepper.feed(&self.x, &self.targets, &[1.0; BATCH]);
+        stepper.step(LR).expect("a step").loss
+    }
+}
+
+/// Three steps on a batch of which the graph takes `at_once`.
+fn trained(at_once: usize, optimizer: Optimizer, clip_norm: Option<f64>) -> (Vec<f32>, Weights) {
+    let model = onnx::read(&common::model("fashion-mnist.onnx")).expect("the fixture reads");
+    let network = Network::new(&model, None).expect("the fixture is trainable");
+    let data = Data::new();
+    let some = Tensor::f32([at_once, 1, 28, 28], data.x[..at_once * 28 * 28].to_vec());
+    let batched = network.at_batch(&common::engine(Device::Cpu), &some, BatchNorm::Frozen).expect("the batch runs");
+    let weights = network.weights().expect("weights");
+    let mut stepper = batched.weight_stepper(&weights, optimizer, clip_norm, BATCH).expect("a step graph");
+    let losses = (0..3).map(|_| data.step(&mut stepper)).collect();
+    (losses, stepper.weights().expect("weights"))
+}
+
+/// Largest difference of two weights, as a multiple of the learning rate, and the share of weights that differ by more than a
+/// tenth of it.
+fn apart(a: &Weights, b: &Weights) -> (f64, f64) {
+    let pairs = a.iter().flat_map(|(name, t)| t.to_f32s().into_iter().zip(b[name].to_f32s()));
+    let apart: Vec<f64> = pairs.map(|(x, y)| (f64::from(x) - f64::from(y)).abs() / LR).collect();
+    let far = apart.iter().filter(|&&d| d > 0.1).count();
+    (apart.iter().copied().fold(0.0, f64::max), far as f64 / apart.len() as f64)
+}
+
+/// The last part is short: 3, 3 and 1, and 5 and 2.
+#[test]
+fn a_batch_in_parts_comes_to_the_same() {
+    let sgd = Optimizer::Sgd { momentum: 0.9 };
+    for clip_norm in [None, Some(0.5)] {
+        for optimizer in [Optimizer::ADAM, sgd] {
+            let (losses, whole) = trained(BATCH, optimizer, clip_norm);
+            for at_once in [3, 5] {
+                let what = format!("{optimizer:?}, {clip_norm:?}, {at_once} at once");
+                let (in_parts, weights) = trained(at_once, optimizer, clip_norm);
+                for (a, b) in losses.iter().zip(&in_parts) {
+                    assert!((a - b).abs() < 1e-4 * a, "{what}: losses {losses:?} and {in_parts:?}");
+                }
+                let (most, far) = apart(&whole, &weights);
+                // Adam makes a whole step of a gradient that is nothing but rounding.
+                let allowed = if optimizer == sgd { (1e-2, 0.0) } else { (6.0, 1e-3) };
+                assert!(most <= allowed.0 && far <= allowed.1, "{what}: {most} learning rates, {far} of all");
+            }
+        }
+    }
+}
+
+/// Statistics move as well.
+#[test]
+fn training_starts_anew_from_a_snapshot() {
+    let model = onnx::read(&common::model("fashion-mnist-bn.onnx")).expect("the fixture reads");
+    let network = Network::new(&model, None).expect("the fixture is trainable");
+    let data = Data::new();
+    let x = Tensor::f32([BATCH, 1, 28, 28], data.x.clone());
+    let batched = network.at_batch(&common::engine(Device::Cpu), &x, BatchNorm::Batch).expect("the batch runs");
+    let start = batched.with_statistics(&network.weights().expect("weights"));
+    let mut stepper = batched.weight_stepper(&start, Optimizer::ADAM, None, BATCH).expect("a step graph");
+    data.step(&mut stepper);
+    let snapshot: Snapshot = stepper.snapshot().expect("a snapshot");
+    let then = snapshot.weights().expect("weights");
+    assert_eq!(then, stepper.weights().expect("weights"));
+    assert!(network.running_statistics().iter().all(|(name, t)| then[name] != *t), "the statistics have moved");
+    let mut again = || {
+        stepper.restart_from(&snapshot).expect("starts");
+        stepper.fresh_optimizer().expect("starts");
+        assert_eq!(stepper.weights().expect("weights"), then);
+        data.step(&mut stepper);
+        data.step(&mut stepper);
+        stepper.weights().expect("weights")
+    };
+    let (first, second) = (again(), again());
+    assert_eq!(first, second);
+    assert_ne!(first, then);
+}
