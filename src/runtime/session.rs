@@ -378,9 +378,9 @@ impl Session {
         outputs.iter().map(|(name, value)| copied(name, &value, &what)).collect()
     }
 
-    /// Takes over the session, which is no plain one, for stepping. `state` names pairs of input and output with their first value; the output
-    /// of one step is the input of the next and never leaves the device. `batch` are inputs written before a step,
-    /// `read` outputs of one float read after it.
+    /// Takes over the session, which is no plain one, for stepping. `state` names pairs of input and output with their first
+    /// value; the output of one step is the input of the next and never leaves the device. `batch` are inputs written
+    /// before a step, `read` outputs of one float read after it.
     pub fn stepper(
         self,
         state: Vec<State>,

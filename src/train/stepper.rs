@@ -148,43 +148,35 @@ impl WeightStepper {
         Ok(all)
     }
 
+    /// Names of the weights and running statistics, and the state that each is.
+    fn outputs(&self) -> BTreeMap<String, String> {
+        let weights = self.names.iter().map(|name| (name.clone(), format!("{name}/next")));
+        weights.chain(self.running.iter().map(|r| (r.name.clone(), r.next.clone()))).collect()
+    }
+
     /// The weights and running statistics as they are now.
     pub fn weights(&self) -> Result<Weights, RuntimeError> {
-        let mut weights = Weights::new();
-        for name in &self.names {
-            weights.insert(name.clone(), Arc::new(self.stepper.state(&format!("{name}/next"))?));
-        }
-        for r in &self.running {
-            weights.insert(r.name.clone(), Arc::new(self.stepper.state(&r.next)?));
-        }
-        Ok(weights)
+        self.outputs().into_iter().map(|(name, output)| Ok((name, Arc::new(self.stepper.state(&output)?)))).collect()
     }
 
     /// The same, for later.
     pub fn snapshot(&self) -> Result<Snapshot, TrainError> {
-        let names = self.names.iter().map(|name| (name.clone(), format!("{name}/next")));
-        let state: BTreeMap<String, String> =
-            names.chain(self.running.iter().map(|r| (r.name.clone(), r.next.clone()))).collect();
+        let outputs = self.outputs();
         let shape = |(name, output): (&String, &String)| Some((name.clone(), self.stepper.shape(output)?.to_vec()));
-        let shapes = state.iter().filter_map(shape).collect();
-        Snapshot::new(shapes, |name, take| Ok(self.stepper.show_state(&state[name], take)?))
+        let shapes = outputs.iter().filter_map(shape).collect();
+        Snapshot::new(shapes, |name, take| Ok(self.stepper.show_state(&outputs[name], take)?))
     }
 
     /// Starts anew from what they were; `unlearn::train` begins with a fresh optimizer.
     pub fn restart_from(&mut self, snapshot: &Snapshot) -> Result<(), TrainError> {
-        snapshot.each(|name, tensor| {
-            let moved = self.running.iter().find(|r| r.name == name).map(|r| r.next.clone());
-            Ok(self.stepper.set_state(&moved.unwrap_or_else(|| format!("{name}/next")), Some(tensor))?)
-        })
+        let outputs = self.outputs();
+        snapshot.each(|name, tensor| Ok(self.stepper.set_state(&outputs[name], Some(tensor))?))
     }
 
     /// Starts anew from these weights and running statistics, with a fresh optimizer.
     pub fn restart(&mut self, weights: &Weights) -> Result<(), RuntimeError> {
-        for name in &self.names {
-            self.stepper.set_state(&format!("{name}/next"), weights.get(name))?;
-        }
-        for r in &self.running {
-            self.stepper.set_state(&r.next, weights.get(&r.name))?;
+        for (name, output) in self.outputs() {
+            self.stepper.set_state(&output, weights.get(&name))?;
         }
         self.fresh_optimizer()
     }

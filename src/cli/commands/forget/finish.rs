@@ -37,9 +37,7 @@ const CHECKED_AT_ONCE: usize = 4;
 pub(super) struct Finished {
     pub folder: PathBuf,
     pub digests: Digests,
-    /// Names of the tensors that are not those of the source.
-    pub changed: Vec<String>,
-    /// How far each changed tensor is from what it was.
+    /// The tensors that are not those of the source, and how far they are from these.
     pub trained: Vec<TrainedTensor>,
     pub check: CheckRecord,
     pub measured: Measured,
@@ -91,7 +89,7 @@ impl Job<'_> {
         let check = self.check(&path, &feeds, &ours, gates);
         let (before, after_impair) = (work.before.clone(), work.after_impair.clone());
         let measured = Measured { on, before, after_impair, after_repair };
-        Ok(Finished { folder, digests, changed, trained, check, measured, masking })
+        Ok(Finished { folder, digests, trained, check, measured, masking })
     }
 
     /// The finished bytes with these weights; external data goes into `folder`.

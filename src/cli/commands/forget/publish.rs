@@ -84,8 +84,8 @@ impl Job<'_> {
     fn report(&self, work: &Work, finished: &Finished, verdict: Verdict, sealing: &Sealing) -> Result<Report> {
         let forget: Vec<&str> = self.recipe.forget.iter().map(|&c| self.names.name(c)).collect();
         let file_name = |p: &Path| p.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-        let changed = &finished.changed;
-        let frozen = self.network.stored.iter().filter(|s| s.frozen.is_some() && !changed.contains(&s.name));
+        let changed = |name: &str| finished.trained.iter().any(|t| t.name == name);
+        let frozen = self.network.stored.iter().filter(|s| s.frozen.is_some() && !changed(&s.name));
         Ok(Report {
             schema_version: SCHEMA_VERSION,
             tool: concat!("onnx-unlearn/", env!("CARGO_PKG_VERSION")).into(),
