@@ -7,6 +7,7 @@
 //! Nodes are in the spelling of the step graph's opset (18 or later): `onnx::lift` has rewritten older spellings before.
 
 mod activation;
+mod choice;
 pub mod conv;
 mod double;
 mod einsum;
@@ -29,6 +30,7 @@ mod softmax;
 mod trigonometry;
 mod window;
 
+pub use choice::{Form, Map, Task};
 pub use double::written_out;
 pub use emit::{Emit, broadcast, resolve_axis};
 pub use integer::is_quantised;
@@ -43,6 +45,12 @@ pub type Rule = fn(&mut Emit<'_>, dy: &Value) -> Result<Value, OpError>;
 /// Writes a forward node in another form, for weights that change from step to step: gives the value that stands for the
 /// node's output of the given shape, or `None` where the node is best left as it is.
 pub type Lowering = fn(&mut Emit<'_>, y: &[usize]) -> Result<Option<Value>, OpError>;
+
+/// What of a node may be written in several forms: the gradient of the input of that number, or where there is none the node.
+pub type Rivals = Vec<(Option<usize>, Task)>;
+
+/// Lists what of a node, whose output has the given shape, has several forms.
+pub type Competing = fn(&Emit<'_>, y: &[usize]) -> Result<Rivals, OpError>;
 
 /// What an operator says about the gradient of one input. There is no other answer: an operator without a record, or an
 /// input without a flow, is an error that names the node.
@@ -75,17 +83,19 @@ pub struct Op {
     pub variadic: bool,
     /// A faster way to write the forward node into a step graph, where there is one.
     pub lower: Option<Lowering>,
+    /// What of it has several forms, where something has.
+    pub rivals: Option<Competing>,
 }
 
 impl Op {
     /// Record of an operator with a fixed number of inputs.
     pub const fn new(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
-        Self { name, domain: "", attrs, inputs, variadic: false, lower: None }
+        Self { name, domain: "", attrs, inputs, variadic: false, lower: None, rivals: None }
     }
 
     /// Record of an operator with any number of inputs, all treated alike.
     pub const fn variadic(name: &'static str, attrs: &'static [&'static str], inputs: &'static [Flow]) -> Self {
-        Self { name, domain: "", attrs, inputs, variadic: true, lower: None }
+        Self { name, domain: "", attrs, inputs, variadic: true, lower: None, rivals: None }
     }
 
     /// The same record for the operator of another domain.
@@ -98,6 +108,12 @@ impl Op {
     #[must_use]
     pub const fn lowered_by(self, lower: Lowering) -> Self {
         Self { lower: Some(lower), ..self }
+    }
+
+    /// The same record with forms that may compete.
+    #[must_use]
+    pub const fn competing(self, rivals: Competing) -> Self {
+        Self { rivals: Some(rivals), ..self }
     }
 
     /// Flow of input `i`, `None` when the operator has no such input.

@@ -3,8 +3,9 @@
 use super::{
     Emit,
     Flow::Vjp,
-    Op, OpError,
-    conv::{Form, Geometry, forward, scattered},
+    Op, OpError, Rivals,
+    choice::{Form, Map, Task, chosen},
+    conv::{Geometry, forward, input_gradient, scattered},
     reduce::{norm_exponent, over_norm_power, signed_power},
     window::{Axis, windows},
 };
@@ -16,10 +17,19 @@ const AVERAGE_POOL: &[&str] =
 const LP_POOL: &[&str] = &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "p", "pads", "strides"];
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("MaxPool", MAX_POOL, &[Vjp(max_pool)]),
-    Op::new("AveragePool", AVERAGE_POOL, &[Vjp(average_pool)]),
-    Op::new("LpPool", LP_POOL, &[Vjp(lp_pool)]),
+    Op::new("MaxPool", MAX_POOL, &[Vjp(max_pool)]).competing(|e, y| rivals(e, Map::Maximum, y)),
+    Op::new("AveragePool", AVERAGE_POOL, &[Vjp(average_pool)]).competing(|e, y| rivals(e, Map::Average, y)),
+    Op::new("LpPool", LP_POOL, &[Vjp(lp_pool)]).competing(|e, y| rivals(e, Map::Average, y)),
 ];
+
+fn rivals(e: &Emit<'_>, map: Map, y: &[usize]) -> Result<Rivals, OpError> {
+    Ok(vec![(Some(0), Task { map, geometry: geometry(e, y)? })])
+}
+
+/// What the node reads, a group for every channel.
+fn geometry(e: &Emit<'_>, y: &[usize]) -> Result<Geometry, OpError> {
+    Ok(Geometry { n: y[0], c: y[1], m: y[1], g: y[1], axes: pool_windows(e, y)? })
+}
 
 /// The windows of the node, whose output has the shape `y`.
 fn pool_windows(e: &Emit<'_>, y: &[usize]) -> Result<Vec<Axis>, OpError> {
@@ -34,35 +44,55 @@ fn pool_windows(e: &Emit<'_>, y: &[usize]) -> Result<Vec<Axis>, OpError> {
 }
 
 /// y = the largest x of each window      dx = dy added up where those stood
-///
-/// The places come from the runtime's own second output, an index into the whole of x. Windows that share no element
-/// never share a maximum, so that nothing has to be added up.
 fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
-    let node = e.node();
-    let axes = pool_windows(e, dy.shape())?;
-    if e.is_native() {
-        let attrs = [(native::AXES, Axis::to_numbers(&axes).into())];
+    let q = geometry(e, dy.shape())?;
+    let form = chosen(e, Map::Maximum, &q);
+    // The order in which places count may be another one where the node gives them.
+    let given = e.node().output(1).is_some() && e.int("storage_order", 0)? == 0;
+    let places = if given { Some(e.y(1)?) } else { None };
+    Ok(maximum_gradient(e, &q, form, &x, dy, places))
+}
+
+/// dy added up where the largest x of each window stands. In standard operators the `places` of those are the second output
+/// of a `MaxPool`, an index into the whole of x. Windows that share no element never share a maximum, so that nothing has to
+/// be added up.
+pub(super) fn maximum_gradient(
+    e: &mut Emit<'_>,
+    q: &Geometry,
+    form: Form,
+    x: &Value,
+    dy: &Value,
+    places: Option<Value>,
+) -> Value {
+    if form == Form::Native {
+        let attrs = [(native::AXES, Axis::to_numbers(&q.axes).into())];
         let inputs = [x.name(), dy.name()];
-        let shape = x.shape().to_vec();
-        return Ok(e.graph.raw(NATIVE, native::MAX_POOL_GRADIENT, &inputs, &attrs, &[shape]).remove(0));
+        return e.graph.raw(NATIVE, native::MAX_POOL_GRADIENT, &inputs, &attrs, &[x.shape().to_vec()]).remove(0);
     }
-    let index = if node.output(1).is_some() && e.int("storage_order", 0)? == 0 {
-        e.y(1)?
-    } else {
-        // The order in which indices count does not change the maxima.
-        let attrs: Vec<(&str, Attr)> =
-            node.attrs.iter().filter(|(k, _)| *k != "storage_order").map(|(k, v)| (k.as_str(), v.clone())).collect();
-        let shape = dy.shape().to_vec();
-        e.graph.raw("", "MaxPool", &[x.name()], &attrs, &[shape.clone(), shape]).remove(1)
-    };
-    let index = e.reshape(&index, &[dy.len()]);
+    let places = places.unwrap_or_else(|| self::places(e, q, x, dy.shape()));
+    let index = e.reshape(&places, &[dy.len()]);
     let flat = e.reshape(dy, &[dy.len()]);
     let zeros = e.zeros(&[x.len()]);
-    let reduction = if axes.iter().all(Axis::apart) { "none" } else { "add" };
+    let reduction = if q.axes.iter().all(Axis::apart) { "none" } else { "add" };
     let attrs = [("axis", Attr::Int(0)), ("reduction", reduction.into())];
     let dx = e.op("ScatterElements", &[&zeros, &index, &flat], &attrs, &[x.len()]);
-    Ok(e.reshape(&dx, x.shape()))
+    e.reshape(&dx, x.shape())
+}
+
+/// Where the largest x of each window stands.
+fn places(e: &mut Emit<'_>, q: &Geometry, x: &Value, y: &[usize]) -> Value {
+    let list = |f: &dyn Fn(&Axis) -> i64| q.axes.iter().map(f).collect::<Vec<i64>>();
+    let pads = [list(&|a| a.before), list(&|a| a.after)].concat();
+    let beyond = q.axes.iter().any(|a| a.tail() > a.after);
+    let attrs = [
+        ("kernel_shape", list(&|a| a.kernel as i64).into()),
+        ("strides", list(&|a| a.stride as i64).into()),
+        ("dilations", list(&|a| a.dilation as i64).into()),
+        ("pads", pads.into()),
+        ("ceil_mode", Attr::Int(beyond.into())),
+    ];
+    e.graph.raw("", "MaxPool", &[x.name()], &attrs, &[y.to_vec(), y.to_vec()]).remove(1)
 }
 
 /// y = sum of x over each window / count      dx = sum over the windows that read x of dy / count
@@ -118,14 +148,39 @@ fn lp_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
 fn spread_over_windows(e: &mut Emit<'_>, axes: &[Axis], v: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let (n, c) = (x.shape()[0], x.shape()[1]);
-    if axes.iter().all(|a| a.dilation == 1 && a.apart()) {
-        return Ok(repeated(e, axes, v, n, c));
+    let q = Geometry { n, c, m: c, g: c, axes: axes.to_vec() };
+    let form = chosen(e, Map::Average, &q);
+    Ok(average_gradient(e, &q, form, v))
+}
+
+/// True where a value for every window can be repeated over what the window reads.
+pub(super) fn repeats(q: &Geometry) -> bool {
+    q.axes.iter().all(|a| a.dilation == 1 && a.apart())
+}
+
+/// dy of every window added to all that the window read.
+pub(super) fn average_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, dy: &Value) -> Value {
+    match form {
+        Form::Repeated => repeated(e, &q.axes, dy, q.n, q.c),
+        Form::Native | Form::Flipped => {
+            let ones = ones(e, q.c, &q.axes);
+            input_gradient(e, q, form, dy, &ones)
+        }
+        _ => {
+            // Every channel as an image of its own.
+            let flat = Geometry { n: q.n * q.c, c: 1, m: 1, g: 1, axes: q.axes.clone() };
+            let dy = e.reshape(dy, &flat.shape(&[flat.n, 1], |a| a.out));
+            let ones = ones(e, 1, &q.axes);
+            let dx = scattered(e, &flat, &dy, &ones);
+            e.reshape(&dx, &q.shape(&[q.n, q.c], |a| a.size))
+        }
     }
-    let flat: Vec<usize> = [n * c, 1].into_iter().chain(axes.iter().map(|a| a.out)).collect();
-    let v = e.reshape(v, &flat);
-    let (_, q, ones) = one_image_a_channel(e, axes)?;
-    let dx = scattered(e, &q, &v, &ones);
-    Ok(e.reshape(&dx, x.shape()))
+}
+
+/// A kernel of ones for each of `m` channels.
+fn ones(e: &mut Emit<'_>, m: usize, axes: &[Axis]) -> Value {
+    let shape: Vec<usize> = [m, 1].into_iter().chain(axes.iter().map(|a| a.kernel)).collect();
+    e.nums(&shape, &vec![1.0; shape.iter().product()])
 }
 
 /// The input with every channel as an image of its own, so that all share one kernel of ones: input, geometry, kernel.
@@ -134,8 +189,7 @@ fn one_image_a_channel(e: &mut Emit<'_>, axes: &[Axis]) -> Result<(Value, Geomet
     let n = x.shape()[0] * x.shape()[1];
     let flat: Vec<usize> = [n, 1].into_iter().chain(axes.iter().map(|a| a.size)).collect();
     let x = e.reshape(&x, &flat);
-    let kernel: Vec<usize> = [1, 1].into_iter().chain(axes.iter().map(|a| a.kernel)).collect();
-    let ones = e.nums(&kernel, &vec![1.0; kernel.iter().product()]);
+    let ones = ones(e, 1, axes);
     Ok((x, Geometry { n, c: 1, m: 1, g: 1, axes: axes.to_vec() }, ones))
 }
 

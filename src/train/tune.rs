@@ -1,12 +1,9 @@
-//! Forms of convolutions compete on the device that is to train with them.
+//! Forms of maps over windows compete on the device that is to train with them.
 
 use super::BatchedNetwork;
 use crate::{
-    graph::{Forms, Node, Value},
-    ops::{
-        Emit,
-        conv::{self, Form, Map, Task},
-    },
+    graph::{Forms, Node},
+    ops::{self, Emit, Form, Rivals, Task},
     runtime::{Device, Engine, RuntimeError, State, Stepper},
     tensor::{DType, Tensor},
 };
@@ -18,7 +15,7 @@ const MARGIN: f64 = 0.95;
 const LOST: f64 = 2.0;
 
 impl BatchedNetwork<'_> {
-    /// What convolutions compute in a step that learns noise, each once, those with most to do first.
+    /// What convolutions and pools compute in a step that learns noise, each once, those with most to do first.
     pub fn noise_tasks(&self) -> Vec<Task> {
         // With constant weights the file's form stays, where the device has no operators of the tool's own.
         self.tasks([self.site()].into_iter().collect(), self.engine.device().has_native())
@@ -37,15 +34,8 @@ impl BatchedNetwork<'_> {
             if node.reads().any(|name| wanted.contains(name)) {
                 wanted.extend(node.outputs.iter().map(String::as_str));
             }
-            if !(node.domain.is_empty() && node.op == "Conv") {
-                continue;
-            }
-            for task in self.of_node(node).into_iter().flatten() {
-                let computed = match task.map {
-                    Map::Forward => lowered,
-                    Map::Input => gradients[0],
-                    Map::Weight => gradients[1],
-                };
+            for (input, task) in self.of_node(node).into_iter().flatten() {
+                let computed = input.map_or(lowered, |i| gradients[i]);
                 match found.iter_mut().find(|(known, _)| *known == task) {
                     Some((_, times)) if computed => *times += 1,
                     None if computed => found.push((task, 1)),
@@ -57,16 +47,17 @@ impl BatchedNetwork<'_> {
         found.into_iter().map(|(task, _)| task).collect()
     }
 
-    /// The maps of a `Conv` node; none where it computes in another type than float32. What has no geometry has no rule
-    /// either, and is refused elsewhere.
-    fn of_node(&self, node: &Node) -> Option<[Task; 3]> {
+    /// The maps of a node that have several forms; none where it computes in another type than float32. What has no geometry
+    /// has no rule either, and is refused elsewhere.
+    fn of_node(&self, node: &Node) -> Option<Rivals> {
+        let rivals = ops::find(node)?.rivals?;
         let mut b = self.builder();
         for name in node.reads() {
             let (dtype, shape) = self.traced.values.get(name)?;
             b.input(name, *dtype, shape);
         }
         let (DType::F32, y) = self.traced.values.get(&node.outputs[0])? else { return None };
-        conv::tasks(&Emit::new(&mut b, node, &self.traced.known, &[], 0, DType::F32), y).ok()
+        rivals(&Emit::new(&mut b, node, &self.traced.known, &[], 0, DType::F32), y).ok()
     }
 
     /// Writes step graphs in these forms from here on.
@@ -85,7 +76,7 @@ pub fn fastest(engine: &Engine, task: &Task, rounds: usize) -> Result<Form, Runt
     if forms.len() == 0 {
         return Ok(usual);
     }
-    let numbers = task.reads().map(numbers);
+    let numbers: Vec<Tensor> = task.reads().into_iter().map(numbers).collect();
     let mut runs = vec![Run::new(engine, task, usual, &numbers)?];
     for form in forms {
         // A form that the device cannot run is no candidate.
@@ -112,7 +103,7 @@ struct Run {
 
 impl Run {
     /// Run twice: the first time is that of laying things out.
-    fn new(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor; 2]) -> Result<Self, RuntimeError> {
+    fn new(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor]) -> Result<Self, RuntimeError> {
         let stepper = stepper(engine, task, form, numbers)?;
         let mut run = Self { form, stepper, best: f64::INFINITY };
         run.stepper.step()?;
@@ -130,13 +121,13 @@ impl Run {
 
 /// A graph of this task alone. On the CPU it reads its inputs where they are, and gives its result as it is; on a GPU both
 /// stay there, and one number comes back.
-fn stepper(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor; 2]) -> Result<Stepper, RuntimeError> {
+fn stepper(engine: &Engine, task: &Task, form: Form, numbers: &[Tensor]) -> Result<Stepper, RuntimeError> {
     const INPUTS: [&str; 2] = ["a", "b"];
     const RESULT: &str = "result";
     let mut b = engine.graph(18);
     let fed = || INPUTS.into_iter().zip(numbers);
-    let inputs: Vec<Value> = fed().map(|(name, t)| b.input(name, DType::F32, t.shape())).collect();
-    let result = task.write(&mut b, form, &inputs[0], &inputs[1]);
+    let inputs: Vec<_> = fed().map(|(name, t)| b.input(name, DType::F32, t.shape())).collect();
+    let result = task.write(&mut b, form, &inputs);
     let what = format!("{} as {}", task, form.name());
     if engine.device() == Device::Cpu {
         b.output_as(&result, RESULT);

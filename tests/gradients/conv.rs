@@ -2,8 +2,8 @@ use crate::harness::{Case, any, case, engine};
 use onnx_unlearn::{
     graph::{Builder, Node},
     ops::{
-        Emit,
-        conv::{Axis, Form, Geometry, Map, Task, input_gradient, lower_forward},
+        Emit, Form, Map, Task,
+        conv::{Axis, Geometry, input_gradient, lower_forward},
     },
     runtime::{Device, Session},
     tensor::{DType, Tensor},
@@ -137,10 +137,10 @@ const FORMS: &[(Map, &[Form])] = &[
 /// A session that computes one map in one form, and the values it reads.
 fn session(q: &Geometry, map: Map, form: Form) -> (Session, Vec<(&'static str, Tensor)>) {
     let task = Task { map, geometry: q.clone() };
-    let feeds: Vec<(&str, Tensor)> = ["a", "b"].into_iter().zip(task.reads().map(|shape| any(&shape))).collect();
+    let feeds: Vec<(&str, Tensor)> = ["a", "b"].into_iter().zip(task.reads().iter().map(|shape| any(shape))).collect();
     let mut graph = Builder::new(18);
     let values: Vec<_> = feeds.iter().map(|(name, t)| graph.input(name, t.dtype(), t.shape())).collect();
-    let result = task.write(&mut graph, form, &values[0], &values[1]);
+    let result = task.write(&mut graph, form, &values);
     graph.output(&result);
     let label = format!("{map:?} {form:?} {q:?}");
     let session = engine().session(&label, &graph.finish());
@@ -192,6 +192,29 @@ fn convolution_forms_agree() {
             }
         }
     }
+}
+
+/// So do the forms of what goes back through a pool.
+#[test]
+fn pool_forms_agree() {
+    let mut compared = [0; 2];
+    for &shape in SHAPES {
+        let q = geometry(shape);
+        let q = Geometry { m: q.c, g: q.c, ..q };
+        // No pool has more padding than window.
+        if q.axes.iter().any(|a| a.before.max(a.after) >= a.kernel as i64) {
+            continue;
+        }
+        for (map, compared) in [Map::Average, Map::Maximum].into_iter().zip(&mut compared) {
+            let forms = Task { map, geometry: q.clone() }.candidates(true);
+            let want = run(&mut session(&q, map, Form::Direct));
+            for form in forms.into_iter().filter(|&form| form != Form::Direct) {
+                same(&run(&mut session(&q, map, form)), &want, &format!("{map:?} {form:?} {q:?}"));
+                *compared += 1;
+            }
+        }
+    }
+    assert!(compared.iter().all(|&n| n >= 10), "{compared:?}");
 }
 
 /// A graph that avoids `ConvTranspose` has none: not for the gradient to the input, not for the node itself, and both
@@ -291,23 +314,51 @@ fn convolution_forms() {
         let q = Geometry { n: 256, c, m, g, axes: vec![axis, axis] };
         println!("{c} -> {m}, map {size} to {out}, kernel {kernel}, stride {stride}, groups {g}");
         for map in [Map::Forward, Map::Input, Map::Weight] {
-            let task = Task { map, geometry: q.clone() };
-            let (forms, chosen) = (task.candidates(true), task.usual(false));
-            let mut sessions: Vec<_> = forms.iter().map(|&f| session(&q, map, f)).collect();
-            let mut best = vec![f64::INFINITY; forms.len()];
-            for _ in 0..9 {
-                for (s, best) in sessions.iter_mut().zip(&mut best) {
-                    let start = Instant::now();
-                    run(s);
-                    *best = best.min(start.elapsed().as_secs_f64() * 1e3);
-                }
-            }
-            let row: Vec<String> = forms
-                .iter()
-                .zip(&best)
-                .map(|(f, ms)| format!("{f:?} {ms:.1}{}", if *f == chosen { "*" } else { "" }))
-                .collect();
-            println!("    {map:?}: {}", row.join("  "));
+            time(&q, map);
         }
     }
+}
+
+/// The same for what goes back through a pool.
+#[test]
+#[ignore = "a measurement, not a check"]
+#[allow(clippy::print_stdout)]
+fn pool_forms() {
+    // channels, map, kernel, stride, padding
+    for [c, size, kernel, stride, pad] in [
+        [64, 32, 2, 2, 0],
+        [64, 32, 3, 2, 1],
+        [128, 16, 3, 1, 1],
+        [256, 8, 3, 1, 1],
+        [256, 8, 3, 2, 1],
+        [512, 8, 8, 1, 0],
+    ] {
+        let out = (size + 2 * pad - kernel) / stride + 1;
+        let axis = Axis { size, out, kernel, stride, dilation: 1, before: pad as i64, after: pad as i64 };
+        let q = Geometry { n: 256, c, m: c, g: c, axes: vec![axis, axis] };
+        println!("{c} channels, map {size} to {out}, kernel {kernel}, stride {stride}");
+        time(&q, Map::Average);
+        time(&q, Map::Maximum);
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn time(q: &Geometry, map: Map) {
+    let task = Task { map, geometry: q.clone() };
+    let (forms, chosen) = (task.candidates(true), task.usual(false));
+    let mut sessions: Vec<_> = forms.iter().map(|&f| session(q, map, f)).collect();
+    let mut best = vec![f64::INFINITY; forms.len()];
+    for _ in 0..9 {
+        for (s, best) in sessions.iter_mut().zip(&mut best) {
+            let start = Instant::now();
+            run(s);
+            *best = best.min(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let row: Vec<String> = forms
+        .iter()
+        .zip(&best)
+        .map(|(f, ms)| format!("{f:?} {ms:.1}{}", if *f == chosen { "*" } else { "" }))
+        .collect();
+    println!("    {map:?}: {}", row.join("  "));
 }

@@ -235,7 +235,7 @@ impl JobArgs {
 pub struct ForgetArgs {
     #[command(flatten)]
     pub job: JobArgs,
-    /// Let forms of convolutions compete before training, and keep what is found for the next run
+    /// Let forms of convolutions and pools compete before training, and keep what is found for the next run
     #[arg(long, value_enum, value_name = "EFFORT", default_value = "off", help_heading = "Runtime")]
     pub autotune: AutotuneArg,
     /// The forms that a report names, for the same run again

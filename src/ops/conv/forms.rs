@@ -4,12 +4,12 @@
 //! the weight stays in the file's layout, because moving a large weight costs more than a product with it.
 
 use super::{
-    Axis, Form, Geometry,
+    Axis, Geometry,
     kernel::{gathered, spread, trimmed, unravel},
 };
 use crate::{
     graph::{Attr, NATIVE, Value, native},
-    ops::Emit,
+    ops::{Emit, Form},
 };
 
 /// The convolution of x with w, without bias. Forms that do not apply count as [`Form::Direct`].
@@ -96,7 +96,7 @@ pub fn input_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, dy: &Value, w:
             let dx = images(e, q, &cols);
             batch_first(e, &dx)
         }
-        Form::Flipped if q.axes.iter().all(|a| a.stride == 1) => {
+        Form::Flipped if q.is_unstrided() => {
             let back = q.axes.iter().map(|a| super::Axis {
                 size: a.out,
                 out: a.size,
@@ -191,7 +191,7 @@ fn direct_weight(e: &mut Emit<'_>, q: &Geometry, x: &Value, dy: &Value) -> Value
 }
 
 /// The runtime's `ConvTranspose`: every output gradient times the kernel, added up where the taps read.
-pub(crate) fn scattered(e: &mut Emit<'_>, q: &Geometry, dy: &Value, w: &Value) -> Value {
+pub fn scattered(e: &mut Emit<'_>, q: &Geometry, dy: &Value, w: &Value) -> Value {
     if e.graph.avoids("ConvTranspose") {
         return input_gradient(e, q, Form::Columns, dy, w);
     }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// A geometry without the outer taps that only ever read padding, and which taps those were.
-pub(super) struct Trimmed {
+pub struct Trimmed {
     pub geometry: Geometry,
     /// Taps dropped in front, an entry a spatial axis.
     first: Vec<usize>,
@@ -16,7 +16,7 @@ pub(super) struct Trimmed {
 }
 
 /// Drops the outer taps that only ever read padding, such as eight of nine of a 3x3 kernel on a 1x1 map.
-pub(super) fn trimmed(q: &Geometry) -> Trimmed {
+pub fn trimmed(q: &Geometry) -> Trimmed {
     let mut geometry = q.clone();
     let mut first = Vec::new();
     for a in &mut geometry.axes {

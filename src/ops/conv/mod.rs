@@ -3,22 +3,22 @@
 //! A convolution is linear in its input and in its weight, so every gradient here is one of three maps over the same
 //! windows: forward (x, w to y), to the input (dy, w to dx) and to the weight (x, dy to dw). `ConvTranspose` is the map
 //! to the input, so its own gradients are the other two. Each map can be written in several forms that compute the same
-//! numbers at very different speeds; `choice` has the rules by shape, and a graph may bring what was found by timing.
+//! numbers at very different speeds; [`choice`](super::choice) has the rules by shape, and a graph may bring what was found
+//! by timing.
 
-mod choice;
 mod forms;
 mod kernel;
 
 pub use super::window::Axis;
-pub use choice::{Form, Map, Task};
-pub(crate) use forms::scattered;
+pub(super) use forms::scattered;
 pub use forms::{forward, input_gradient, weight_gradient};
+pub(super) use kernel::trimmed;
 
-use self::choice::chosen;
 use super::{
     Emit,
     Flow::{Constant, Vjp},
-    Op, OpError,
+    Op, OpError, Rivals,
+    choice::{Form, Map, Task, chosen},
     window::{split_padding, windows},
 };
 use crate::graph::Value;
@@ -28,9 +28,10 @@ const CONV_TRANSPOSE: &[&str] =
     &["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides"];
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Conv", CONV, &[Vjp(conv_x), Vjp(conv_w), Vjp(bias)]).lowered_by(lower_forward),
+    Op::new("Conv", CONV, &[Vjp(conv_x), Vjp(conv_w), Vjp(bias)]).lowered_by(lower_forward).competing(conv_tasks),
     Op::new("ConvTranspose", CONV_TRANSPOSE, &[Vjp(transposed_x), Vjp(transposed_w), Vjp(bias)])
-        .lowered_by(lower_transposed),
+        .lowered_by(lower_transposed)
+        .competing(transposed_tasks),
     Op::new("Col2Im", &["dilations", "pads", "strides"], &[Vjp(col2im), Constant, Constant]),
 ];
 
@@ -81,7 +82,7 @@ impl Geometry {
     }
 
     /// `head` followed by the lengths `f` takes from each axis.
-    fn shape(&self, head: &[usize], f: impl Fn(&Axis) -> usize) -> Vec<usize> {
+    pub(super) fn shape(&self, head: &[usize], f: impl Fn(&Axis) -> usize) -> Vec<usize> {
         head.iter().copied().chain(self.axes.iter().map(f)).collect()
     }
 
@@ -90,13 +91,18 @@ impl Geometry {
         self.axes.iter().all(|a| a.kernel == 1 && a.stride == 1 && a.before == 0 && a.size == a.out)
     }
 
+    /// True where windows are one apart.
+    pub(super) fn is_unstrided(&self) -> bool {
+        self.axes.iter().all(|a| a.stride == 1)
+    }
+
     /// True where the tool's own operator covers it: one group, or a group for every channel.
-    fn is_native(&self) -> bool {
+    pub(super) fn is_native(&self) -> bool {
         self.g == 1 || (self.g == self.c && self.c == self.m)
     }
 
     /// Number of (window, position) pairs that a tap connects.
-    fn pairs(&self) -> usize {
+    pub(super) fn pairs(&self) -> usize {
         let along =
             |a: &Axis| (0..a.out).map(|o| (0..a.kernel).filter(|&t| a.reads(o, t).is_some()).count()).sum::<usize>();
         self.axes.iter().map(along).product()
@@ -191,10 +197,16 @@ fn col2im(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     Ok(e.reshape(&columns, x.shape()))
 }
 
-/// What the node of `e`, a `Conv` whose output has the shape `y`, and its gradients compute.
-pub fn tasks(e: &Emit<'_>, y: &[usize]) -> Result<[Task; 3], OpError> {
-    let geometry = conv_geometry(e, y)?;
-    Ok([Map::Forward, Map::Input, Map::Weight].map(|map| Task { map, geometry: geometry.clone() }))
+fn conv_tasks(e: &Emit<'_>, y: &[usize]) -> Result<Rivals, OpError> {
+    let q = conv_geometry(e, y)?;
+    let task = |map| Task { map, geometry: q.clone() };
+    Ok(vec![(None, task(Map::Forward)), (Some(0), task(Map::Input)), (Some(1), task(Map::Weight))])
+}
+
+fn transposed_tasks(e: &Emit<'_>, y: &[usize]) -> Result<Rivals, OpError> {
+    let q = transposed_geometry(e, y)?;
+    let task = |map| Task { map, geometry: q.clone() };
+    Ok(vec![(Some(0), task(Map::Forward)), (Some(1), task(Map::Weight))])
 }
 
 /// Writes the node of `e`, a `Conv` whose output has the shape `y`, in another form where that is faster for weights

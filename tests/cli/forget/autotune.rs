@@ -1,4 +1,4 @@
-//! `--autotune`: forms of convolutions that compete, what is kept of it, and what it does to the result.
+//! `--autotune`: forms of convolutions and pools that compete, what is kept of it, and what it does to the result.
 
 use crate::common::{
     data, model,
@@ -40,7 +40,7 @@ fn what_was_found_is_kept_and_gives_equal_bytes() {
     let (path, found) = kept(&folder);
     let tasks = found["tasks"].as_object().expect("winners by task");
     assert!(found["machine"].as_str().is_some_and(|m| m.contains("1 threads")), "{found}");
-    for map in ["forward: ", "input: ", "weight: "] {
+    for map in ["forward: ", "input: ", "weight: ", "maximum: "] {
         assert!(tasks.keys().any(|task| task.starts_with(map)), "{map} {tasks:?}");
     }
     let second = tuned("full");
@@ -77,7 +77,8 @@ fn other_forms_stand_in_the_report() {
     with_cache(&tuned("full"), cache.path());
     let (path, mut found) = kept(cache.path());
     for (task, winner) in found["tasks"].as_object_mut().expect("winners by task") {
-        winner["form"] = if task.starts_with("forward") { "direct" } else { "columns" }.into();
+        let direct = ["forward", "maximum"].iter().any(|map| task.starts_with(map));
+        winner["form"] = if direct { "direct" } else { "columns" }.into();
     }
     fs::write(&path, found.to_string()).expect("written");
     // Adam would make as much of the rounding of a gradient that is all but zero as of any other.

@@ -1,4 +1,4 @@
-//! `--autotune`: forms of convolutions compete before training, and what is found is kept for the next run.
+//! `--autotune`: forms of convolutions and pools compete before training, and what is found is kept for the next run.
 
 use crate::{
     cli::{
@@ -12,7 +12,7 @@ use crate::{
         progress::Progress,
     },
     graph::Forms,
-    ops::conv::{Form, Task},
+    ops::{Form, Task},
     runtime::{self, Device, Engine},
     train,
 };
@@ -59,7 +59,11 @@ impl Tuner {
         let way = match (&args.forms, args.autotune) {
             (Some(told), _) => {
                 let unknown = told.values().find(|name| Form::named(name).is_none());
-                ensure!(unknown.is_none(), "no form of a convolution is called {:?}", unknown.map_or("", |name| name));
+                ensure!(
+                    unknown.is_none(),
+                    "no form of a convolution or a pool is called {:?}",
+                    unknown.map_or("", |name| name)
+                );
                 Way::Told(told.clone())
             }
             (None, AutotuneArg::Off) => Way::Rules,
@@ -117,7 +121,7 @@ fn compete(engine: &Engine, tasks: &[Task], rounds: usize, limit: Duration, stor
     progress.finish();
     let left = new.len() - timed;
     printer.note(format!(
-        "autotune: {} maps of convolutions, {} known, {timed} timed in {:.1} s{}",
+        "autotune: {} maps of convolutions and pools, {} known, {timed} timed in {:.1} s{}",
         tasks.len(),
         tasks.len() - new.len(),
         start.elapsed().as_secs_f64(),

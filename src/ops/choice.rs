@@ -1,22 +1,26 @@
-//! Which form a map of a convolution takes: by rules of shape, or as the graph was told.
+//! Which form a map over windows takes: by rules of shape, or as the graph was told.
 
-use super::{Geometry, forward, input_gradient, kernel, weight_gradient};
+use super::{
+    Emit,
+    conv::{self, Geometry, trimmed},
+    pool,
+};
 use crate::{
     graph::{Attrs, Builder, Node, Value},
     kernel::{Axis, Convolution, Isa, Sizes},
-    ops::Emit,
     tensor::DType,
 };
 use std::{collections::HashMap, fmt};
 
-/// How a convolution, forward or its gradients, is written.
+/// How a convolution, forward or its gradients, or the gradient of a pool is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// The tool's own operator ([`native`](crate::graph::native)), on devices that have it, in float32.
     Native,
     /// The same without minimal filtering.
     Sums,
-    /// The runtime's own operator: `Conv` forward and for the weight, `ConvTranspose` for the input.
+    /// The runtime's own operator: `Conv` forward and for the weight, `ConvTranspose` for the input and for averages,
+    /// `ScatterElements` for maxima.
     Direct,
     /// For the input, where all strides are 1: a `Conv` with the kernel turned round and its channels swapped.
     Flipped,
@@ -26,11 +30,21 @@ pub enum Form {
     Columns,
     /// One product for the whole batch with the weight spread out to a matrix of all positions against all windows.
     Dense,
+    /// For averages over windows that share nothing: every number is repeated.
+    Repeated,
 }
 
 impl Form {
-    const ALL: [Self; 7] =
-        [Self::Native, Self::Sums, Self::Direct, Self::Flipped, Self::Images, Self::Columns, Self::Dense];
+    const ALL: [Self; 8] = [
+        Self::Native,
+        Self::Sums,
+        Self::Direct,
+        Self::Flipped,
+        Self::Images,
+        Self::Columns,
+        Self::Dense,
+        Self::Repeated,
+    ];
 
     /// The word for it.
     pub fn name(self) -> &'static str {
@@ -42,6 +56,7 @@ impl Form {
             Self::Images => "images",
             Self::Columns => "columns",
             Self::Dense => "dense",
+            Self::Repeated => "repeated",
         }
     }
 
@@ -51,7 +66,7 @@ impl Form {
     }
 }
 
-/// One of the three maps of a convolution.
+/// One of the three maps of a convolution, or of the two back through a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Map {
     /// From x and w to y.
@@ -60,9 +75,13 @@ pub enum Map {
     Input,
     /// From x and dy to dw.
     Weight,
+    /// From dy to dx, where every window has given the sum of what it read.
+    Average,
+    /// From x and dy to dx, where every window has given the largest x that it read.
+    Maximum,
 }
 
-/// What is to be computed: a map between arrays of these sizes.
+/// What is to be computed: a map between arrays of these sizes. A pool has a group for every channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// The map.
@@ -78,6 +97,8 @@ impl fmt::Display for Task {
             Map::Forward => "forward",
             Map::Input => "input",
             Map::Weight => "weight",
+            Map::Average => "average",
+            Map::Maximum => "maximum",
         };
         let Geometry { n, c, m, g, axes } = &self.geometry;
         write!(f, "{map}: {n} x {c} -> {m}, groups {g}, axes {:?}", Axis::to_numbers(axes))
@@ -96,6 +117,9 @@ impl Task {
         let q = &self.geometry;
         match self.map {
             _ if native && q.is_native() => Form::Native,
+            Map::Average if pool::repeats(q) => Form::Repeated,
+            Map::Average if q.is_unstrided() => Form::Flipped,
+            Map::Average | Map::Maximum => Form::Direct,
             Map::Forward => forward_form(q),
             Map::Input => input_form(q),
             Map::Weight => weight_form(q),
@@ -110,6 +134,17 @@ impl Task {
         /// Entries of a weight that is spread out, for every pair of channels.
         const SPREAD: usize = 64;
         let q = &self.geometry;
+        let usual = self.usual(native);
+        if matches!(self.map, Map::Average | Map::Maximum) {
+            let may = |form: &Form| match form {
+                Form::Native => native && q.is_native(),
+                Form::Direct => true,
+                Form::Flipped => self.map == Map::Average && q.is_unstrided(),
+                Form::Repeated => self.map == Map::Average && pool::repeats(q),
+                _ => false,
+            };
+            return with_others(usual, may);
+        }
         let columns = q.n * q.c * q.taps() * q.windows() <= COPIED;
         let pairs = q.windows() * q.positions();
         let products = q.n * q.m * q.c / q.g * q.taps() <= COPIED;
@@ -117,14 +152,13 @@ impl Task {
             Form::Native => native && q.is_native(),
             Form::Sums => native && q.g == 1 && self.has_tiles(),
             Form::Direct => self.map != Map::Weight || q.g == 1 && q.windows() <= SPREAD,
-            Form::Flipped => self.map == Map::Input && q.axes.iter().all(|a| a.stride == 1),
+            Form::Flipped => self.map == Map::Input && q.is_unstrided(),
             Form::Images => self.map == Map::Weight && columns && products,
             Form::Columns => columns,
             Form::Dense => q.g == 1 && pairs <= SPREAD && q.c * q.m * pairs <= COPIED,
+            Form::Repeated => false,
         };
-        let usual = self.usual(native);
-        let others = Form::ALL.into_iter().filter(|form| *form != usual && may(form));
-        std::iter::once(usual).chain(others).collect()
+        with_others(usual, may)
     }
 
     fn has_tiles(&self) -> bool {
@@ -132,21 +166,22 @@ impl Task {
         Convolution::new(axes, Isa::detect()).has_tiles(Sizes { n, c, m }, self.map == Map::Input)
     }
 
-    /// Shapes of the two arrays that the map reads.
-    pub fn reads(&self) -> [Vec<usize>; 2] {
+    /// Shapes of the arrays that the map reads.
+    pub fn reads(&self) -> Vec<Vec<usize>> {
         let q = &self.geometry;
         let x = q.shape(&[q.n, q.c], |a| a.size);
         let w = q.shape(&[q.m, q.c / q.g], |a| a.kernel);
         let dy = q.shape(&[q.n, q.m], |a| a.out);
         match self.map {
-            Map::Forward => [x, w],
-            Map::Input => [dy, w],
-            Map::Weight => [x, dy],
+            Map::Forward => vec![x, w],
+            Map::Input => vec![dy, w],
+            Map::Weight | Map::Maximum => vec![x, dy],
+            Map::Average => vec![dy],
         }
     }
 
     /// Writes it into a graph in this form, from what it [reads](Self::reads).
-    pub fn write(&self, graph: &mut Builder, form: Form, a: &Value, b: &Value) -> Value {
+    pub fn write(&self, graph: &mut Builder, form: Form, read: &[Value]) -> Value {
         // Rules are written for a node; none of these asks it for anything.
         let node = Node {
             name: "task".into(),
@@ -158,12 +193,21 @@ impl Task {
         };
         let known = HashMap::new();
         let e = &mut Emit::new(graph, &node, &known, &[], 0, DType::F32);
+        let (q, a, b) = (&self.geometry, &read[0], &read[read.len() - 1]);
         match self.map {
-            Map::Forward => forward(e, &self.geometry, form, a, b),
-            Map::Input => input_gradient(e, &self.geometry, form, a, b),
-            Map::Weight => weight_gradient(e, &self.geometry, form, a, b),
+            Map::Forward => conv::forward(e, q, form, a, b),
+            Map::Input => conv::input_gradient(e, q, form, a, b),
+            Map::Weight => conv::weight_gradient(e, q, form, a, b),
+            Map::Average => pool::average_gradient(e, q, form, a),
+            Map::Maximum => pool::maximum_gradient(e, q, form, a, b, None),
         }
     }
+}
+
+/// The usual form and the others that may be faster.
+fn with_others(usual: Form, may: impl Fn(&Form) -> bool) -> Vec<Form> {
+    let others = Form::ALL.into_iter().filter(|form| *form != usual && may(form));
+    std::iter::once(usual).chain(others).collect()
 }
 
 /// The form of a map in the graph of `e`: the one that the graph was told, where there is one, else that of the rules.
@@ -186,7 +230,7 @@ fn input_form(q: &Geometry) -> Form {
         Form::Dense
     } else if small(q) {
         Form::Columns
-    } else if q.axes.iter().all(|a| a.stride == 1) {
+    } else if q.is_unstrided() {
         Form::Flipped
     } else {
         Form::Direct
@@ -226,7 +270,7 @@ fn small(q: &Geometry) -> bool {
 /// True when every window sees every position of a small map. Spread out, the weight has an entry for every window and
 /// position; that is then no more work than the convolution, and windows on padding cost nothing.
 fn covers(q: &Geometry) -> bool {
-    let q = kernel::trimmed(q).geometry;
+    let q = trimmed(q).geometry;
     let entries = q.windows() * q.positions();
     q.g == 1 && (q.windows() == 1 || entries <= 16) && entries == q.pairs()
 }
