@@ -129,8 +129,8 @@ fn one(args: &Args, class: usize) -> Fallible<()> {
     let signs = signs(&mut trials, &batched, &source, range, &retain, class, args.seed)?;
 
     let all = |d: &Dataset| (0..d.len()).collect::<Vec<_>>();
-    let show = |trials: &mut Trials, lr: f64, stages: [&Weights; 2]| -> Fallible<()> {
-        let accuracy = |trials: &mut Trials, weights, d: &Dataset| -> Fallible<f64> {
+    let show = |trials: &mut Trials<'_>, lr: f64, stages: [&Weights; 2]| -> Fallible<()> {
+        let accuracy = |trials: &mut Trials<'_>, weights, d: &Dataset| -> Fallible<f64> {
             Ok(trials.evaluate(weights, d, &all(d))?.accuracy(|_| true).unwrap_or(f64::NAN))
         };
         let mut line = format!("{class:>5} {lr:>8} {:>6.2}", 100.0 * accuracy(trials, stages[1], &real)?);
@@ -185,7 +185,7 @@ fn recipe(class: usize, args: &Args) -> Recipe {
 
 /// Samples of every sign, in the order of the table.
 fn signs(
-    trials: &mut Trials,
+    trials: &mut Trials<'_>,
     network: &BatchedNetwork<'_>,
     source: &Weights,
     range: Range,

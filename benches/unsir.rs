@@ -13,7 +13,7 @@ use onnx_unlearn::{
     onnx,
     runtime::{Device, Engine, find},
     tensor::Tensor,
-    train::{BatchNorm, Goal, Network, NoiseLoss, Optimizer, Range},
+    train::{BatchNorm, Goal, Network, NoiseLoss, Optimizer, Range, TrainError},
 };
 use std::{
     path::{Path, PathBuf},
@@ -184,8 +184,8 @@ fn own_steps(
     let ones = vec![1.0; args.batch];
     let mut train = |lr: f64| {
         timed(args.steps, || {
-            stepper.feed(&x, &targets, &ones);
-            stepper.step(lr).map(|_| ())
+            stepper.feed(&x, &targets, &ones)?;
+            Ok::<_, TrainError>(stepper.step(lr).map(|_| ())?)
         })
     };
     Ok([noise_times, train(0.0005)?, train(0.00025)?])

@@ -1,4 +1,4 @@
-//! Steps of the weights: batches that are fed in parts, and starting anew.
+//! Steps of the weights: batches that are fed in parts, batches that are not full, and starting anew.
 
 mod common;
 
@@ -26,9 +26,16 @@ impl Data {
         Self { x: Seeded::new(3, "samples").normal(BATCH * 28 * 28), targets }
     }
 
-    fn step(&self, stepper: &mut WeightStepper) -> f32 {
-        stepper.feed(&self.x, &self.targets, &[1.0; BATCH]);
-        stepper.step(LR).expect("a step").loss
+    fn step(&self, stepper: &mut WeightStepper<'_>) -> f32 {
+        self.step_of(stepper, BATCH).0
+    }
+
+    /// A step on the first samples, and how many of them were predicted as their target.
+    fn step_of(&self, stepper: &mut WeightStepper<'_>, samples: usize) -> (f32, f32) {
+        let weights: Vec<f32> = (0..BATCH).map(|i| if i < samples { 1.0 } else { 0.0 }).collect();
+        stepper.feed(&self.x, &self.targets, &weights).expect("fed");
+        let step = stepper.step(LR).expect("a step");
+        (step.loss, step.hits)
     }
 }
 
@@ -50,6 +57,7 @@ fn trained(at_once: usize, optimizer: Optimizer, clip_norm: Option<f64>) -> (Vec
 fn apart(a: &Weights, b: &Weights) -> (f64, f64) {
     let pairs = a.iter().flat_map(|(name, t)| t.to_f32s().into_iter().zip(b[name].to_f32s()));
     let apart: Vec<f64> = pairs.map(|(x, y)| (f64::from(x) - f64::from(y)).abs() / LR).collect();
+    assert!(apart.iter().all(|d| d.is_finite()), "the weights are numbers");
     let far = apart.iter().filter(|&&d| d > 0.1).count();
     (apart.iter().copied().fold(0.0, f64::max), far as f64 / apart.len() as f64)
 }
@@ -73,6 +81,38 @@ fn a_batch_in_parts_comes_to_the_same() {
                 assert!(most <= allowed.0 && far <= allowed.1, "{what}: {most} learning rates, {far} of all");
             }
         }
+    }
+}
+
+/// A batch that is not full has a graph of its own, with the weights and moments of the whole ones.
+#[test]
+fn a_short_batch_comes_to_the_same_in_a_graph_of_its_size() {
+    let model = onnx::read(&common::model("fashion-mnist.onnx")).expect("the fixture reads");
+    let network = Network::new(&model, None).expect("the fixture is trainable");
+    let data = Data::new();
+    let x = Tensor::f32([BATCH, 1, 28, 28], data.x.clone());
+    let batched = network.at_batch(&common::engine(Device::Cpu), &x, BatchNorm::Frozen).expect("the batch runs");
+    let weights = network.weights().expect("weights");
+    for (optimizer, clip_norm) in [(Optimizer::ADAM, None), (Optimizer::Sgd { momentum: 0.9 }, Some(0.5))] {
+        let steps = |mut stepper: WeightStepper<'_>| {
+            // Six of seven are worth no graph of their own.
+            let read: Vec<_> = [7, 3, 7, 3, 1, 6, 7].map(|n| data.step_of(&mut stepper, n)).into();
+            (read, stepper.weights().expect("weights"), stepper.graphs())
+        };
+        let stepper = || batched.weight_stepper(&weights, optimizer, clip_norm, BATCH).expect("a step graph");
+        let (one, all) = (steps(stepper().in_one_size()), steps(stepper()));
+        assert_eq!((one.2, all.2), (1, 3), "{optimizer:?}");
+        for ((a, hits), (b, others)) in one.0.iter().zip(&all.0) {
+            assert!(
+                (a - b).abs() < 1e-4 * a && hits.total_cmp(others).is_eq(),
+                "{optimizer:?}: {:?} {:?}",
+                one.0,
+                all.0
+            );
+        }
+        let (most, far) = apart(&one.1, &all.1);
+        let allowed = if clip_norm.is_some() { (1e-2, 0.0) } else { (6.0, 1e-3) };
+        assert!(most <= allowed.0 && far <= allowed.1, "{optimizer:?}: {most} learning rates, {far} of all");
     }
 }
 

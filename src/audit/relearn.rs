@@ -53,7 +53,7 @@ pub struct Relearned {
 ///
 /// The last mini-batch of a pass over the samples is smaller, filled up with samples of weight 0.
 pub fn relearn(
-    stepper: &mut WeightStepper,
+    stepper: &mut WeightStepper<'_>,
     samples: &Mix<'_>,
     plan: Plan,
     accuracy: &mut dyn FnMut(&Weights) -> Result<f64, AuditError>,
@@ -70,7 +70,7 @@ pub fn relearn(
         let rest = left.split_off(left.len().min(plan.batch));
         samples.fill(&left, plan.batch, &mut prepared);
         left = rest;
-        stepper.feed(&prepared.x, &prepared.targets, &prepared.weights);
+        stepper.feed(&prepared.x, &prepared.targets, &prepared.weights)?;
         let loss = stepper.step(plan.lr)?.loss;
         if !loss.is_finite() {
             return Err(AuditError::NotFinite { step, loss });

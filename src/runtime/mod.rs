@@ -1,5 +1,6 @@
 //! Finds ONNX Runtime and runs graphs on a device. No other module names `ort`.
 
+mod arena;
 pub mod find;
 pub mod gpu;
 mod image;

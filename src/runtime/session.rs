@@ -1,6 +1,7 @@
 //! Opens the library, and graphs and files in it; runs them.
 
 use super::{
+    arena::Arena,
     stepper::{State, Stepper},
     value::{borrowed, copied, dtype_of},
 };
@@ -222,7 +223,21 @@ impl Engine {
 
     /// Opens a session on a graph; `what` names it in errors.
     pub fn session(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
+        self.open_session(what, graph, None)
+    }
+
+    /// The same, with values in memory that all sessions opened by this function have in common while one of them lives: for
+    /// sessions that run in turn.
+    pub fn session_in_turn(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
+        let arena = Arena::share(&self.environment).map_err(|e| self.failed(what, &e))?;
+        self.open_session(what, graph, Some(arena))
+    }
+
+    fn open_session(&self, what: &str, graph: &Graph, arena: Option<Arena>) -> Result<Session, RuntimeError> {
         let mut builder = self.builder(GraphOptimizationLevel::All);
+        if arena.is_some() {
+            builder = builder.and_then(|b| Ok(b.with_env_allocators()?));
+        }
         // The blocked layout suits convolutions that the runtime computes itself, and lays out once; pooling alone would be turned
         // to it and back.
         let laid_out = |node: &Node| node.op == "Conv" && graph.constants.contains_key(&node.inputs[1]);
@@ -240,7 +255,14 @@ impl Engine {
         let inner = builder.commit_from_memory(&model).map_err(|e| self.failed(what, &e))?;
         // The library has copies where it needs some, but says nowhere that it reads nothing else.
         let constants = graph.constants.iter().filter(|(name, t)| given(name, t)).map(|(_, t)| Arc::clone(t)).collect();
-        Ok(Session { inner, device: self.device, what: what.to_owned(), fed: Vec::new(), _given: constants })
+        Ok(Session {
+            inner,
+            device: self.device,
+            what: what.to_owned(),
+            fed: Vec::new(),
+            _given: constants,
+            _arena: arena,
+        })
     }
 
     /// Opens a session on a graph without optimising it: what runs is what the graph says, every value stays.
@@ -258,7 +280,7 @@ impl Engine {
         }
         let mut builder = self.builder(GraphOptimizationLevel::Disable).map_err(|e| self.failed(what, &e))?;
         let inner = builder.commit_from_memory(&onnx::export(&graph)).map_err(|e| self.failed(what, &e))?;
-        Ok(Session { inner, device: self.device, what: what.to_owned(), fed, _given: Vec::new() })
+        Ok(Session { inner, device: self.device, what: what.to_owned(), fed, _given: Vec::new(), _arena: None })
     }
 
     /// Opens a session on a model file, with its external data beside it. With `plain` there are no graph optimisations.
@@ -267,7 +289,7 @@ impl Engine {
         let level = if plain { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
         let mut builder = self.builder(level).map_err(|e| self.failed(&what, &e))?;
         let inner = builder.commit_from_file(path).map_err(|e| self.failed(&what, &e))?;
-        Ok(Session { inner, device: self.device, what, fed: Vec::new(), _given: Vec::new() })
+        Ok(Session { inner, device: self.device, what, fed: Vec::new(), _given: Vec::new(), _arena: None })
     }
 
     fn builder(&self, level: GraphOptimizationLevel) -> Result<SessionBuilder, ort::Error> {
@@ -336,6 +358,7 @@ pub struct Session {
     fed: Vec<(String, Arc<Tensor>)>,
     /// Constants that the session may read where they lie; dropped after it, because fields go in order.
     _given: Vec<Arc<Tensor>>,
+    _arena: Option<Arena>,
 }
 
 impl Session {

@@ -26,6 +26,7 @@ pub struct State {
 
 /// One array of the state: every step reads one buffer and writes the other, where there are two.
 struct Slot {
+    input: String,
     output: String,
     shape: Vec<usize>,
     buffers: Vec<Buffer>,
@@ -104,14 +105,51 @@ impl Buffer {
     }
 }
 
-/// A step graph with its state on the device.
-pub struct Stepper {
+/// A step graph, and what it is fed.
+struct Loaded {
     /// Before the session, which then is the last that holds what it reads.
     bindings: [IoBinding; 2],
     session: Session,
-    slots: Vec<Slot>,
     feeds: Vec<(String, OrtTensor<f32>)>,
     read: Vec<String>,
+}
+
+impl Loaded {
+    fn new(
+        session: Session,
+        slots: &mut [Slot],
+        batch: &[(&str, Vec<usize>)],
+        read: &[&str],
+    ) -> Result<Self, ort::Error> {
+        let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)?;
+        let mut bindings = [session.inner.create_binding()?, session.inner.create_binding()?];
+        for slot in slots {
+            for (i, binding) in bindings.iter_mut().enumerate() {
+                let [from, to] = [slot.at(i), slot.at(1 - i)];
+                slot.buffers[from].bind_input(binding, &slot.input)?;
+                slot.buffers[to].bind_output(binding, &slot.output)?;
+            }
+        }
+        let feed = |(name, shape): &(&str, Vec<usize>)| {
+            Ok(((*name).to_owned(), OrtTensor::<f32>::new(&Allocator::default(), shape.clone())?))
+        };
+        let feeds = batch.iter().map(feed).collect::<Result<_, ort::Error>>()?;
+        for name in read {
+            for binding in &mut bindings {
+                binding.bind_output_to_device(*name, &host)?;
+            }
+        }
+        Ok(Self { bindings, session, feeds, read: read.iter().map(|s| (*s).to_owned()).collect() })
+    }
+}
+
+/// Step graphs with the state that they share on the device.
+pub struct Stepper {
+    /// Before the state, which their bindings point to.
+    graphs: Vec<Loaded>,
+    /// The graph that is fed and run.
+    chosen: usize,
+    slots: Vec<Slot>,
     /// Which of the two buffers holds the current state.
     current: usize,
 }
@@ -125,10 +163,6 @@ impl Stepper {
     ) -> Result<Self, RuntimeError> {
         let what = session.what.clone();
         let fail = |e: ort::Error| failed(&what, &e);
-        let host =
-            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(fail)?;
-        let mut bindings =
-            [session.inner.create_binding().map_err(fail)?, session.inner.create_binding().map_err(fail)?];
         let mut slots = Vec::new();
         for s in state {
             let buffers = (0..if s.in_place { 1 } else { 2 }).map(|_| Buffer::new(&session, &s.shape));
@@ -137,26 +171,40 @@ impl Stepper {
             if s.initial.is_some() || session.device != Device::Cpu {
                 buffers[0].fill(s.initial.as_deref()).map_err(fail)?;
             }
-            let mut slot = Slot { output: s.output, shape: s.shape, buffers };
-            for (i, binding) in bindings.iter_mut().enumerate() {
-                let [from, to] = [slot.at(i), slot.at(1 - i)];
-                slot.buffers[from].bind_input(binding, &s.input).map_err(fail)?;
-                slot.buffers[to].bind_output(binding, &slot.output).map_err(fail)?;
-            }
-            slots.push(slot);
+            slots.push(Slot { input: s.input, output: s.output, shape: s.shape, buffers });
         }
-        let mut feeds = Vec::new();
-        for (name, shape) in batch {
-            let tensor = OrtTensor::<f32>::new(&Allocator::default(), shape.clone()).map_err(fail)?;
-            feeds.push(((*name).to_owned(), tensor));
-        }
-        for name in read {
-            for binding in &mut bindings {
-                binding.bind_output_to_device(*name, &host).map_err(fail)?;
-            }
-        }
-        let read = read.iter().map(|s| (*s).to_owned()).collect();
-        Ok(Self { session, bindings, slots, feeds, read, current: 0 })
+        let first = Loaded::new(session, &mut slots, batch, read).map_err(fail)?;
+        Ok(Self { graphs: vec![first], chosen: 0, slots, current: 0 })
+    }
+
+    /// Takes over a session on another graph that steps the same state, and gives the number of the graph.
+    pub fn add(
+        &mut self,
+        session: Session,
+        batch: &[(&str, Vec<usize>)],
+        read: &[&str],
+    ) -> Result<usize, RuntimeError> {
+        let what = session.what.clone();
+        self.graphs.push(Loaded::new(session, &mut self.slots, batch, read).map_err(|e| failed(&what, &e))?);
+        Ok(self.graphs.len() - 1)
+    }
+
+    /// How many graphs there are.
+    pub fn graphs(&self) -> usize {
+        self.graphs.len()
+    }
+
+    /// Feeds and runs the graph of this number from here on; the one it was made with is number 0.
+    ///
+    /// # Panics
+    /// When there is no such graph.
+    pub fn choose(&mut self, graph: usize) {
+        assert!(graph < self.graphs.len(), "graph {graph} of {}", self.graphs.len());
+        self.chosen = graph;
+    }
+
+    fn what(&self) -> &str {
+        &self.graphs[self.chosen].session.what
     }
 
     /// The buffer of a batch input, to be written before [`Stepper::step`].
@@ -164,23 +212,25 @@ impl Stepper {
     /// # Panics
     /// When the stepper was made without this input.
     pub fn feed(&mut self, name: &str) -> &mut [f32] {
-        let (_, tensor) = self.feeds.iter_mut().find(|(n, _)| n == name).expect("a batch input of this stepper");
+        let (_, tensor) =
+            self.graphs[self.chosen].feeds.iter_mut().find(|(n, _)| n == name).expect("a batch input of this stepper");
         tensor.extract_tensor_mut().1
     }
 
     /// Runs one step and gives back the values to read, in the order they were named.
     pub fn step(&mut self) -> Result<Vec<f32>, RuntimeError> {
-        let what = &self.session.what;
+        let Loaded { bindings, session, feeds, read } = &mut self.graphs[self.chosen];
+        let what = &session.what;
         let fail = |e: ort::Error| failed(what, &e);
-        let binding = &mut self.bindings[self.current];
-        for (name, tensor) in &self.feeds {
+        let binding = &mut bindings[self.current];
+        for (name, tensor) in feeds {
             // Binding copies to the device where the device is not the CPU, so it has to follow every write.
-            binding.bind_input(name.as_str(), tensor).map_err(fail)?;
+            binding.bind_input(name.as_str(), &*tensor).map_err(fail)?;
         }
-        let outputs = self.session.inner.run_binding(binding).map_err(fail)?;
+        let outputs = session.inner.run_binding(binding).map_err(fail)?;
         let mut values = Vec::new();
-        for name in &self.read {
-            let value = outputs.get(name).ok_or_else(|| failed(what, &format!("output {name:?} is missing")))?;
+        for name in read {
+            let value = outputs.get(&*name).ok_or_else(|| failed(what, &format!("output {name:?} is missing")))?;
             values.push(value.try_extract_tensor::<f32>().map_err(fail)?.1[0]);
         }
         drop(outputs);
@@ -202,7 +252,7 @@ impl Stepper {
 
     /// Shows the elements of one state array, by the name of its output.
     pub fn show_state(&self, output: &str, take: &mut dyn FnMut(&[f32])) -> Result<(), RuntimeError> {
-        let what = &self.session.what;
+        let what = self.what();
         let slot = self.slots.iter().find(|s| s.output == output);
         let slot = slot.ok_or_else(|| failed(what, &format!("no state {output:?}")))?;
         slot.buffers[slot.at(self.current)].show(take).map_err(|e| failed(what, &e))
@@ -210,10 +260,10 @@ impl Stepper {
 
     /// Sets one state array, by the name of its output (zeros when `value` is `None`).
     pub fn set_state(&mut self, output: &str, value: Option<&Arc<Tensor>>) -> Result<(), RuntimeError> {
-        let Self { session, slots, current, .. } = self;
-        let slot = slots.iter_mut().find(|s| s.output == output);
-        let slot = slot.ok_or_else(|| failed(&session.what, &format!("no state {output:?}")))?;
-        let at = slot.at(*current);
-        slot.buffers[at].fill(value.map(AsRef::as_ref)).map_err(|e| failed(&session.what, &e))
+        let what = self.what().to_owned();
+        let slot = self.slots.iter_mut().find(|s| s.output == output);
+        let slot = slot.ok_or_else(|| failed(&what, &format!("no state {output:?}")))?;
+        let at = slot.at(self.current);
+        slot.buffers[at].fill(value.map(AsRef::as_ref)).map_err(|e| failed(&what, &e))
     }
 }

@@ -203,6 +203,11 @@ impl Network {
         self.stored.iter().filter(|s| s.frozen.is_none()).map(|s| s.name.as_str())
     }
 
+    /// Elements of all weights.
+    pub(super) fn weight_elements(&self) -> usize {
+        self.trained().map(|name| self.graph.constants[name].len()).sum()
+    }
+
     /// Element type of a stored tensor in the file.
     pub fn dtype(&self, name: &str) -> DType {
         self.masters.dtype(name).unwrap_or(DType::F32)

@@ -75,7 +75,7 @@ pub fn fit(network: &Network, engine: &Engine, samples: Samples) -> Result<(Grap
 }
 
 /// `n` samples from sample `from` on.
-fn rows(t: &Tensor, from: usize, n: usize) -> Tensor {
+pub(super) fn rows(t: &Tensor, from: usize, n: usize) -> Tensor {
     let width: usize = t.shape()[1..].iter().product();
     let shape: Vec<usize> = std::iter::once(n).chain(t.shape()[1..].iter().copied()).collect();
     Tensor::from_f32s(t.dtype(), shape, t.to_f32s()[from * width..(from + n) * width].to_vec())

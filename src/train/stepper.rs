@@ -4,6 +4,7 @@ use super::{
     batch_norm::Running,
     network::{TrainError, Weights},
     optimizer::Optimizer,
+    shorter::Shorter,
     snapshot::Snapshot,
     steps::{Range, fed},
 };
@@ -80,7 +81,7 @@ pub(super) struct Sizes {
 }
 
 /// Trains weights, step by step.
-pub struct WeightStepper {
+pub struct WeightStepper<'n> {
     stepper: Stepper,
     optimizer: Optimizer,
     input: String,
@@ -89,10 +90,11 @@ pub struct WeightStepper {
     sizes: Sizes,
     /// The batch, where it is fed in parts: rows, targets and sample weights.
     batch: [Vec<f32>; 3],
+    shorter: Option<Shorter<'n>>,
     t: usize,
 }
 
-impl WeightStepper {
+impl<'n> WeightStepper<'n> {
     pub(super) fn new(
         stepper: Stepper,
         optimizer: Optimizer,
@@ -100,18 +102,39 @@ impl WeightStepper {
         names: Vec<String>,
         running: Vec<Running>,
         sizes: Sizes,
+        shorter: Option<Shorter<'n>>,
     ) -> Self {
-        Self { stepper, optimizer, input, names, running, sizes, batch: Default::default(), t: 0 }
+        Self { stepper, optimizer, input, names, running, sizes, batch: Default::default(), shorter, t: 0 }
+    }
+
+    /// The same with one graph, and no others for batches that are not full.
+    #[must_use]
+    pub fn in_one_size(self) -> Self {
+        Self { shorter: None, ..self }
+    }
+
+    /// Graphs that it has by now, one for each number of samples.
+    pub fn graphs(&self) -> usize {
+        self.stepper.graphs()
     }
 
     /// The batch of the next step: rows of samples, targets [predictions, classes] (1 for the classes that are
-    /// there) and weights, one a prediction.
-    pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
-        if self.sizes.at_once >= self.sizes.samples {
-            self.put(x, targets, sample_weights);
-        } else {
+    /// there) and weights, one a prediction. Samples of weight 0 at the end make up what a batch lacks.
+    pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) -> Result<(), TrainError> {
+        let Sizes { samples, at_once, row, predictions, classes } = self.sizes;
+        if at_once < samples {
             self.batch = [x.to_vec(), targets.to_vec(), sample_weights.to_vec()];
+            return Ok(());
         }
+        let counted = sample_weights.iter().rposition(|&w| w != 0.0).map_or(0, |last| last / predictions + 1);
+        let graph = match &mut self.shorter {
+            Some(shorter) => shorter.graph(&mut self.stepper, counted, x)?,
+            None => 0,
+        };
+        let n = if graph == 0 { samples } else { counted };
+        self.stepper.choose(graph);
+        self.put(&x[..n * row], &targets[..n * predictions * classes], &sample_weights[..n * predictions]);
+        Ok(())
     }
 
     fn put(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {

@@ -8,13 +8,14 @@ use super::{
     loss::{self, Loss},
     network::{Network, TrainError, Weights},
     optimizer::{self, Optimizer},
+    shorter::Shorter,
     stepper::{NoiseStepper, Sizes, WeightStepper},
     trace::Traced,
 };
 use crate::{
     autodiff,
-    graph::{Builder, Value},
-    runtime::{Engine, State, Stepper},
+    graph::{Builder, Graph, Value},
+    runtime::{Device, Engine, RuntimeError, Session, State, Stepper},
     tensor::{DType, Tensor},
 };
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,12 @@ pub(super) mod fed {
     /// The noise in the place of a value inside the graph, and for which samples.
     pub const NOISE: &str = "onnx-unlearn:noise";
     pub const IS_NOISE: &str = "onnx-unlearn:is-noise";
+
+    /// True for what takes the place of a value, and is no input of the model.
+    pub fn is_noise(name: &str) -> bool {
+        name == NOISE || name == IS_NOISE
+    }
+
     /// Ending of the name of what the graph computes at that place.
     pub const CLEAN: &str = "/onnx-unlearn:clean";
 }
@@ -92,7 +99,7 @@ pub enum Goal {
     Likeness,
 }
 
-impl BatchedNetwork<'_> {
+impl<'n> BatchedNetwork<'n> {
     /// Shape of the value that noise is learned for, batch first.
     pub fn noise_shape(&self) -> &[usize] {
         let name = match self.network.site {
@@ -106,7 +113,7 @@ impl BatchedNetwork<'_> {
     /// optimizer reads and writes; in a step that takes a part of a batch, the sums of the gradients as well. The runtime
     /// reuses memory where it can, so a step takes less.
     pub fn memory(&self, optimizer: Optimizer, part: bool) -> usize {
-        let weights: usize = self.network.trained().map(|w| self.network.graph.constants[w].len()).sum();
+        let weights = self.network.weight_elements();
         let arrays = match (optimizer.overwrites(self.engine.device().has_native()), part) {
             // The weight, two moments and the gradient.
             (true, false) => 4,
@@ -159,7 +166,7 @@ impl BatchedNetwork<'_> {
         let targets = b.input(fed::TARGETS, DType::F32, &[n, self.layout.classes]);
         let equal = Tensor::f32([n, 1], vec![1.0; n]);
         let sample_weights = b.named_constant(fed::SAMPLE_WEIGHTS, Arc::new(equal));
-        let mut state = self.running_inputs(&mut b, weights);
+        let mut state = self.running_inputs(&mut b);
         for (name, tensor) in weights.iter().filter(|(name, _)| !self.moves(name)) {
             b.named_constant(name, Arc::clone(tensor));
         }
@@ -190,10 +197,12 @@ impl BatchedNetwork<'_> {
         let slope = number(&mut b, 2.0 * loss.penalty / share);
         let pull = b.op("Mul", &[&z, &slope], &[], &shape);
         let gradient = b.op(sign, &[&pull, &dz], &[], &shape);
-        state.extend(Self::update(&mut b, &[(z, gradient, None)], optimizer, None));
+        state.extend(Self::update(&mut b, &[(z, gradient)], optimizer, None));
         b.output_as(&objective, fed::LOSS);
-        let feeds = [(fed::TARGETS, vec![n, self.layout.classes])];
-        let stepper = self.stepper("the noise step", b, state, &feeds, &[fed::LOSS])?;
+        let feeds = vec![(fed::TARGETS.to_owned(), vec![n, self.layout.classes])];
+        let graph = self.graph(b);
+        let session = self.engine.session("the noise step", &graph)?;
+        let stepper = StepGraph::new(session, state, feeds, &[fed::LOSS]).open(|name| self.initial(weights, name))?;
         Ok(NoiseStepper { stepper, optimizer, range, running: self.running.clone(), t: 0 })
     }
 
@@ -276,20 +285,42 @@ impl BatchedNetwork<'_> {
         optimizer: Optimizer,
         clip_norm: Option<f64>,
         batch: usize,
-    ) -> Result<WeightStepper, TrainError> {
+    ) -> Result<WeightStepper<'n>, TrainError> {
+        let graph = self.weight_graph(optimizer, clip_norm, batch)?;
+        let names = graph.names.clone();
+        let stepper = graph.open(|name| self.initial(weights, name))?;
+        let sizes = Sizes {
+            samples: batch,
+            at_once: self.batch,
+            row: self.row.len(),
+            predictions: self.layout.predictions,
+            classes: self.layout.classes,
+        };
+        let shorter = Shorter::new(self, optimizer, clip_norm).filter(|_| batch == self.batch);
+        let (input, _) = self.row.input();
+        Ok(WeightStepper::new(stepper, optimizer, input, names, self.running.clone(), sizes, shorter))
+    }
+
+    /// The same, not yet with weights.
+    pub(super) fn weight_graph(
+        &self,
+        optimizer: Optimizer,
+        clip_norm: Option<f64>,
+        batch: usize,
+    ) -> Result<StepGraph, TrainError> {
         let mut b = self.builder();
         self.row.declare(&mut b);
         let n = self.predictions();
         let targets = b.input(fed::TARGETS, DType::F32, &[n, self.layout.classes]);
         let sample_weights = b.input(fed::SAMPLE_WEIGHTS, DType::F32, &[n, 1]);
-        let mut state = self.running_inputs(&mut b, weights);
+        let mut state = self.running_inputs(&mut b);
         // The runtime begins with all that the last node of a graph needs. With the weights nearest the loss last, every
         // gradient of a weight is used up before the one in front of it is made, and what it was made from can go.
         let place = self.traced.first_readers();
         let mut trained: Vec<String> = self.network.trained().map(str::to_owned).collect();
         trained.sort_by(|a, b| (place.get(a.as_str()), a).cmp(&(place.get(b.as_str()), b)));
         for name in &trained {
-            b.input(name, DType::F32, weights[name].shape());
+            b.input(name, DType::F32, self.network.graph.constants[name].shape());
         }
         self.traced.replay(&mut b, true);
         let total = (batch > self.batch).then(|| b.input(fed::TOTAL, DType::F32, &[]));
@@ -310,30 +341,27 @@ impl BatchedNetwork<'_> {
         let mut updates = Vec::new();
         for (name, gradient) in names.iter().zip(gradients) {
             if let Some(w) = b.value(name).cloned() {
-                updates.push((w, gradient, Some(Arc::clone(&weights[name]))));
+                updates.push((w, gradient));
             }
         }
         state.extend(Self::update(&mut b, &updates, optimizer, last.as_ref()));
         b.output_as(&ce.loss, fed::LOSS);
         b.output_as(&ce.hits, fed::HITS);
         let (input, shape) = self.row.input();
-        let feeds = [
-            (input.as_str(), shape),
-            (fed::TARGETS, vec![n, self.layout.classes]),
-            (fed::SAMPLE_WEIGHTS, vec![n, 1]),
-            (fed::TOTAL, vec![]),
-            (fed::LAST, vec![]),
+        let feeds = vec![
+            (input, shape),
+            (fed::TARGETS.to_owned(), vec![n, self.layout.classes]),
+            (fed::SAMPLE_WEIGHTS.to_owned(), vec![n, 1]),
+            (fed::TOTAL.to_owned(), vec![]),
+            (fed::LAST.to_owned(), vec![]),
         ];
-        let stepper = self.stepper("the training step", b, state, &feeds, &[fed::LOSS, fed::HITS])?;
-        let running = self.running.clone();
-        let sizes = Sizes {
-            samples: batch,
-            at_once: self.batch,
-            row: self.row.len(),
-            predictions: self.layout.predictions,
-            classes: self.layout.classes,
+        let graph = self.graph(b);
+        // Graphs for shorter batches run in turn with it.
+        let session = match self.engine.device() {
+            Device::Cpu => self.engine.session_in_turn("the training step", &graph)?,
+            Device::Cuda(_) => self.engine.session("the training step", &graph)?,
         };
-        Ok(WeightStepper::new(stepper, optimizer, input, names, running, sizes))
+        Ok(StepGraph { names, ..StepGraph::new(session, state, feeds, &[fed::LOSS, fed::HITS]) })
     }
 
     /// Name of the value that noise takes the place of: the input, or a value behind it.
@@ -367,21 +395,18 @@ impl BatchedNetwork<'_> {
     }
 
     /// Statistics that move are inputs of the step graph and state between steps.
-    fn running_inputs(&self, b: &mut Builder, weights: &Weights) -> Vec<State> {
-        self.running
-            .iter()
-            .map(|r| {
-                let initial = weights.get(&r.name).unwrap_or(&self.network.graph.constants[&r.name]);
-                b.input(&r.name, DType::F32, initial.shape());
-                State {
-                    input: r.name.clone(),
-                    output: r.next.clone(),
-                    shape: initial.shape().to_vec(),
-                    initial: Some(Arc::clone(initial)),
-                    in_place: false,
-                }
-            })
-            .collect()
+    fn running_inputs(&self, b: &mut Builder) -> Vec<State> {
+        let state = |r: &Running| {
+            let shape = self.network.graph.constants[&r.name].shape().to_vec();
+            b.input(&r.name, DType::F32, &shape);
+            State { input: r.name.clone(), output: r.next.clone(), shape, initial: None, in_place: false }
+        };
+        self.running.iter().map(state).collect()
+    }
+
+    /// The first value of a state: that of the weights or statistics of this name, where there are some.
+    fn initial(&self, weights: &Weights, name: &str) -> Option<Arc<Tensor>> {
+        weights.get(name).or_else(|| self.network.graph.constants.get(name)).cloned()
     }
 
     fn moves(&self, name: &str) -> bool {
@@ -418,19 +443,14 @@ impl BatchedNetwork<'_> {
             .map_err(|source| TrainError::NotDifferentiable { path: self.network.path.clone(), source })
     }
 
-    /// Writes the optimizer for every (value, gradient, first value) and gives the state that it keeps.
-    fn update(
-        b: &mut Builder,
-        updates: &[(Value, Value, Option<Arc<Tensor>>)],
-        optimizer: Optimizer,
-        last: Option<&Last>,
-    ) -> Vec<State> {
+    /// Writes the optimizer for every (value, gradient) and gives the state that it keeps.
+    fn update(b: &mut Builder, updates: &[(Value, Value)], optimizer: Optimizer, last: Option<&Last>) -> Vec<State> {
         let rate = b.input(fed::RATE, DType::F32, &[]);
         let floor = b.input(fed::FLOOR, DType::F32, &[]);
         let in_place = optimizer.overwrites(b.is_native());
         let go = last.map_or_else(|| b.constant(Tensor::scalar(1.0)), |last| last.number.clone());
         let mut states = Vec::new();
-        for (w, gradient, initial) in updates {
+        for (w, gradient) in updates {
             let shape = w.shape().to_vec();
             let slots: Vec<Value> = optimizer
                 .state()
@@ -438,43 +458,66 @@ impl BatchedNetwork<'_> {
                 .map(|part| b.input(&format!("onnx-unlearn:{part}/{}", w.name()), DType::F32, &shape))
                 .collect();
             let (next, moved) = optimizer.update(b, w, gradient, &slots, [&rate, &floor, &go]);
-            let mut keep = |from: &Value, to: &Value, initial: Option<Arc<Tensor>>| {
+            let mut keep = |from: &Value, to: &Value| {
                 let waits = last.filter(|_| !in_place);
                 let to = &waits.map_or(to.clone(), |last| last.then(b, to, from));
                 let output = format!("{}/next", from.name());
                 b.output_as(to, &output);
-                states.push(State { input: from.name().to_owned(), output, shape: shape.clone(), initial, in_place });
+                let (input, shape) = (from.name().to_owned(), shape.clone());
+                states.push(State { input, output, shape, initial: None, in_place });
             };
-            keep(w, &next, initial.clone());
+            keep(w, &next);
             for (slot, value) in slots.iter().zip(&moved) {
-                keep(slot, value, None);
+                keep(slot, value);
             }
         }
         states
     }
 
-    fn stepper(
-        &self,
-        what: &str,
-        mut b: Builder,
-        state: Vec<State>,
-        feeds: &[(&str, Vec<usize>)],
-        read: &[&str],
-    ) -> Result<Stepper, TrainError> {
+    /// The finished graph of a step.
+    fn graph(&self, mut b: Builder) -> Graph {
         for r in &self.running {
             let next = b.value(&r.next).cloned().expect("the statistics are written out with the graph");
             b.output(&next);
         }
         let mut graph = b.finish();
         in_place::wait_for_readers(&mut graph);
-        let mut feeds = feeds.to_vec();
-        for name in [fed::RATE, fed::FLOOR] {
-            feeds.push((name, vec![]));
-        }
-        let session = self.engine.session(what, &graph)?;
+        graph
+    }
+}
+
+/// A step graph that is open.
+pub(super) struct StepGraph {
+    session: Session,
+    state: Vec<State>,
+    feeds: Vec<(String, Vec<usize>)>,
+    read: Vec<&'static str>,
+    /// The weights that it trains.
+    pub names: Vec<String>,
+}
+
+impl StepGraph {
+    /// `feeds` are inputs that it may have, beside those of every step.
+    fn new(session: Session, state: Vec<State>, mut feeds: Vec<(String, Vec<usize>)>, read: &[&'static str]) -> Self {
+        feeds.extend([fed::RATE, fed::FLOOR].map(|name| (name.to_owned(), vec![])));
         let asked = session.inputs();
-        feeds.retain(|(name, _)| asked.iter().any(|a| a == name));
-        Ok(session.stepper(state, &feeds, read)?)
+        feeds.retain(|(name, _)| asked.contains(name));
+        Self { session, state, feeds, read: read.to_vec(), names: Vec::new() }
+    }
+
+    fn feeds(feeds: &[(String, Vec<usize>)]) -> Vec<(&str, Vec<usize>)> {
+        feeds.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect()
+    }
+
+    /// Ready to step from these values of its state, by the name of the input; what has none begins with zeros.
+    fn open(mut self, initial: impl Fn(&str) -> Option<Arc<Tensor>>) -> Result<Stepper, RuntimeError> {
+        self.state.iter_mut().for_each(|s| s.initial = initial(&s.input));
+        self.session.stepper(self.state, &Self::feeds(&self.feeds), &self.read)
+    }
+
+    /// Has `stepper` step its own state with this graph too, and gives the number of the graph.
+    pub fn add_to(self, stepper: &mut Stepper) -> Result<usize, RuntimeError> {
+        stepper.add(self.session, &Self::feeds(&self.feeds), &self.read)
     }
 }
 

@@ -174,7 +174,7 @@ impl Calibrator<'_> {
     /// data validates, the trial whose rates are taken is what a run with them would be, and comes along.
     pub fn run(
         &self,
-        trials: &mut Trials,
+        trials: &mut Trials<'_>,
         material: &Material<'_>,
         held: &[usize],
         watch: &mut dyn Watch,
@@ -223,7 +223,12 @@ impl Calibrator<'_> {
     }
 
     /// Measures weights; the outcome is still open.
-    pub(super) fn judged(&self, trials: &mut Trials, weights: &Weights, held: &[usize]) -> Result<Row, UnlearnError> {
+    pub(super) fn judged(
+        &self,
+        trials: &mut Trials<'_>,
+        weights: &Weights,
+        held: &[usize],
+    ) -> Result<Row, UnlearnError> {
         let kept = |c: usize| self.recipe.keeps(c);
         let found = match &self.validation {
             Some(v) => trials.evaluate(weights, v.data, &v.rows)?,

@@ -11,9 +11,9 @@ use std::time::Instant;
 const MOST_ASKED: usize = 2;
 
 /// Trials so far, and what the next one needs.
-pub(super) struct Course<'a, 't> {
+pub(super) struct Course<'a, 't, 'n> {
     pub calibrator: &'a Calibrator<'a>,
-    pub trials: &'a mut Trials,
+    pub trials: &'a mut Trials<'n>,
     pub material: &'a Material<'a>,
     /// Retained samples that validate.
     pub held: &'a [usize],
@@ -27,7 +27,7 @@ pub(super) struct Course<'a, 't> {
     pub started: Instant,
 }
 
-impl Course<'_, '_> {
+impl Course<'_, '_, '_> {
     /// The first phase of a trial; none where it diverges.
     pub fn impair(&mut self, lr: f64) -> Result<Option<(Snapshot, PhaseRecord)>, UnlearnError> {
         self.started = Instant::now();

@@ -13,7 +13,7 @@ const MOST_NUMBERS: usize = 1 << 30;
 /// F)_c, 0 for c in F; where scores are independent T_c = sigmoid(s_c), 0 for c in F. It is the knowledge distillation of
 /// Hinton, Vinyals and Dean (2015) at temperature 1, from the model to itself, less the classes to forget.
 pub fn answers(
-    trials: &mut Trials,
+    trials: &mut Trials<'_>,
     source: &Weights,
     recipe: &Recipe,
     retain: &Dataset,

@@ -9,8 +9,8 @@ use crate::{
 use ndarray::ArrayView1;
 
 /// What every trial starts from.
-pub struct Trials {
-    stepper: WeightStepper,
+pub struct Trials<'n> {
+    stepper: WeightStepper<'n>,
     scorer: Scorer,
     start: Weights,
     batch: usize,
@@ -35,17 +35,20 @@ pub struct Trial {
     pub phases: [PhaseRecord; 2],
 }
 
-impl Trials {
+impl<'n> Trials<'n> {
     /// `network` has the batch and the BatchNormalization of `recipe`; `judge` is the same network in inference mode. Every
     /// trial starts from these weights.
     pub fn new(
-        network: &BatchedNetwork<'_>,
+        network: &BatchedNetwork<'n>,
         judge: &BatchedNetwork<'_>,
         recipe: &Recipe,
         weights: &Weights,
     ) -> Result<Self, TrainError> {
         let start = network.with_statistics(weights);
-        let stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
+        let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
+        if recipe.memory_limit.is_some() {
+            stepper = stepper.in_one_size();
+        }
         let scorer = judge.scorer(&start)?;
         let scores = if network.layout.independent { Scores::IndependentLogits } else { Scores::Logits };
         Ok(Self { stepper, scorer, start, batch: recipe.batch_size, seed: recipe.seed, scores })

@@ -17,7 +17,7 @@ impl Job<'_> {
     /// judges, the trial that was taken has learned from all of them, and is the result.
     pub(super) fn calibrate<'m>(
         &self,
-        trials: &mut Trials,
+        trials: &mut Trials<'_>,
         source: &Weights,
         range: Range,
         material: impl Fn(Vec<usize>) -> Material<'m>,
@@ -71,7 +71,7 @@ impl Job<'_> {
     }
 
     /// The retained samples nearest to each class, turned into it.
-    fn turned(&self, trials: &mut Trials, source: &Weights, range: Range) -> Result<Vec<Turned>> {
+    fn turned(&self, trials: &mut Trials<'_>, source: &Weights, range: Range) -> Result<Vec<Turned>> {
         let rows = self.rows(self.at_once(self.recipe.noise.images, BatchNorm::Frozen)?);
         let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), BatchNorm::Frozen)?;
         let candidates = unlearn::candidates(&self.retain);

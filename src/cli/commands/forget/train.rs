@@ -34,7 +34,7 @@ pub(super) struct Lab<'j> {
     pub noise: NoiseRun,
     pub range: Range,
     pub network: BatchedNetwork<'j>,
-    pub trials: Trials,
+    pub trials: Trials<'j>,
     /// What the retain sample teaches, where that is not its labels.
     pub answers: Option<Vec<f32>>,
 }
