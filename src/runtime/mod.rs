@@ -14,7 +14,7 @@ mod value;
 use crate::graph::Graph;
 
 pub use native::instructions;
-pub use session::{Device, Engine, RuntimeError, Session};
+pub use session::{Device, Engine, Ports, RuntimeError, Session};
 pub use stepper::{State, Stepper};
 
 /// One 3x3 convolution of `x` [1, 1, 4, 4], for trying a library and a device.

@@ -349,6 +349,10 @@ fn give(builder: &mut SessionBuilder, name: &str, tensor: &Tensor) -> Result<(),
     }
 }
 
+/// Element types and shapes by the names of values; a shape is `None` where an axis has no length before a run. One of an open
+/// rank looks like that of a single number.
+pub type Ports = BTreeMap<String, (DType, Option<Vec<usize>>)>;
+
 /// A graph ready to run.
 pub struct Session {
     pub(super) inner: ort::session::Session,
@@ -379,12 +383,14 @@ impl Session {
         self.inner.outputs().iter().map(|o| o.name().to_owned()).collect()
     }
 
-    /// Element types of the outputs by their names, in so far as the tool holds them all.
-    pub fn output_types(&self) -> Result<BTreeMap<String, DType>, RuntimeError> {
+    /// Element types of the outputs by their names, which the tool has to hold, and their shapes in so far as they can be told
+    /// before a run.
+    pub fn output_ports(&self) -> Result<Ports, RuntimeError> {
         let of = |o: &ort::value::Outlet| {
             let dtype = o.dtype().tensor_type().and_then(dtype_of);
             let refused = || RuntimeError::Type { name: o.name().into(), dtype: o.dtype().to_string() };
-            Ok((o.name().to_owned(), dtype.ok_or_else(refused)?))
+            let shape = o.dtype().tensor_shape().and_then(|s| s.iter().map(|&d| usize::try_from(d).ok()).collect());
+            Ok((o.name().to_owned(), (dtype.ok_or_else(refused)?, shape)))
         };
         self.inner.outputs().iter().map(of).collect()
     }

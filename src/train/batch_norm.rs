@@ -7,7 +7,7 @@
 //! A node in training mode computes with the statistics of the batch in the file already. It is always written out; whether
 //! its running statistics move is the user's choice, as it is for the others.
 
-use super::trace::with_inputs_of;
+use super::shapes::with_inputs_of;
 use crate::{
     graph::{Attr, Attrs, Graph, Node, Port},
     runtime::Engine,

@@ -19,6 +19,7 @@ mod penultimate;
 mod reading;
 mod rebatch;
 mod scorer;
+mod shapes;
 mod shorter;
 mod snapshot;
 mod stepper;

@@ -25,6 +25,9 @@ use std::{
 };
 use thiserror::Error;
 
+/// Samples of the run that confirms shapes.
+const FEW: usize = 2;
+
 /// Trained tensors by name.
 pub type Weights = BTreeMap<String, Arc<Tensor>>;
 
@@ -289,6 +292,12 @@ impl Network {
     ) -> Result<BatchedNetwork<'_>, TrainError> {
         let (mut graph, samples) = rebatch::fit(self, engine, samples)?;
         let batch = samples[0].1.shape()[0];
+        // What a file that fixes the batch is freed to may hold the batch in other places.
+        let mut few = Vec::new();
+        if self.inputs.frozen_batch().is_none() && batch >= 8 * FEW {
+            few = samples.iter().map(|(name, t)| (name.clone(), rebatch::rows(t, 0, FEW))).collect();
+            few.extend(self.constants_at(FEW)?);
+        }
         let mut feeds: Vec<Tensor> = Vec::new();
         let mut parts = Vec::new();
         let mut live: BTreeSet<String> = self.trained().map(str::to_owned).collect();
@@ -302,7 +311,7 @@ impl Network {
         let mut feeds: Vec<(String, Tensor)> = names.zip(feeds).collect();
         feeds.extend(self.constants_at(batch)?);
         let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
-        let mut traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
+        let mut traced = trace(engine, &graph, &feeds, &few, &live).map_err(fail)?;
         let shape = traced.shape(&self.head.logits).unwrap_or_default().to_vec();
         let normalised = self.head.reshaped().and_then(|value| traced.shape(value));
         let layout = self
@@ -325,7 +334,7 @@ impl Network {
             feeds.push((fed::NOISE.into(), Tensor::zeros(shape.as_slice())));
             feeds.push((fed::IS_NOISE.into(), Tensor::from_f32s(DType::Bool, flag, vec![0.0; batch])));
             live.extend([fed::NOISE.to_owned(), fed::IS_NOISE.to_owned()]);
-            traced = trace(engine, &graph, &feeds, &live).map_err(fail)?;
+            traced = trace(engine, &graph, &feeds, &[], &live).map_err(fail)?;
             site = Some(shape);
         }
         let mut running = Vec::new();
@@ -356,7 +365,7 @@ impl Network {
             live.extend(moved.iter().map(|r| r.name.clone()));
             feeds.push((fed::SAMPLE_WEIGHTS.into(), weights));
             let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
-            traced = trace(engine, &written, &feeds, &live).map_err(fail)?;
+            traced = trace(engine, &written, &feeds, &[], &live).map_err(fail)?;
             running = moved;
         }
         traced.pool_before_relu();

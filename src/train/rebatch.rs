@@ -6,7 +6,8 @@
 
 use super::{
     network::{Network, TrainError},
-    trace::{Traced, trace, with_inputs_of},
+    shapes::with_inputs_of,
+    trace::{Traced, trace},
 };
 use crate::{
     graph::{Attr, Attrs, Graph, Node, Port},
@@ -46,7 +47,7 @@ pub fn fit(network: &Network, engine: &Engine, samples: Samples) -> Result<(Grap
         let fail = |source| TrainError::Batch { path: network.path.clone(), batch: frozen, source };
         let live = network.trained().chain(network.inputs.sampled()).map(str::to_owned).collect();
         let own = [pieces(0), network.constants_at(frozen)?].concat();
-        let traced = trace(engine, &graph, &own, &live).map_err(fail)?;
+        let traced = trace(engine, &graph, &own, &[], &live).map_err(fail)?;
         let freed = rebatch(&graph, &traced, &network.inputs.sampled().collect(), frozen, batch);
         let constants = network.constants_at(batch)?;
         // Not running at all is the plainest way of not being the same function.

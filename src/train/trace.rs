@@ -1,21 +1,16 @@
-//! Shapes come from running the model once, not from shape rules: ONNX Runtime is asked for every value of one batch.
+//! A graph at one batch: which nodes vary with data and weights, and what everything else comes to.
 
+use super::shapes::{Question, SHAPE_ONLY};
 use crate::{
-    graph::{Attr, Attrs, Builder, Graph, Node, Port, Value},
+    graph::{Attr, Builder, Graph, Node, Value},
     ops::{self, Emit},
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
-
-/// Operators whose result depends on the shape of their input only.
-const SHAPE_ONLY: &[&str] = &["Shape", "Size"];
-
-/// Begins the name of a value that holds the shape of another.
-const SHAPE_OF: &str = "onnx-unlearn:shape/";
 
 /// A graph at a fixed batch: what varies, with its shapes, and what turned out to be constant.
 #[derive(Debug)]
@@ -26,25 +21,19 @@ pub struct Traced {
     pub values: HashMap<String, (DType, Vec<usize>)>,
     /// Values that are the same for every batch of this size: constants of the file and folded shape arithmetic.
     pub known: HashMap<String, Arc<Tensor>>,
+    /// True where the runtime inferred all shapes, and the graph was not run on a whole batch.
+    pub inferred: bool,
 }
 
-/// The graph with inputs of the types and shapes of `feeds`.
-pub fn with_inputs_of(graph: &Graph, feeds: &[(String, Tensor)]) -> Graph {
-    let mut graph = graph.clone();
-    for input in &mut graph.inputs {
-        if let Some((_, t)) = feeds.iter().find(|(name, _)| *name == input.name) {
-            *input = Port::fixed(input.name.clone(), t.dtype(), t.shape());
-        }
-    }
-    graph
-}
-
-/// Runs `graph` on `feeds` and tells apart what varies with the `live` values (data and trained weights) from what does
-/// not: everything computed from shapes alone is folded into the constants it gave.
+/// Finds the shapes of all values of `graph` when it is fed `feeds`, and tells apart what varies with the `live` values (data
+/// and trained weights) from what does not: everything computed from shapes alone is folded into the constants it gave.
+///
+/// `few` are feeds of some samples, where the graph takes any number of them; with none the graph is run on `feeds`.
 pub fn trace(
     engine: &Engine,
     graph: &Graph,
     feeds: &[(String, Tensor)],
+    few: &[(String, Tensor)],
     live: &BTreeSet<String>,
 ) -> Result<Traced, RuntimeError> {
     let mut varies = live.clone();
@@ -60,9 +49,9 @@ pub fn trace(
             folded.extend(outputs);
         }
     }
-    // Only what a varying node reads has to be copied back.
+    // Only what a varying node reads has to be known.
     let read: BTreeSet<&str> = nodes.iter().flat_map(Node::reads).collect();
-    let wanted = |name: &str| folded.contains(name) && read.contains(name);
+    let wanted = folded.iter().filter(|name| read.contains(name.as_str())).cloned().collect();
 
     let mut values: HashMap<String, (DType, Vec<usize>)> = HashMap::new();
     let mut known: HashMap<String, Arc<Tensor>> = HashMap::new();
@@ -78,46 +67,17 @@ pub fn trace(
             known.insert(name.clone(), Arc::new(t.clone()));
         }
     }
+    let mut inferred = false;
     if !graph.nodes.is_empty() {
         // On the CPU: this is bookkeeping, and a plain run shows every value as the file defines it.
-        let engine = engine.on_cpu();
-        let mut probe = with_inputs_of(graph, feeds);
-        let types = types(&engine, &probe)?;
-        // The run is asked for shapes, so that a value is dropped as soon as nothing reads it. The runtime begins with what
-        // the last output needs, which has to be the first value then.
-        let shape_of = |name: &String| format!("{SHAPE_OF}{name}");
-        let made = graph.nodes.iter().rev().flat_map(|n| n.outputs.iter().rev());
-        let made: Vec<&String> = made.filter(|name| types.contains_key(*name)).collect();
-        probe.nodes.extend(made.iter().copied().map(|name| Node {
-            name: shape_of(name),
-            op: "Shape".into(),
-            domain: String::new(),
-            inputs: vec![name.clone()],
-            outputs: vec![shape_of(name)],
-            attrs: Attrs::new(),
-        }));
-        probe.outputs = made.iter().copied().map(|name| Port::open(shape_of(name))).collect();
-        probe.outputs.extend(made.iter().copied().filter(|name| wanted(name)).map(Port::open));
-        let mut session = engine.plain_session("the model, to learn its shapes", &probe)?;
-        let feeds: Vec<(&str, &Tensor)> = feeds.iter().map(|(name, t)| (name.as_str(), t)).collect();
-        for (name, found) in session.outputs().into_iter().zip(session.run(&feeds)?) {
-            if let Some(name) = name.strip_prefix(SHAPE_OF) {
-                let shape = found.to_i64s().unwrap_or_default().iter().map(|&d| d as usize).collect();
-                values.insert(name.to_owned(), (types[name], shape));
-            } else {
-                known.insert(name, Arc::new(found));
-            }
-        }
+        let question = Question { engine: engine.on_cpu(), graph, folded: &folded, wanted: &wanted };
+        let answer = if few.is_empty() { None } else { question.infer(feeds, few) };
+        inferred = answer.is_some();
+        let answer = answer.map_or_else(|| question.run(feeds), Ok)?;
+        values.extend(answer.values);
+        known.extend(answer.known);
     }
-    Ok(Traced { nodes, values, known })
-}
-
-/// Element types of all values that nodes of `graph` make. Opening the graph tells them.
-fn types(engine: &Engine, graph: &Graph) -> Result<BTreeMap<String, DType>, RuntimeError> {
-    let mut graph = graph.clone();
-    let made = graph.nodes.iter().flat_map(|n| n.outputs.iter()).filter(|o| !o.is_empty());
-    graph.outputs = made.map(Port::open).collect();
-    engine.plain_session("the model, to learn its types", &graph)?.output_types()
+    Ok(Traced { nodes, values, known, inferred })
 }
 
 impl Traced {
@@ -201,6 +161,7 @@ impl Traced {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Attrs;
 
     fn node(op: &str, inputs: &[&str], outputs: &[&str], dilations: &[i64]) -> Node {
         let attrs = if dilations.is_empty() { Attrs::new() } else { [("dilations".into(), dilations.into())].into() };
@@ -217,7 +178,7 @@ mod tests {
 
     fn spelled(nodes: Vec<Node>) -> (Vec<String>, Option<usize>) {
         let values = [("relu", 16), ("y", 4)].map(|(name, n)| (name.to_owned(), (DType::F32, vec![n])));
-        let mut traced = Traced { nodes, values: values.into(), known: HashMap::new() };
+        let mut traced = Traced { nodes, values: values.into(), known: HashMap::new(), inferred: false };
         traced.pool_before_relu();
         let spell = |n: &Node| format!("{} {} -> {}", n.op, n.inputs.join(" "), n.outputs.join(" "));
         (traced.nodes.iter().map(spell).collect(), traced.shape("relu").map(|s| s[0]))

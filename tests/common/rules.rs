@@ -33,7 +33,7 @@ impl Rules {
         native: bool,
     ) -> Result<Self, String> {
         let live: BTreeSet<String> = feeds.iter().map(|(name, _)| name.clone()).collect();
-        let traced = train::trace(engine, graph, feeds, &live).map_err(|e| e.to_string())?;
+        let traced = train::trace(engine, graph, feeds, &[], &live).map_err(|e| e.to_string())?;
         let mut b = Builder::new(graph.opset).with_native(native);
         for (name, t) in feeds {
             b.input(name, t.dtype(), t.shape());

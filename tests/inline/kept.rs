@@ -276,7 +276,7 @@ fn plumbing() -> ModelProto {
 fn live(graph: &Graph, names: &[&str]) -> Vec<String> {
     let live = names.iter().map(|s| (*s).to_owned()).collect();
     let engine = common::engine(Device::Cpu);
-    let traced = train::trace(&engine, graph, &[("x".to_owned(), x())], &live).expect("it runs");
+    let traced = train::trace(&engine, graph, &[("x".to_owned(), x())], &[], &live).expect("it runs");
     traced.nodes.iter().map(|n| n.name.clone()).collect()
 }
 

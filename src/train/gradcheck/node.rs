@@ -242,7 +242,8 @@ impl Subject<'_> {
         let inputs = || (0..self.node.inputs.len()).filter_map(|i| self.node.input(i));
         let known: HashMap<_, _> =
             inputs().filter_map(|n| Some((n.to_owned(), Arc::clone(self.traced.known.get(n)?)))).collect();
-        let alone = Traced { nodes: vec![self.node.clone()], values: self.traced.values.clone(), known };
+        let alone =
+            Traced { nodes: vec![self.node.clone()], values: self.traced.values.clone(), known, inferred: false };
         let mut b = Builder::new(self.opset);
         for name in live(self.node, self.traced) {
             let (dtype, shape) = &self.traced.values[name];
