@@ -3,7 +3,7 @@
 //! The story on one page, in the order data flows:
 //!
 //! 1. [`onnx`] turns the bytes of a model file into a [`graph`] and knows where every weight lies in them.
-//! 2. [`train`] asks ONNX Runtime (through [`runtime`]) for the shape of every value in one real batch, and writes step
+//! 2. [`train`] asks ONNX Runtime (through [`runtime`]) for the shape of every value in a batch, and writes step
 //!    graphs: the forward nodes, their gradients ([`autodiff`], with one rule per operator in [`ops`]) and the optimizer.
 //! 3. [`data`] turns image folders and array files into reproducible batches.
 //! 4. [`unlearn`] learns error-maximising noise for the classes, impairs and repairs the weights (UNSIR).

@@ -124,3 +124,18 @@ fn shapes_that_depend_on_data_need_the_run() {
     let traced = both(&graph(&[], nodes), &[]).expect("it runs");
     assert!(!same(&traced, "places of numbers"));
 }
+
+/// ONNX Runtime infers one window too many here.
+#[test]
+fn shapes_that_are_inferred_wrongly_are_not_taken() {
+    let attrs = [
+        ("auto_pad", Attr::Str("SAME_UPPER".into())),
+        ("kernel_shape", vec![2i64, 1].into()),
+        ("dilations", vec![2i64, 1].into()),
+    ];
+    let mut pool = graph(&[], vec![node("MaxPool", &["x"], "y", &attrs)]);
+    pool.inputs[0].dims.as_mut().expect("dims")[2] = Some(7);
+    let traced = both(&pool, &[]).expect("it runs");
+    assert!(!same(&traced, "a pool"));
+    assert_eq!(traced[1].values["y"].1, [BATCH, 3, 6, 4]);
+}

@@ -4,6 +4,7 @@ mod common;
 
 use onnx_unlearn::{
     data::Seeded,
+    graph::{Builder, Value},
     onnx,
     runtime::Device,
     tensor::Tensor,
@@ -33,7 +34,7 @@ impl Data {
     /// A step on the first samples, and how many of them were predicted as their target.
     fn step_of(&self, stepper: &mut WeightStepper<'_>, samples: usize) -> (f32, f32) {
         let weights: Vec<f32> = (0..BATCH).map(|i| if i < samples { 1.0 } else { 0.0 }).collect();
-        stepper.feed(&self.x, &self.targets, &weights).expect("fed");
+        stepper.feed(&self.x, &self.targets, &weights);
         let step = stepper.step(LR).expect("a step");
         (step.loss, step.hits)
     }
@@ -114,6 +115,73 @@ fn a_short_batch_comes_to_the_same_in_a_graph_of_its_size() {
         let allowed = if clip_norm.is_some() { (1e-2, 0.0) } else { (6.0, 1e-3) };
         assert!(most <= allowed.0 && far <= allowed.1, "{optimizer:?}: {most} learning rates, {far} of all");
     }
+}
+
+/// Three steps of a model on batches of 32, the second one on `short` samples: with a graph for these and with one alone, which
+/// come to the same. Gives the number of graphs.
+fn graphs(path: &std::path::Path, short: usize) -> usize {
+    const WHOLE: usize = 32;
+    let model = onnx::read(path).expect("the model reads");
+    let network = Network::new(&model, None).expect("the model is trainable");
+    let dims = model.graph.inputs[0].dims.as_ref().expect("dims").iter().skip(1).map(|d| d.expect("a length"));
+    let shape: Vec<usize> = std::iter::once(WHOLE).chain(dims).collect();
+    let width: usize = shape[1..].iter().product();
+    let numbers: Vec<f32> = (0..WHOLE * width).map(|i| (i * 7 % 5) as f32).collect();
+    let sample = Tensor::f32(shape, numbers.clone());
+    let batched = network.at_batch(&common::engine(Device::Cpu), &sample, BatchNorm::Frozen).expect("the batch runs");
+    let (classes, predictions) = (batched.layout.classes, batched.layout.predictions);
+    // Noise inside the model and its flag stand behind the data.
+    let mut x = vec![0.0; WHOLE * batched.row.len()];
+    let rows = x.chunks_exact_mut(batched.row.len()).zip(numbers.chunks_exact(width));
+    rows.for_each(|(row, data)| row[..width].copy_from_slice(data));
+    let mut targets = vec![0.0; WHOLE * predictions * classes];
+    targets.chunks_exact_mut(classes).enumerate().for_each(|(i, row)| row[i % classes] = 1.0);
+    let sgd = Optimizer::Sgd { momentum: 0.9 };
+    let steps = |mut stepper: WeightStepper<'_>| {
+        let step = |samples: usize| {
+            let weights: Vec<f32> = (0..WHOLE * predictions).map(|i| f32::from(i < samples * predictions)).collect();
+            stepper.feed(&x, &targets, &weights);
+            stepper.step(LR).expect("a step")
+        };
+        let read: Vec<_> = [WHOLE, short, WHOLE].map(step).into();
+        let snapshot = stepper.snapshot().expect("a snapshot").weights().expect("weights");
+        (read, snapshot, stepper.graphs())
+    };
+    let start = network.weights().expect("weights");
+    let stepper = || batched.weight_stepper(&start, sgd, None, WHOLE).expect("a step graph");
+    let (one, all) = (steps(stepper().in_one_size()), steps(stepper()));
+    for (a, b) in one.0.iter().zip(&all.0) {
+        assert!((a.loss - b.loss).abs() < 1e-4 * a.loss && (a.hits - b.hits).abs() < 0.5, "{a:?} and {b:?}");
+    }
+    let (most, _) = apart(&one.1, &all.1);
+    assert!(most < 1e-2, "{}: {most} learning rates", path.display());
+    assert_ne!(one.1, start);
+    all.2
+}
+
+#[test]
+fn noise_inside_a_model_and_several_predictions_have_short_batches_too() {
+    for name in ["tokens-int64.onnx", "outputs-steps.onnx", "logits-4d.onnx"] {
+        assert_eq!(graphs(&common::fixture("traps").join(name), 5), 2, "{name}");
+    }
+    // The batch is part of the file.
+    assert_eq!(graphs(&common::fixture("traps").join("batch-one.onnx"), 5), 1);
+}
+
+/// A model that drops every axis of length 1 has other scores of a single sample; such a batch is filled up.
+#[test]
+fn a_batch_that_the_model_takes_for_another_is_filled_up() {
+    let folder = common::temporary();
+    let path = folder.path().join("squeezed.onnx");
+    let squeezed = |b: &mut Builder, x: Value| {
+        let y = common::models::dense(b, &x, CLASSES);
+        let apart = b.constant(Tensor::ints(&[0, CLASSES as i64, 1]));
+        let apart = b.op("Reshape", &[&y, &apart], &[], &[1, CLASSES, 1]);
+        vec![b.op("Squeeze", &[&apart], &[], &[1, CLASSES])]
+    };
+    common::models::write(&path, squeezed, |_| {});
+    assert_eq!(graphs(&path, 1), 1);
+    assert_eq!(graphs(&path, 5), 2);
 }
 
 /// Statistics move as well.

@@ -51,7 +51,7 @@ pub struct Relearned {
 /// Trains from the weights that the stepper holds. `accuracy` measures weights on the forgotten classes, `go_on` hears the
 /// number of mini-batches done and the accuracy, and may stop the work.
 ///
-/// The last mini-batch of a pass over the samples is smaller, filled up with samples of weight 0.
+/// The last mini-batch of a pass over the samples is smaller.
 pub fn relearn(
     stepper: &mut WeightStepper<'_>,
     samples: &Mix<'_>,
@@ -70,7 +70,7 @@ pub fn relearn(
         let rest = left.split_off(left.len().min(plan.batch));
         samples.fill(&left, plan.batch, &mut prepared);
         left = rest;
-        stepper.feed(&prepared.x, &prepared.targets, &prepared.weights)?;
+        stepper.feed(&prepared.x, &prepared.targets, &prepared.weights);
         let loss = stepper.step(plan.lr)?.loss;
         if !loss.is_finite() {
             return Err(AuditError::NotFinite { step, loss });

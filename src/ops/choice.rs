@@ -116,9 +116,10 @@ impl Task {
     pub fn usual(&self, native: bool) -> Form {
         let q = &self.geometry;
         match self.map {
+            Map::Average if pool::repeats(q) && (!native || q.axes.iter().any(|a| a.kernel > a.stride)) => {
+                Form::Repeated
+            }
             _ if native && q.is_native() => Form::Native,
-            Map::Average if pool::repeats(q) => Form::Repeated,
-            Map::Average if q.is_unstrided() => Form::Flipped,
             Map::Average | Map::Maximum => Form::Direct,
             Map::Forward => forward_form(q),
             Map::Input => input_form(q),
@@ -199,7 +200,7 @@ impl Task {
             Map::Input => conv::input_gradient(e, q, form, a, b),
             Map::Weight => conv::weight_gradient(e, q, form, a, b),
             Map::Average => pool::average_gradient(e, q, form, a),
-            Map::Maximum => pool::maximum_gradient(e, q, form, a, b, None),
+            Map::Maximum => pool::maximum_gradient(e, q, form, a, b),
         }
     }
 }

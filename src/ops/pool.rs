@@ -7,7 +7,7 @@ use super::{
     choice::{Form, Map, Task, chosen},
     conv::{Geometry, forward, input_gradient, scattered},
     reduce::{norm_exponent, over_norm_power, signed_power},
-    window::{Axis, windows},
+    window::{Axis, split_padding, windows},
 };
 use crate::graph::{Attr, NATIVE, Value, native};
 
@@ -40,7 +40,16 @@ fn pool_windows(e: &Emit<'_>, y: &[usize]) -> Result<Vec<Axis>, OpError> {
         got: "nothing".into(),
     })?;
     let kernel: Vec<usize> = kernel.iter().map(|&k| k as usize).collect();
-    windows(e, &x.shape()[2..], &y[2..], &kernel)
+    let mut axes = windows(e, &x.shape()[2..], &y[2..], &kernel)?;
+    let auto = e.str("auto_pad", "NOTSET")?;
+    if auto.starts_with("SAME") {
+        for a in &mut axes {
+            // For pools the runtime takes no notice of dilations here.
+            let missing = ((a.size.div_ceil(a.stride) - 1) * a.stride + a.kernel) as i64 - a.size as i64;
+            (a.before, a.after) = split_padding(&auto, missing, (0, 0))?;
+        }
+    }
+    Ok(axes)
 }
 
 /// y = the largest x of each window      dx = dy added up where those stood
@@ -48,51 +57,60 @@ fn max_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
     let x = e.x(0)?;
     let q = geometry(e, dy.shape())?;
     let form = chosen(e, Map::Maximum, &q);
-    // The order in which places count may be another one where the node gives them.
-    let given = e.node().output(1).is_some() && e.int("storage_order", 0)? == 0;
-    let places = if given { Some(e.y(1)?) } else { None };
-    Ok(maximum_gradient(e, &q, form, &x, dy, places))
+    if form == Form::Native {
+        return Ok(native_maxima(e, &q, &x, dy));
+    }
+    let node = e.node();
+    let places = if node.output(1).is_some() && e.int("storage_order", 0)? == 0 {
+        e.y(1)?
+    } else {
+        // The order in which places count does not change the maxima.
+        let attrs = node.attrs.iter().filter(|(name, _)| *name != "storage_order");
+        let attrs: Vec<(&str, Attr)> = attrs.map(|(name, attr)| (name.as_str(), attr.clone())).collect();
+        places(e, &attrs, &x, dy)
+    };
+    Ok(scattered_maxima(e, &q, &x, dy, &places))
 }
 
-/// dy added up where the largest x of each window stands. In standard operators the `places` of those are the second output
-/// of a `MaxPool`, an index into the whole of x. Windows that share no element never share a maximum, so that nothing has to
-/// be added up.
-pub(super) fn maximum_gradient(
-    e: &mut Emit<'_>,
-    q: &Geometry,
-    form: Form,
-    x: &Value,
-    dy: &Value,
-    places: Option<Value>,
-) -> Value {
+/// dy added up where the largest x of each window stands.
+pub(super) fn maximum_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, x: &Value, dy: &Value) -> Value {
     if form == Form::Native {
-        let attrs = [(native::AXES, Axis::to_numbers(&q.axes).into())];
-        let inputs = [x.name(), dy.name()];
-        return e.graph.raw(NATIVE, native::MAX_POOL_GRADIENT, &inputs, &attrs, &[x.shape().to_vec()]).remove(0);
+        return native_maxima(e, q, x, dy);
     }
-    let places = places.unwrap_or_else(|| self::places(e, q, x, dy.shape()));
-    let index = e.reshape(&places, &[dy.len()]);
+    let list = |f: &dyn Fn(&Axis) -> i64| q.axes.iter().map(f).collect::<Vec<i64>>();
+    let beyond = q.axes.iter().any(|a| a.tail() > a.after);
+    let attrs = [
+        ("kernel_shape", list(&|a| a.kernel as i64).into()),
+        ("strides", list(&|a| a.stride as i64).into()),
+        ("dilations", list(&|a| a.dilation as i64).into()),
+        ("pads", [list(&|a| a.before), list(&|a| a.after)].concat().into()),
+        ("ceil_mode", Attr::Int(beyond.into())),
+    ];
+    let places = places(e, &attrs, x, dy);
+    scattered_maxima(e, q, x, dy, &places)
+}
+
+fn native_maxima(e: &mut Emit<'_>, q: &Geometry, x: &Value, dy: &Value) -> Value {
+    let attrs = [(native::AXES, Axis::to_numbers(&q.axes).into())];
+    let inputs = [x.name(), dy.name()];
+    e.graph.raw(NATIVE, native::MAX_POOL_GRADIENT, &inputs, &attrs, &[x.shape().to_vec()]).remove(0)
+}
+
+/// Where the largest x of each window stands: the second output of a `MaxPool`, an index into the whole of x.
+fn places(e: &mut Emit<'_>, attrs: &[(&str, Attr)], x: &Value, dy: &Value) -> Value {
+    let shape = dy.shape().to_vec();
+    e.graph.raw("", "MaxPool", &[x.name()], attrs, &[shape.clone(), shape]).remove(1)
+}
+
+/// dy added up at these places. Windows that share no element never share a maximum, so that nothing has to be added up.
+fn scattered_maxima(e: &mut Emit<'_>, q: &Geometry, x: &Value, dy: &Value, places: &Value) -> Value {
+    let index = e.reshape(places, &[dy.len()]);
     let flat = e.reshape(dy, &[dy.len()]);
     let zeros = e.zeros(&[x.len()]);
     let reduction = if q.axes.iter().all(Axis::apart) { "none" } else { "add" };
     let attrs = [("axis", Attr::Int(0)), ("reduction", reduction.into())];
     let dx = e.op("ScatterElements", &[&zeros, &index, &flat], &attrs, &[x.len()]);
     e.reshape(&dx, x.shape())
-}
-
-/// Where the largest x of each window stands.
-fn places(e: &mut Emit<'_>, q: &Geometry, x: &Value, y: &[usize]) -> Value {
-    let list = |f: &dyn Fn(&Axis) -> i64| q.axes.iter().map(f).collect::<Vec<i64>>();
-    let pads = [list(&|a| a.before), list(&|a| a.after)].concat();
-    let beyond = q.axes.iter().any(|a| a.tail() > a.after);
-    let attrs = [
-        ("kernel_shape", list(&|a| a.kernel as i64).into()),
-        ("strides", list(&|a| a.stride as i64).into()),
-        ("dilations", list(&|a| a.dilation as i64).into()),
-        ("pads", pads.into()),
-        ("ceil_mode", Attr::Int(beyond.into())),
-    ];
-    e.graph.raw("", "MaxPool", &[x.name()], &attrs, &[y.to_vec(), y.to_vec()]).remove(1)
 }
 
 /// y = sum of x over each window / count      dx = sum over the windows that read x of dy / count

@@ -227,10 +227,9 @@ impl Engine {
     }
 
     /// The same, with values in memory that all sessions opened by this function have in common while one of them lives: for
-    /// sessions that run in turn.
+    /// sessions that run in turn. Where the library gives none, each has its own.
     pub fn session_in_turn(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
-        let arena = Arena::share(&self.environment).map_err(|e| self.failed(what, &e))?;
-        self.open_session(what, graph, Some(arena))
+        self.open_session(what, graph, Arena::share(&self.environment).ok())
     }
 
     fn open_session(&self, what: &str, graph: &Graph, arena: Option<Arena>) -> Result<Session, RuntimeError> {

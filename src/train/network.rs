@@ -294,6 +294,7 @@ impl Network {
         let batch = samples[0].1.shape()[0];
         // What a file that fixes the batch is freed to may hold the batch in other places.
         let mut few = Vec::new();
+        // A small batch is run sooner than its graph is opened for shapes.
         if self.inputs.frozen_batch().is_none() && batch >= 8 * FEW {
             few = samples.iter().map(|(name, t)| (name.clone(), rebatch::rows(t, 0, FEW))).collect();
             few.extend(self.constants_at(FEW)?);
@@ -329,12 +330,18 @@ impl Network {
                 return Err(TrainError::NoSite { path: self.path.clone(), input, found: Vec::new() });
             }
             inputs::open_site(&mut graph, &self.site, &shape);
-            let mut flag = vec![1; shape.len()];
-            flag[0] = batch;
-            feeds.push((fed::NOISE.into(), Tensor::zeros(shape.as_slice())));
-            feeds.push((fed::IS_NOISE.into(), Tensor::from_f32s(DType::Bool, flag, vec![0.0; batch])));
+            let none = |n: usize| {
+                let (mut shape, mut flag) = (shape.clone(), vec![1; shape.len()]);
+                (shape[0], flag[0]) = (n, n);
+                let no = Tensor::from_f32s(DType::Bool, flag, vec![0.0; n]);
+                [(fed::NOISE.to_owned(), Tensor::zeros(shape)), (fed::IS_NOISE.to_owned(), no)]
+            };
+            feeds.extend(none(batch));
+            if !few.is_empty() {
+                few.extend(none(FEW));
+            }
             live.extend([fed::NOISE.to_owned(), fed::IS_NOISE.to_owned()]);
-            traced = trace(engine, &graph, &feeds, &[], &live).map_err(fail)?;
+            traced = trace(engine, &graph, &feeds, &few, &live).map_err(fail)?;
             site = Some(shape);
         }
         let mut running = Vec::new();
@@ -365,6 +372,7 @@ impl Network {
             live.extend(moved.iter().map(|r| r.name.clone()));
             feeds.push((fed::SAMPLE_WEIGHTS.into(), weights));
             let fail = |source| TrainError::Batch { path: self.path.clone(), batch, source };
+            // Statistics are written out for this number of samples.
             traced = trace(engine, &written, &feeds, &[], &live).map_err(fail)?;
             running = moved;
         }

@@ -79,7 +79,11 @@ pub fn fit(network: &Network, engine: &Engine, samples: Samples) -> Result<(Grap
 pub(super) fn rows(t: &Tensor, from: usize, n: usize) -> Tensor {
     let width: usize = t.shape()[1..].iter().product();
     let shape: Vec<usize> = std::iter::once(n).chain(t.shape()[1..].iter().copied()).collect();
-    Tensor::from_f32s(t.dtype(), shape, t.to_f32s()[from * width..(from + n) * width].to_vec())
+    let some = from * width..(from + n) * width;
+    match t.as_f32() {
+        Some(values) => Tensor::f32(shape, values[some].to_vec()),
+        None => Tensor::from_f32s(t.dtype(), shape, t.to_f32s()[some].to_vec()),
+    }
 }
 
 fn close(found: &[f32], expected: &[f32]) -> bool {

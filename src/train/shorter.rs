@@ -1,9 +1,11 @@
 //! Graphs for the last batch of an epoch, which is seldom full.
 //!
 //! A step graph has a fixed batch, and what a batch lacks is made up with samples of weight 0, which take as long as any. So a
-//! last batch gets a graph of its own size, on the same weights and moments, where that saves more than it takes to make.
+//! last batch gets a graph of its own size, on the same weights and moments. It takes a second or less to make, and serves in
+//! every epoch and trial.
 
 use super::{
+    head::Layout,
     inputs::Row,
     network::{BatchNorm, Network, TrainError},
     optimizer::Optimizer,
@@ -20,6 +22,7 @@ pub(super) struct Shorter<'n> {
     network: &'n Network,
     engine: Engine,
     row: Row,
+    layout: Layout,
     batch: usize,
     optimizer: Optimizer,
     clip_norm: Option<f64>,
@@ -40,6 +43,7 @@ impl<'n> Shorter<'n> {
             network: network.network,
             engine: network.engine.clone(),
             row: network.row.clone(),
+            layout: network.layout,
             batch: network.batch,
             optimizer,
             clip_norm,
@@ -48,19 +52,28 @@ impl<'n> Shorter<'n> {
     }
 
     /// The graph of `stepper` for `samples` samples, which are the first of the batch `rows`: number 0, which takes a whole
-    /// batch, where they fill most of it.
-    pub fn graph(&mut self, stepper: &mut Stepper, samples: usize, rows: &[f32]) -> Result<usize, TrainError> {
+    /// batch, where they fill most of it, and where the model does not take so few.
+    pub fn graph(&mut self, stepper: &mut Stepper, samples: usize, rows: &[f32]) -> usize {
         if let Some(&(_, graph)) = self.made.iter().find(|(n, _)| *n == samples) {
-            return Ok(graph);
+            return graph;
         }
         if samples == 0 || 4 * samples > 3 * self.batch || self.made.len() == SIZES {
-            return Ok(0);
+            return 0;
         }
+        let graph = self.make(stepper, samples, rows).ok().flatten().unwrap_or(0);
+        self.made.push((samples, graph));
+        graph
+    }
+
+    /// Makes a graph; `None` where it would read the model in another way than that of a whole batch, such as one that drops
+    /// every axis of length 1 and is left with a single sample.
+    fn make(&self, stepper: &mut Stepper, samples: usize, rows: &[f32]) -> Result<Option<usize>, TrainError> {
         let first = |(name, t)| (name, rebatch::rows(&t, 0, samples));
         let data = self.row.split(rows).into_iter().filter(|(name, _)| !fed::is_noise(name)).map(first);
         let network = self.network.at_batch_of(&self.engine, data.collect(), BatchNorm::Frozen)?;
-        let graph = network.weight_graph(self.optimizer, self.clip_norm, samples)?.add_to(stepper)?;
-        self.made.push((samples, graph));
-        Ok(graph)
+        if network.layout != self.layout || network.row.len() != self.row.len() {
+            return Ok(None);
+        }
+        Ok(Some(network.weight_graph(self.optimizer, self.clip_norm, samples)?.add_to(stepper)?))
     }
 }

@@ -120,21 +120,20 @@ impl<'n> WeightStepper<'n> {
 
     /// The batch of the next step: rows of samples, targets [predictions, classes] (1 for the classes that are
     /// there) and weights, one a prediction. Samples of weight 0 at the end make up what a batch lacks.
-    pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) -> Result<(), TrainError> {
+    pub fn feed(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {
         let Sizes { samples, at_once, row, predictions, classes } = self.sizes;
         if at_once < samples {
             self.batch = [x.to_vec(), targets.to_vec(), sample_weights.to_vec()];
-            return Ok(());
+            return;
         }
         let counted = sample_weights.iter().rposition(|&w| w != 0.0).map_or(0, |last| last / predictions + 1);
         let graph = match &mut self.shorter {
-            Some(shorter) => shorter.graph(&mut self.stepper, counted, x)?,
+            Some(shorter) => shorter.graph(&mut self.stepper, counted, x),
             None => 0,
         };
         let n = if graph == 0 { samples } else { counted };
         self.stepper.choose(graph);
         self.put(&x[..n * row], &targets[..n * predictions * classes], &sample_weights[..n * predictions]);
-        Ok(())
     }
 
     fn put(&mut self, x: &[f32], targets: &[f32], sample_weights: &[f32]) {

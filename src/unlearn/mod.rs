@@ -102,7 +102,7 @@ pub struct PhaseRecord {
 
 /// Trains the weights for `settings.epochs` shuffled passes over `mix`, with a fresh optimizer.
 ///
-/// The last batch of an epoch is filled up with samples of weight 0, so that the batch size never changes.
+/// The last batch of an epoch is filled up with samples of weight 0; where that pays, the stepper takes what counts of it alone.
 pub fn train(
     stepper: &mut WeightStepper<'_>,
     mix: &Mix<'_>,
@@ -135,7 +135,7 @@ pub fn train(
             mix.fill(&epoch_order[at..mix.len().min(at + batch)], batch, prepared);
         });
         while let Some(prepared) = batches.next_batch() {
-            stepper.feed(&prepared.x, &prepared.targets, &prepared.weights)?;
+            stepper.feed(&prepared.x, &prepared.targets, &prepared.weights);
             let Step { loss, hits: hit } = stepper.step(settings.lr)?;
             let step = prepared.step + 1;
             if !loss.is_finite() {

@@ -1,6 +1,6 @@
 //! Every number that decides what a run does.
 
-use crate::train::{BatchNorm, NoiseLoss, Optimizer, Range};
+use crate::train::{BatchNorm, BatchedNetwork, NoiseLoss, Optimizer, Range, TrainError, WeightStepper, Weights};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -117,6 +117,17 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Steps of `network` from these weights, with the optimizer and the batch of the recipe. Under a limit of memory there are
+    /// no further graphs beside the one that the limit was worked out for.
+    pub fn stepper<'n>(
+        &self,
+        network: &BatchedNetwork<'n>,
+        weights: &Weights,
+    ) -> Result<WeightStepper<'n>, TrainError> {
+        let stepper = network.weight_stepper(weights, self.optimizer, self.clip_norm, self.batch_size)?;
+        Ok(if self.memory_limit.is_some() { stepper.in_one_size() } else { stepper })
+    }
+
     /// True for a class that the model is to know as before.
     pub fn keeps(&self, class: usize) -> bool {
         !self.forget.contains(&class) && !self.forgotten_before.contains(&class)

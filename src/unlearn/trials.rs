@@ -45,10 +45,7 @@ impl<'n> Trials<'n> {
         weights: &Weights,
     ) -> Result<Self, TrainError> {
         let start = network.with_statistics(weights);
-        let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
-        if recipe.memory_limit.is_some() {
-            stepper = stepper.in_one_size();
-        }
+        let stepper = recipe.stepper(network, &start)?;
         let scorer = judge.scorer(&start)?;
         let scores = if network.layout.independent { Scores::IndependentLogits } else { Scores::Logits };
         Ok(Self { stepper, scorer, start, batch: recipe.batch_size, seed: recipe.seed, scores })

@@ -207,9 +207,16 @@ fn pool_forms_agree() {
         }
         for (map, compared) in [Map::Average, Map::Maximum].into_iter().zip(&mut compared) {
             let forms = Task { map, geometry: q.clone() }.candidates(true);
-            let want = run(&mut session(&q, map, Form::Direct));
+            let of = |form: Form| {
+                let mut session = session(&q, map, form);
+                // So few numbers that windows have several largest ones, of which the first counts.
+                let x = &mut session.1[0].1;
+                *x = Tensor::f32(x.shape(), x.to_f32s().iter().map(|v| (2.0 * v).round()).collect());
+                run(&mut session)
+            };
+            let want = of(Form::Direct);
             for form in forms.into_iter().filter(|&form| form != Form::Direct) {
-                same(&run(&mut session(&q, map, form)), &want, &format!("{map:?} {form:?} {q:?}"));
+                same(&of(form), &want, &format!("{map:?} {form:?} {q:?}"));
                 *compared += 1;
             }
         }
@@ -332,6 +339,8 @@ fn pool_forms() {
         [256, 8, 3, 1, 1],
         [256, 8, 3, 2, 1],
         [512, 8, 8, 1, 0],
+        [128, 14, 14, 1, 0],
+        [64, 28, 7, 7, 0],
     ] {
         let out = (size + 2 * pad - kernel) / stride + 1;
         let axis = Axis { size, out, kernel, stride, dilation: 1, before: pad as i64, after: pad as i64 };

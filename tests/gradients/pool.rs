@@ -35,6 +35,11 @@ fn max_pool() {
         let node = case("MaxPool").opset(opset).attr("kernel_shape", [3, 3]).attr("strides", [2, 2]);
         node.attr("pads", [1, 1, 1, 1]).grad(distinct(&[1, 2, 5, 5])).check();
     }
+    // Pools that keep the size take no notice of dilations where they put their padding.
+    for auto in ["SAME_UPPER", "SAME_LOWER"] {
+        let node = case("MaxPool").attr("auto_pad", auto).attr("kernel_shape", [2, 2]).attr("dilations", [2, 1]);
+        node.grad(distinct(&[1, 2, 7, 5])).check();
+    }
     // The node's own indices are used where it has them, and where their order allows.
     for order in [0, 1] {
         let node = case("MaxPool").outputs(2).attr("storage_order", order).attr("kernel_shape", [2, 2]);
@@ -57,6 +62,10 @@ fn average_pool() {
             let node = case("AveragePool").attr("kernel_shape", [3, 2]).attr("strides", [2, 1]).attr("auto_pad", auto);
             node.attr("count_include_pad", padding).grad(any(&[1, 2, 5, 4])).check();
         }
+    }
+    for auto in ["SAME_UPPER", "SAME_LOWER"] {
+        let node = case("AveragePool").opset(19).attr("auto_pad", auto).attr("dilations", [2, 1]);
+        node.attr("kernel_shape", [2, 2]).grad(any(&[1, 2, 7, 5])).check();
     }
     for opset in [7, 10, 11, 18, 19, 21, 22] {
         let node = case("AveragePool").opset(opset).attr("kernel_shape", [3, 3]).attr("strides", [2, 2]);

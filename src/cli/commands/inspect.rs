@@ -93,7 +93,7 @@ pub fn run(args: &InspectArgs, printer: Printer) -> Result<Status> {
     Ok(if shown.trainable { Status::Yes } else { Status::No })
 }
 
-/// Needs the runtime, because shapes come from a run.
+/// Needs the runtime, because shapes come from it.
 fn memory(args: &InspectArgs, network: &Network, batch: usize, resize: Option<(usize, usize)>) -> Result<usize> {
     ensure!(batch > 0, "--batch-size 0: expected at least 1");
     let runtime = session::open(&args.engine)?;

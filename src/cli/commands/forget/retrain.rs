@@ -95,7 +95,7 @@ impl Job<'_> {
         let rows = self.rows(self.at_once(recipe.batch_size, batch_norm)?);
         let network = self.network.at_batch_of(&self.runtime.engine, self.samples(&rows), batch_norm)?;
         let start = unlearn::fresh(&network.with_statistics(&self.network.weights()?), recipe.seed);
-        let mut stepper = network.weight_stepper(&start, recipe.optimizer, recipe.clip_norm, recipe.batch_size)?;
+        let mut stepper = recipe.stepper(&network, &start)?;
         let mix = Mix::retain_only(&self.retain, network.row.clone());
         let record = unlearn::train(&mut stepper, &mix, settings, recipe.batch_size, recipe.seed, "retrain", progress)?;
         Ok((stepper.weights()?, record))
