@@ -126,6 +126,7 @@ pub struct Engine {
     tf32: bool,
     forms: Arc<Forms>,
     spins: bool,
+    lays_out: bool,
     profile: Option<PathBuf>,
 }
 
@@ -166,7 +167,16 @@ impl Engine {
     }
 
     fn on(environment: ort::environment::Environment, device: Device, threads: usize) -> Self {
-        Self { environment, device, threads, tf32: false, forms: Arc::default(), spins: true, profile: None }
+        Self {
+            environment,
+            device,
+            threads,
+            tf32: false,
+            forms: Arc::default(),
+            spins: true,
+            lays_out: true,
+            profile: None,
+        }
     }
 
     /// The same with products whose factors a GPU may round to TF32, which has 10 bits behind the leading one.
@@ -185,6 +195,13 @@ impl Engine {
     #[must_use]
     pub fn without_spinning(self) -> Self {
         Self { spins: false, ..self }
+    }
+
+    /// The same with sessions that are to run a few times only: the factors of products are not laid out for that when they are
+    /// opened, which is a copy of all weights.
+    #[must_use]
+    pub fn for_few_runs(self) -> Self {
+        Self { lays_out: false, ..self }
     }
 
     /// The same with sessions that note the time of every operator, and write it down when they are closed: JSON, in files
@@ -305,6 +322,9 @@ impl Engine {
             // A prediction that is sure leaves gradients too small for normal numbers, at which processors are very slow.
             .with_flush_to_zero()?
             .with_operators(super::native::domain(self.threads)?)?;
+        if !self.lays_out {
+            builder = builder.with_config_entry("session.disable_prepacking", "1")?;
+        }
         if let Some(prefix) = &self.profile {
             builder = builder.with_profiling(prefix)?;
         }

@@ -30,6 +30,8 @@ use std::{
 
 /// Samples in a batch when measuring, unless the file fixes another number.
 const EVAL_BATCH: usize = 256;
+/// Batches up to which measuring takes less time than it takes to prepare for more.
+const FEW_RUNS: usize = 16;
 /// Samples that the second engine takes at a time.
 const CHECKED_AT_ONCE: usize = 4;
 
@@ -135,8 +137,12 @@ impl Job<'_> {
     fn classifier(&self, path: &Path) -> Result<Classifier<'_>> {
         let batch = self.input.batch.unwrap_or_else(|| self.measured_at_once());
         let scores = Scores::of(self.network.head.behind.as_deref(), self.layout.independent);
+        let mut engine = self.runtime.engine.clone();
+        if self.measured_on().2.len().div_ceil(batch) <= FEW_RUNS {
+            engine = engine.for_few_runs();
+        }
         Ok(Classifier {
-            session: session::measuring(&self.runtime.engine, path, self.network.has_live_batch_norm())?,
+            session: session::measuring(&engine, path, self.network.has_live_batch_norm())?,
             inputs: self.network.inputs.sampled().map(str::to_owned).collect(),
             constants: self.network.constants_at(batch)?,
             output: &self.network.head.output,
