@@ -8,12 +8,17 @@ use onnx_unlearn::{
     onnx,
     runtime::Device,
     tensor::Tensor,
-    train::{BatchNorm, Network, Optimizer, Snapshot, WeightStepper, Weights},
+    train::{BatchNorm, BatchedNetwork, Network, Optimizer, Snapshot, WeightStepper, Weights},
 };
 
 const CLASSES: usize = 10;
 const BATCH: usize = 7;
 const LR: f64 = 0.001;
+
+fn network(fixture: &str) -> Network {
+    let model = onnx::read(&common::model(fixture)).expect("the fixture reads");
+    Network::new(&model, None).expect("the fixture is trainable")
+}
 
 struct Data {
     x: Vec<f32>,
@@ -25,6 +30,12 @@ impl Data {
         let mut targets = vec![0.0; BATCH * CLASSES];
         targets.chunks_exact_mut(CLASSES).enumerate().for_each(|(i, row)| row[i % CLASSES] = 1.0);
         Self { x: Seeded::new(3, "samples").normal(BATCH * 28 * 28), targets }
+    }
+
+    /// The network that takes so many of the samples at once.
+    fn batched<'n>(&self, network: &'n Network, at_once: usize, batch_norm: BatchNorm) -> BatchedNetwork<'n> {
+        let some = Tensor::f32([at_once, 1, 28, 28], self.x[..at_once * 28 * 28].to_vec());
+        network.at_batch(&common::engine(Device::Cpu), &some, batch_norm).expect("the batch runs")
     }
 
     fn step(&self, stepper: &mut WeightStepper<'_>) -> f32 {
@@ -42,11 +53,9 @@ impl Data {
 
 /// Three steps on a batch of which the graph takes `at_once`.
 fn trained(at_once: usize, optimizer: Optimizer, clip_norm: Option<f64>) -> (Vec<f32>, Weights) {
-    let model = onnx::read(&common::model("fashion-mnist.onnx")).expect("the fixture reads");
-    let network = Network::new(&model, None).expect("the fixture is trainable");
+    let network = network("fashion-mnist.onnx");
     let data = Data::new();
-    let some = Tensor::f32([at_once, 1, 28, 28], data.x[..at_once * 28 * 28].to_vec());
-    let batched = network.at_batch(&common::engine(Device::Cpu), &some, BatchNorm::Frozen).expect("the batch runs");
+    let batched = data.batched(&network, at_once, BatchNorm::Frozen);
     let weights = network.weights().expect("weights");
     let mut stepper = batched.weight_stepper(&weights, optimizer, clip_norm, BATCH).expect("a step graph");
     let losses = (0..3).map(|_| data.step(&mut stepper)).collect();
@@ -88,11 +97,9 @@ fn a_batch_in_parts_comes_to_the_same() {
 /// A batch that is not full has a graph of its own, with the weights and moments of the whole ones.
 #[test]
 fn a_short_batch_comes_to_the_same_in_a_graph_of_its_size() {
-    let model = onnx::read(&common::model("fashion-mnist.onnx")).expect("the fixture reads");
-    let network = Network::new(&model, None).expect("the fixture is trainable");
+    let network = network("fashion-mnist.onnx");
     let data = Data::new();
-    let x = Tensor::f32([BATCH, 1, 28, 28], data.x.clone());
-    let batched = network.at_batch(&common::engine(Device::Cpu), &x, BatchNorm::Frozen).expect("the batch runs");
+    let batched = data.batched(&network, BATCH, BatchNorm::Frozen);
     let weights = network.weights().expect("weights");
     for (optimizer, clip_norm) in [(Optimizer::ADAM, None), (Optimizer::Sgd { momentum: 0.9 }, Some(0.5))] {
         let steps = |mut stepper: WeightStepper<'_>| {
@@ -187,11 +194,9 @@ fn a_batch_that_the_model_takes_for_another_is_filled_up() {
 /// Statistics move as well.
 #[test]
 fn training_starts_anew_from_a_snapshot() {
-    let model = onnx::read(&common::model("fashion-mnist-bn.onnx")).expect("the fixture reads");
-    let network = Network::new(&model, None).expect("the fixture is trainable");
+    let network = network("fashion-mnist-bn.onnx");
     let data = Data::new();
-    let x = Tensor::f32([BATCH, 1, 28, 28], data.x.clone());
-    let batched = network.at_batch(&common::engine(Device::Cpu), &x, BatchNorm::Batch).expect("the batch runs");
+    let batched = data.batched(&network, BATCH, BatchNorm::Batch);
     let start = batched.with_statistics(&network.weights().expect("weights"));
     let mut stepper = batched.weight_stepper(&start, Optimizer::ADAM, None, BATCH).expect("a step graph");
     data.step(&mut stepper);

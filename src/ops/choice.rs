@@ -135,31 +135,24 @@ impl Task {
         /// Entries of a weight that is spread out, for every pair of channels.
         const SPREAD: usize = 64;
         let q = &self.geometry;
-        let usual = self.usual(native);
-        if matches!(self.map, Map::Average | Map::Maximum) {
-            let may = |form: &Form| match form {
-                Form::Native => native && q.is_native(),
-                Form::Direct => true,
-                Form::Flipped => self.map == Map::Average && q.is_unstrided(),
-                Form::Repeated => self.map == Map::Average && pool::repeats(q),
-                _ => false,
-            };
-            return with_others(usual, may);
-        }
         let columns = q.n * q.c * q.taps() * q.windows() <= COPIED;
         let pairs = q.windows() * q.positions();
         let products = q.n * q.m * q.c / q.g * q.taps() <= COPIED;
-        let may = |form: &Form| match form {
-            Form::Native => native && q.is_native(),
-            Form::Sums => native && q.g == 1 && self.has_tiles(),
-            Form::Direct => self.map != Map::Weight || q.g == 1 && q.windows() <= SPREAD,
-            Form::Flipped => self.map == Map::Input && q.is_unstrided(),
-            Form::Images => self.map == Map::Weight && columns && products,
-            Form::Columns => columns,
-            Form::Dense => q.g == 1 && pairs <= SPREAD && q.c * q.m * pairs <= COPIED,
-            Form::Repeated => false,
+        let may = |form: &Form| match (self.map, form) {
+            (_, Form::Native) => native && q.is_native(),
+            (Map::Input | Map::Average, Form::Flipped) => q.is_unstrided(),
+            (Map::Average, Form::Repeated) => pool::repeats(q),
+            (Map::Average | Map::Maximum, form) => *form == Form::Direct,
+            (_, Form::Sums) => native && q.g == 1 && self.has_tiles(),
+            (map, Form::Direct) => map != Map::Weight || q.g == 1 && q.windows() <= SPREAD,
+            (map, Form::Images) => map == Map::Weight && columns && products,
+            (_, Form::Columns) => columns,
+            (_, Form::Dense) => q.g == 1 && pairs <= SPREAD && q.c * q.m * pairs <= COPIED,
+            (_, Form::Flipped | Form::Repeated) => false,
         };
-        with_others(usual, may)
+        let usual = self.usual(native);
+        let others = Form::ALL.into_iter().filter(|form| *form != usual && may(form));
+        std::iter::once(usual).chain(others).collect()
     }
 
     fn has_tiles(&self) -> bool {
@@ -203,12 +196,6 @@ impl Task {
             Map::Maximum => pool::maximum_gradient(e, q, form, a, b),
         }
     }
-}
-
-/// The usual form and the others that may be faster.
-fn with_others(usual: Form, may: impl Fn(&Form) -> bool) -> Vec<Form> {
-    let others = Form::ALL.into_iter().filter(|form| *form != usual && may(form));
-    std::iter::once(usual).chain(others).collect()
 }
 
 /// The form of a map in the graph of `e`: the one that the graph was told, where there is one, else that of the rules.

@@ -115,18 +115,19 @@ fn scattered_maxima(e: &mut Emit<'_>, q: &Geometry, x: &Value, dy: &Value, place
 
 /// y = sum of x over each window / count      dx = sum over the windows that read x of dy / count
 fn average_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let axes = pool_windows(e, dy.shape())?;
-    let each = divided(e, &axes, dy)?;
-    spread_over_windows(e, &axes, &each)
+    let q = geometry(e, dy.shape())?;
+    let each = divided(e, &q.axes, dy)?;
+    Ok(spread_over_windows(e, &q, &each))
 }
 
 /// The node of `e`, an `AveragePool` whose output has the shape `y`, as a product with a kernel of ones.
 pub(super) fn average_as_product(e: &mut Emit<'_>, y: &[usize]) -> Result<Value, OpError> {
-    let axes = pool_windows(e, y)?;
-    let (x, q, ones) = one_image_a_channel(e, &axes)?;
+    let (x, q) = (e.x(0)?, flat(&geometry(e, y)?));
+    let x = e.reshape(&x, &q.shape(&[q.n, 1], |a| a.size));
+    let ones = ones(e, &q);
     let sums = forward(e, &q, Form::Columns, &x, &ones);
     let sums = e.reshape(&sums, y);
-    divided(e, &axes, &sums)
+    divided(e, &q.axes, &sums)
 }
 
 /// One value a window, divided by what the average of that window is divided by.
@@ -153,22 +154,19 @@ fn divided(e: &mut Emit<'_>, axes: &[Axis], v: &Value) -> Result<Value, OpError>
 
 /// y = (sum of |x|^p over each window)^(1/p)      dx = sign(x) |x|^(p-1) * sum over windows of dy / y^(p-1)
 fn lp_pool(e: &mut Emit<'_>, dy: &Value) -> Result<Value, OpError> {
-    let axes = pool_windows(e, dy.shape())?;
+    let q = geometry(e, dy.shape())?;
     let p = norm_exponent(e)?;
     let (x, y) = (e.x(0)?, e.y(0)?);
     let ratio = over_norm_power(e, dy, &y, p);
-    let back = spread_over_windows(e, &axes, &ratio)?;
+    let back = spread_over_windows(e, &q, &ratio);
     let along = signed_power(e, &x, p);
     Ok(e.mul(&back, &along))
 }
 
 /// Adds every window's value to all inputs the window read.
-fn spread_over_windows(e: &mut Emit<'_>, axes: &[Axis], v: &Value) -> Result<Value, OpError> {
-    let x = e.x(0)?;
-    let (n, c) = (x.shape()[0], x.shape()[1]);
-    let q = Geometry { n, c, m: c, g: c, axes: axes.to_vec() };
-    let form = chosen(e, Map::Average, &q);
-    Ok(average_gradient(e, &q, form, v))
+fn spread_over_windows(e: &mut Emit<'_>, q: &Geometry, v: &Value) -> Value {
+    let form = chosen(e, Map::Average, q);
+    average_gradient(e, q, form, v)
 }
 
 /// True where a value for every window can be repeated over what the window reads.
@@ -179,43 +177,38 @@ pub(super) fn repeats(q: &Geometry) -> bool {
 /// dy of every window added to all that the window read.
 pub(super) fn average_gradient(e: &mut Emit<'_>, q: &Geometry, form: Form, dy: &Value) -> Value {
     match form {
-        Form::Repeated => repeated(e, &q.axes, dy, q.n, q.c),
+        Form::Repeated => repeated(e, q, dy),
         Form::Native | Form::Flipped => {
-            let ones = ones(e, q.c, &q.axes);
+            let ones = ones(e, q);
             input_gradient(e, q, form, dy, &ones)
         }
         _ => {
-            // Every channel as an image of its own.
-            let flat = Geometry { n: q.n * q.c, c: 1, m: 1, g: 1, axes: q.axes.clone() };
+            let flat = flat(q);
             let dy = e.reshape(dy, &flat.shape(&[flat.n, 1], |a| a.out));
-            let ones = ones(e, 1, &q.axes);
+            let ones = ones(e, &flat);
             let dx = scattered(e, &flat, &dy, &ones);
             e.reshape(&dx, &q.shape(&[q.n, q.c], |a| a.size))
         }
     }
 }
 
-/// A kernel of ones for each of `m` channels.
-fn ones(e: &mut Emit<'_>, m: usize, axes: &[Axis]) -> Value {
-    let shape: Vec<usize> = [m, 1].into_iter().chain(axes.iter().map(|a| a.kernel)).collect();
+/// A kernel of ones for every channel.
+fn ones(e: &mut Emit<'_>, q: &Geometry) -> Value {
+    let shape = q.shape(&[q.m, 1], |a| a.kernel);
     e.nums(&shape, &vec![1.0; shape.iter().product()])
 }
 
-/// The input with every channel as an image of its own, so that all share one kernel of ones: input, geometry, kernel.
-fn one_image_a_channel(e: &mut Emit<'_>, axes: &[Axis]) -> Result<(Value, Geometry, Value), OpError> {
-    let x = e.x(0)?;
-    let n = x.shape()[0] * x.shape()[1];
-    let flat: Vec<usize> = [n, 1].into_iter().chain(axes.iter().map(|a| a.size)).collect();
-    let x = e.reshape(&x, &flat);
-    let ones = ones(e, 1, axes);
-    Ok((x, Geometry { n, c: 1, m: 1, g: 1, axes: axes.to_vec() }, ones))
+/// The same windows with every channel as an image of its own, so that all share one kernel.
+fn flat(q: &Geometry) -> Geometry {
+    Geometry { n: q.n * q.c, c: 1, m: 1, g: 1, axes: q.axes.clone() }
 }
 
 /// Windows side by side: every value is repeated over its window, with zeros between windows.
-fn repeated(e: &mut Emit<'_>, axes: &[Axis], v: &Value, n: usize, c: usize) -> Value {
+fn repeated(e: &mut Emit<'_>, q: &Geometry, v: &Value) -> Value {
+    let (n, c) = (q.n, q.c);
     let (mut one, mut all, mut gaps, mut joined) = (vec![n, c], vec![n, c], vec![0, 0], vec![n, c]);
     let (mut before, mut after) = (vec![0, 0], vec![0, 0]);
-    for a in axes {
+    for a in &q.axes {
         let step = if a.out == 1 { a.kernel } else { a.stride };
         one.extend([a.out, 1]);
         all.extend([a.out, a.kernel]);

@@ -244,9 +244,10 @@ impl Engine {
     }
 
     /// The same, with values in memory that all sessions opened by this function have in common while one of them lives: for
-    /// sessions that run in turn. Where the library gives none, each has its own.
+    /// sessions that run in turn. On a GPU, and where the library gives none, each has its own.
     pub fn session_in_turn(&self, what: &str, graph: &Graph) -> Result<Session, RuntimeError> {
-        self.open_session(what, graph, Arena::share(&self.environment).ok())
+        let arena = if self.device == Device::Cpu { Arena::share(&self.environment).ok() } else { None };
+        self.open_session(what, graph, arena)
     }
 
     fn open_session(&self, what: &str, graph: &Graph, arena: Option<Arena>) -> Result<Session, RuntimeError> {

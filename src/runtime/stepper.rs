@@ -203,10 +203,6 @@ impl Stepper {
         self.chosen = graph;
     }
 
-    fn what(&self) -> &str {
-        &self.graphs[self.chosen].session.what
-    }
-
     /// The buffer of a batch input, to be written before [`Stepper::step`].
     ///
     /// # Panics
@@ -252,7 +248,7 @@ impl Stepper {
 
     /// Shows the elements of one state array, by the name of its output.
     pub fn show_state(&self, output: &str, take: &mut dyn FnMut(&[f32])) -> Result<(), RuntimeError> {
-        let what = self.what();
+        let what = &self.graphs[self.chosen].session.what;
         let slot = self.slots.iter().find(|s| s.output == output);
         let slot = slot.ok_or_else(|| failed(what, &format!("no state {output:?}")))?;
         slot.buffers[slot.at(self.current)].show(take).map_err(|e| failed(what, &e))
@@ -260,10 +256,10 @@ impl Stepper {
 
     /// Sets one state array, by the name of its output (zeros when `value` is `None`).
     pub fn set_state(&mut self, output: &str, value: Option<&Arc<Tensor>>) -> Result<(), RuntimeError> {
-        let what = self.what().to_owned();
+        let what = &self.graphs[self.chosen].session.what;
         let slot = self.slots.iter_mut().find(|s| s.output == output);
-        let slot = slot.ok_or_else(|| failed(&what, &format!("no state {output:?}")))?;
+        let slot = slot.ok_or_else(|| failed(what, &format!("no state {output:?}")))?;
         let at = slot.at(self.current);
-        slot.buffers[at].fill(value.map(AsRef::as_ref)).map_err(|e| failed(&what, &e))
+        slot.buffers[at].fill(value.map(AsRef::as_ref)).map_err(|e| failed(what, &e))
     }
 }

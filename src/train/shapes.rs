@@ -54,23 +54,29 @@ pub(super) struct Answer {
 }
 
 impl Question<'_> {
-    /// Answers from shapes that the runtime infers, if a run of `few` samples shows that it infers well.
-    pub fn infer(&self, feeds: &Feeds, few: &Feeds) -> Option<Answer> {
-        let answer = self.inferred(feeds)?;
-        let confirmed = self.inferred(few)? == self.run(few).ok()?;
-        confirmed.then_some(answer)
+    /// What opening the graph tells.
+    pub fn open(&self, feeds: &Feeds) -> Result<Ports, RuntimeError> {
+        opened(&self.engine, &with_inputs_of(self.graph, feeds))
     }
 
-    /// Answers from a run.
+    /// Answers from shapes that the runtime infers, if a run of `few` samples shows that it infers well. `ports` are what
+    /// opening the graph has told.
+    pub fn infer(&self, feeds: &Feeds, ports: &Ports, few: &Feeds) -> Option<Answer> {
+        let answer = self.inferred(feeds, ports.clone())?;
+        let ports = self.open(few).ok()?;
+        let run = self.run(few, &ports).ok()?;
+        (self.inferred(few, ports)? == run).then_some(answer)
+    }
+
+    /// Answers from a run. `ports` are what opening the graph has told.
     ///
     /// The run is asked for shapes, so that a value is dropped as soon as nothing reads it. The runtime begins with what the
     /// last output needs, which has to be the first value then.
-    pub fn run(&self, feeds: &Feeds) -> Result<Answer, RuntimeError> {
+    pub fn run(&self, feeds: &Feeds, ports: &Ports) -> Result<Answer, RuntimeError> {
         let mut probe = with_inputs_of(self.graph, feeds);
-        let types = opened(&self.engine, &probe)?;
         let shape_of = |name: &String| format!("{SHAPE_OF}{name}");
         let made = self.graph.nodes.iter().rev().flat_map(|n| n.outputs.iter().rev());
-        let made: Vec<&String> = made.filter(|name| types.contains_key(*name)).collect();
+        let made: Vec<&String> = made.filter(|name| ports.contains_key(*name)).collect();
         probe.nodes.extend(made.iter().copied().map(|name| Node {
             name: shape_of(name),
             op: "Shape".into(),
@@ -87,7 +93,7 @@ impl Question<'_> {
         for (name, found) in session.outputs().into_iter().zip(session.run(&feeds)?) {
             if let Some(name) = name.strip_prefix(SHAPE_OF) {
                 let shape = found.to_i64s().unwrap_or_default().iter().map(|&d| d as usize).collect();
-                values.insert(name.to_owned(), (types[name].0, shape));
+                values.insert(name.to_owned(), (ports[name].0, shape));
             } else {
                 known.insert(name, Arc::new(found));
             }
@@ -96,12 +102,14 @@ impl Question<'_> {
     }
 
     /// Answers from opening the graph, and again with what could be folded then; `None` where that leaves something open.
-    fn inferred(&self, feeds: &Feeds) -> Option<Answer> {
+    fn inferred(&self, feeds: &Feeds, mut ports: Ports) -> Option<Answer> {
         let mut graph = with_inputs_of(self.graph, feeds);
         let mut values = HashMap::new();
         let mut known = HashMap::new();
-        for _ in 0..ROUNDS {
-            let ports = opened(&self.engine, &graph).ok()?;
+        for round in 0..ROUNDS {
+            if round > 0 {
+                ports = opened(&self.engine, &graph).ok()?;
+            }
             let is_folded = |node: &Node| node.outputs.iter().any(|o| self.folded.contains(o));
             if ports.values().all(|(_, shape)| shape.is_some()) && !graph.nodes.iter().any(is_folded) {
                 values.extend(ports.into_iter().filter_map(|(name, (dtype, shape))| Some((name, (dtype, shape?)))));

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     autodiff,
     graph::{Builder, Graph, Value},
-    runtime::{Device, Engine, RuntimeError, Session, State, Stepper},
+    runtime::{Engine, RuntimeError, Session, State, Stepper},
     tensor::{DType, Tensor},
 };
 use serde::{Deserialize, Serialize};
@@ -357,10 +357,7 @@ impl<'n> BatchedNetwork<'n> {
         ];
         let graph = self.graph(b);
         // Graphs for shorter batches run in turn with it.
-        let session = match self.engine.device() {
-            Device::Cpu => self.engine.session_in_turn("the training step", &graph)?,
-            Device::Cuda(_) => self.engine.session("the training step", &graph)?,
-        };
+        let session = self.engine.session_in_turn("the training step", &graph)?;
         Ok(StepGraph { names, ..StepGraph::new(session, state, feeds, &[fed::LOSS, fed::HITS]) })
     }
 

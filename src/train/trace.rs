@@ -71,9 +71,10 @@ pub fn trace(
     if !graph.nodes.is_empty() {
         // On the CPU: this is bookkeeping, and a plain run shows every value as the file defines it.
         let question = Question { engine: engine.on_cpu(), graph, folded: &folded, wanted: &wanted };
-        let answer = if few.is_empty() { None } else { question.infer(feeds, few) };
+        let ports = question.open(feeds)?;
+        let answer = if few.is_empty() { None } else { question.infer(feeds, &ports, few) };
         inferred = answer.is_some();
-        let answer = answer.map_or_else(|| question.run(feeds), Ok)?;
+        let answer = answer.map_or_else(|| question.run(feeds, &ports), Ok)?;
         values.extend(answer.values);
         known.extend(answer.known);
     }
